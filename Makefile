@@ -1,0 +1,45 @@
+# Two commands for a fresh machine with Python 3.10+ and make: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+IMAGE ?=
+BIN := $(VENV)/bin
+# A machine without a GPU is spared gigabytes of CUDA by TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+
+.PHONY: demo test test-slow lint demo-checkpoint clean
+
+demo: $(VENV)/.demo
+	$(BIN)/otdrg demo --output_dir demo_output $(IMAGE)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Trains the bundled checkpoint again, from nothing: about 80 minutes on 2 cores.
+demo-checkpoint: $(VENV)/.dev
+	$(BIN)/accelerate launch --config_file training/accelerate/cpu.yaml training/sft.py --config training/recipes/phantom_align.yaml
+	$(BIN)/accelerate launch --config_file training/accelerate/cpu.yaml training/sft.py --config training/recipes/phantom_finetune.yaml
+	$(BIN)/python -m otdrg_hf.demo.export outputs/phantom_finetune otdrg_hf/demo/checkpoint
+
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[eval]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[all,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo_output outputs build *.egg-info

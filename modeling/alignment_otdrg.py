@@ -1,0 +1,179 @@
+"""The core of OTDRG: label phrases and patches in one space, transport between them, disease head and fusion."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .configuration_otdrg import OTDRGConfig
+from .optimal_transport import cosine_cost, sinkhorn, transport_cost
+from .vision_otdrg import grid_positions
+
+POSITION_SIZE = 24
+
+
+class PatchProjection(nn.Module):
+    """Patch features of the encoder, and where they are, in the alignment space: `[B, h, w, c]` -> `[B, h, w, d]`."""
+
+    def __init__(self, config: OTDRGConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.vision_feature_size)
+        self.features = nn.Linear(config.vision_feature_size, config.alignment_dim)
+        self.position = nn.Linear(POSITION_SIZE, config.alignment_dim, bias=False)
+        self.output_norm = nn.LayerNorm(config.alignment_dim)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        rows, columns = patches.shape[1:3]
+        positions = grid_positions(rows, columns, POSITION_SIZE, patches.device, patches.dtype)
+        return self.output_norm(self.features(self.norm(patches)) + self.position(positions))
+
+
+class LabelEncoder(nn.Module):
+    """Label phrases in the alignment space, from the mean of the LLM's embeddings of their tokens."""
+
+    def __init__(self, config: OTDRGConfig):
+        super().__init__()
+        if config.label_phrase_ids is None:
+            raise ValueError(
+                "`label_phrase_ids` is not set: tokenize `label_phrases` with OTDRGProcessor.label_phrase_ids(config), "
+                "or build the model with OTDRGForConditionalGeneration.from_backbones(vision, text)."
+            )
+        hidden_size = config.text_config.hidden_size
+        longest = max(len(ids) for label in config.label_phrase_ids for ids in label)
+        padded = [[ids + [-1] * (longest - len(ids)) for ids in label] for label in config.label_phrase_ids]
+        self.register_buffer("phrase_ids", torch.tensor(padded))  # [m, 1 + states, tokens], -1 pads
+        self.dense = nn.Linear(hidden_size, config.alignment_dim)
+        self.act = nn.GELU()
+        self.output = nn.Linear(config.alignment_dim, config.alignment_dim)
+        self.norm = nn.LayerNorm(config.alignment_dim)
+
+    def forward(self, embed_tokens: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the names `[m, d]` and the (label, state) phrases `[m, states, d]`."""
+        mask = (self.phrase_ids >= 0).unsqueeze(-1)
+        tokens = embed_tokens(self.phrase_ids.clamp(min=0)) * mask  # [m, 1 + states, tokens, hidden]
+        mean = tokens.sum(-2) / mask.sum(-2)
+        # Embeddings of different models differ in scale by orders of magnitude.
+        mean = F.layer_norm(mean, mean.shape[-1:])
+        phrases = self.norm(self.output(self.act(self.dense(mean))))  # [m, 1 + states, d]
+        return phrases[:, 0], phrases[:, 1:]
+
+
+class TransportAlignment(nn.Module):
+    """
+    Optimal transport between the patches of a study and a set of label features.
+
+    Patches carry equal mass (padded views none). The background, a learned feature, takes `background_mass` of it, and
+    the labels share the rest in proportion to `label_masses`. With the plan *T* of cost `1 - cos`, label *j* sees the
+    label-wise visual feature `Z_j = sum_i T_ij X_i / sum_i T_ij`.
+    """
+
+    def __init__(self, config: OTDRGConfig):
+        super().__init__()
+        self.epsilon, self.solver = config.epsilon, config.solver
+        self.max_iterations, self.tolerance = config.max_iterations, config.tolerance
+        self.background_mass = config.background_mass
+        self.background = nn.Parameter(torch.empty(config.alignment_dim))
+
+    def forward(
+        self, patches: torch.Tensor, patch_mask: torch.Tensor, labels: torch.Tensor, label_masses: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            patches (`torch.Tensor` of shape `[B, N, d]`): Patches of all views.
+            patch_mask (`torch.Tensor` of shape `[B, N]`): 1 where the view is real, 0 where it is padding.
+            labels (`torch.Tensor` of shape `[B, m, d]`): Label features.
+            label_masses (`torch.Tensor` of shape `[B, m]`): Relative masses, > 0.
+
+        Returns:
+            The plan `[B, N, m + 1]` (fp32; the background comes last), `Z` `[B, m, d]` and the cost `[B]` (fp32).
+        """
+        batch = patches.shape[0]
+        background = self.background.to(labels.dtype).expand(batch, 1, -1)
+        cost = cosine_cost(patches, torch.cat([labels, background], dim=1))  # [B, N, m + 1]
+        a = patch_mask.float() / patch_mask.float().sum(-1, keepdim=True)  # [B, N]
+        b = label_masses.float() / label_masses.float().sum(-1, keepdim=True) * (1 - self.background_mass)
+        b = torch.cat([b, b.new_full((batch, 1), self.background_mass)], dim=1)  # [B, m + 1]
+        plan = sinkhorn(cost, a, b, self.epsilon, self.max_iterations, self.tolerance, solver=self.solver)
+        of_labels = plan[..., :-1]
+        weights = of_labels / of_labels.sum(1, keepdim=True).clamp(min=1e-12)  # [B, N, m]
+        label_patches = weights.transpose(1, 2).to(patches.dtype) @ patches  # [B, m, d]
+        return plan, label_patches, transport_cost(plan, cost)
+
+
+class DiseaseHead(nn.Module):
+    """State logits of each label from its own label-wise visual feature: `[B, m, d]` -> `[B, m, states]` in fp32."""
+
+    def __init__(self, config: OTDRGConfig):
+        super().__init__()
+        m, states, d = config.num_disease_labels, config.num_states, config.alignment_dim
+        self.norm = nn.LayerNorm(d)
+        self.dense = nn.Linear(d, d)
+        self.act = nn.GELU()
+        self.classifier_weight = nn.Parameter(torch.empty(m, states, d))
+        self.classifier_bias = nn.Parameter(torch.empty(m, states))
+        # With the log prior added here, rare states start where they belong and the logits stay those of a posterior.
+        priors = config.state_priors or [[1.0] * states] * m
+        self.register_buffer("log_prior", torch.tensor(priors, dtype=torch.float32).log())
+
+    def forward(self, label_patches: torch.Tensor, names: torch.Tensor) -> torch.Tensor:
+        hidden = self.act(self.dense(self.norm(label_patches + names)))  # [B, m, d]
+        logits = torch.einsum("bmd,msd->bms", hidden, self.classifier_weight.to(hidden.dtype))
+        return logits.float() + self.classifier_bias.float() + self.log_prior.float()
+
+
+class Fusion(nn.Module):
+    """Visual tokens and label tokens in the embedding space of the LLM."""
+
+    def __init__(self, config: OTDRGConfig):
+        super().__init__()
+        d, hidden_size = config.alignment_dim, config.text_config.hidden_size
+        self.pooling = config.image_token_pooling
+        self.image_dense = nn.Linear(d, hidden_size)
+        self.image_output = nn.Linear(hidden_size, hidden_size)
+        self.finding_dense = nn.Linear(2 * d, hidden_size)
+        self.finding_output = nn.Linear(hidden_size, hidden_size)
+        self.act = nn.GELU()
+
+    def visual_tokens(self, patches: torch.Tensor) -> torch.Tensor:
+        """`[B, V, rows, columns, d]` -> `[B, V, tokens, hidden]`, averaging `pooling` x `pooling` patches."""
+        batch, views = patches.shape[:2]
+        if self.pooling > 1:
+            maps = patches.flatten(0, 1).permute(0, 3, 1, 2)
+            maps = F.avg_pool2d(maps, self.pooling, ceil_mode=True)
+            patches = maps.permute(0, 2, 3, 1).unflatten(0, (batch, views))
+        return self.image_output(self.act(self.image_dense(patches.flatten(2, 3))))
+
+    def label_tokens(self, phrases: torch.Tensor, label_patches: torch.Tensor) -> torch.Tensor:
+        """`[B, m, d]` and `[B, m, d]` -> `[B, m, hidden]`: what is said of a label, and what is seen of it."""
+        pair = torch.cat([phrases, label_patches], dim=-1)
+        return self.finding_output(self.act(self.finding_dense(pair)))
+
+
+def phrase_contrast(
+    label_patches: torch.Tensor, phrases: torch.Tensor, states: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """
+    Contrast of what each label sees with every phrase of every label, `[B]`.
+
+    For label *j* in state *s*: `-log softmax_(k, r)(cos(Z_j, L_kr) / temperature)` at `(j, s)`, averaged over the
+    labels whose state is known. Pulling `Z` and `L` together alone is minimised by one common direction; here the
+    phrases of other labels and the other states of the same label are negatives, so both must spread. The negatives
+    come from within the study, which keeps the loss independent of how a batch is split over steps or devices.
+
+    Args:
+        label_patches (`torch.Tensor` of shape `[B, m, d]`): `Z` of a transport that does not know the states.
+        phrases (`torch.Tensor` of shape `[m, states, d]`): Features of the phrases.
+        states (`torch.Tensor` of shape `[B, m]`): State codes, -100 where unknown.
+        temperature (`float`): Of the softmax.
+    """
+    m, num_states = phrases.shape[:2]
+    similarity = 1 - cosine_cost(label_patches, phrases.flatten(0, 1)[None])  # [B, m, m * states]
+    targets = torch.arange(m, device=states.device) * num_states + states  # [B, m]
+    targets = targets.masked_fill(states < 0, -100)
+    losses = F.cross_entropy((similarity / temperature).transpose(1, 2), targets, reduction="none")  # [B, m]
+    return losses.sum(-1) / (states >= 0).sum(-1).clamp(min=1)
+
+
+def disease_loss(logits: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy over the states, averaged over the known labels (not -100) of each study, `[B]`."""
+    losses = F.cross_entropy(logits.transpose(1, 2), states, reduction="none")  # [B, m]
+    return losses.sum(-1) / (states >= 0).sum(-1).clamp(min=1)

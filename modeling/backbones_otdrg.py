@@ -1,0 +1,126 @@
+"""Builds a model and its processor from a pretrained vision encoder and a pretrained language model."""
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ViTImageProcessorPil,
+)
+
+from .configuration_otdrg import OTDRGConfig
+from .processing_otdrg import FINDING_TOKEN, IMAGE_TOKEN, OTDRGProcessor
+from .vision_otdrg import patch_features
+
+PROCESSOR_FIELDS = ("label_names",)
+
+
+def square_image_processor(size: int, mean=(0.5,) * 3, std=(0.5,) * 3, resample: int = 2) -> ViTImageProcessorPil:
+    """Resizes the whole film to a square, so that nothing at its border is lost and a patch maps back to the film."""
+    return ViTImageProcessorPil(
+        size={"height": size, "width": size}, image_mean=list(mean), image_std=list(std), resample=resample
+    )
+
+
+def add_placeholders(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Adds `<image>`, `<finding>` and, where there is none, a padding token."""
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN, FINDING_TOKEN]})
+    if tokenizer.eos_token is None:
+        raise ValueError(f"The tokenizer {tokenizer.name_or_path!r} has no end-of-text token.")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def processor_from_backbones(cls, vision_id: str, text_id: str, image_size: int | None = None, **config):
+    """See [`OTDRGProcessor.from_backbones`]."""
+    vision_config = _vision_config(vision_id)
+    image_processor = _image_processor(vision_id, vision_config, image_size)
+    vision_tower = AutoModel.from_config(vision_config)
+    processor = _processor(cls, image_processor, text_id, config)
+    grid, _ = probe_patches(vision_tower, image_processor)
+    processor.num_image_tokens = _seq_length(grid, config.get("image_token_pooling", 1))
+    return processor
+
+
+def model_from_backbones(
+    cls, vision_id: str, text_id: str, image_size: int | None = None, dtype: torch.dtype | str = "auto", **config
+):
+    """See [`OTDRGForConditionalGeneration.from_backbones`]."""
+    vision_config = _vision_config(vision_id)
+    vision_tower = AutoModel.from_pretrained(vision_id, config=vision_config, dtype=dtype)
+    text_model = AutoModelForCausalLM.from_pretrained(text_id, dtype=dtype)
+    image_processor = _image_processor(vision_id, vision_config, image_size)
+    processor = _processor(OTDRGProcessor, image_processor, text_id, config)
+    if len(processor.tokenizer) > text_model.get_input_embeddings().num_embeddings:
+        text_model.resize_token_embeddings(len(processor.tokenizer))
+    grid, feature_size = probe_patches(vision_tower, image_processor)
+    config = OTDRGConfig(
+        vision_config=vision_config,
+        text_config=text_model.config,
+        vision_feature_size=feature_size,
+        image_grid=grid,
+        image_token_id=processor.image_token_id,
+        finding_token_id=processor.finding_token_id,
+        **config,
+    )
+    config.label_phrase_ids = processor.label_phrase_ids(config)
+    return _assemble(cls, config, vision_tower, text_model)
+
+
+def _assemble(cls, config: OTDRGConfig, vision_tower: PreTrainedModel, text_model: PreTrainedModel):
+    # Built on the meta device first: an LLM's worth of random weights would cost its memory twice.
+    with torch.device("meta"):
+        model = cls(config)
+    body = model.model
+    for name, module in list(body.named_children()):
+        if name not in ("vision_tower", "language_model"):
+            # LabelEncoder and DiseaseHead fill buffers from the config, so they are made again, not emptied.
+            module = type(module)(config)
+            module.apply(model._init_weights)
+            setattr(body, name, module.to(text_model.dtype))
+    body.vision_tower = vision_tower.to(text_model.dtype)
+    body.language_model = text_model.get_decoder()
+    model.lm_head = text_model.get_output_embeddings()
+    model.tie_weights()
+    model.generation_config = text_model.generation_config
+    model.config.dtype = text_model.dtype
+    return model.eval()
+
+
+def _vision_config(vision_id: str):
+    config = AutoConfig.from_pretrained(vision_id)
+    return getattr(config, "vision_config", config)
+
+
+def _image_processor(vision_id: str, vision_config, image_size: int | None) -> ViTImageProcessorPil:
+    base = AutoImageProcessor.from_pretrained(vision_id, backend="pil")
+    if image_size is None:
+        size = getattr(base, "crop_size", None) or base.size
+        image_size = size.get("height") or size.get("shortest_edge") or vision_config.image_size
+    return square_image_processor(image_size, base.image_mean, base.image_std, int(base.resample))
+
+
+def _processor(cls, image_processor, text_id: str, config: dict) -> OTDRGProcessor:
+    tokenizer = add_placeholders(AutoTokenizer.from_pretrained(text_id))
+    return cls(image_processor, tokenizer, **{key: config[key] for key in PROCESSOR_FIELDS if key in config})
+
+
+@torch.no_grad()
+def probe_patches(vision_tower: PreTrainedModel, image_processor: ViTImageProcessorPil) -> tuple[list[int], int]:
+    """Grid and width of the patches, by encoding one black image: what an encoder gives is told by what it gives."""
+    size = image_processor.size
+    pixels = torch.zeros(1, 3, size["height"], size["width"], dtype=vision_tower.dtype, device=vision_tower.device)
+    hidden = vision_tower.eval()(pixel_values=pixels).last_hidden_state
+    feature_size = hidden.shape[1] if hidden.dim() == 4 else hidden.shape[-1]
+    maps = patch_features(hidden, pixels, vision_tower.config, feature_size)
+    return list(maps.shape[1:3]), maps.shape[-1]
+
+
+def _seq_length(grid: list[int], pooling: int) -> int:
+    rows, columns = (-(-side // pooling) for side in grid)
+    return rows * columns

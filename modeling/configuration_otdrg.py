@@ -1,0 +1,218 @@
+"""Configuration of OTDRG: a vision encoder, an optimal-transport alignment with disease labels, and an LLM."""
+
+from typing import ClassVar
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+CHEXBERT_LABELS = (
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+    "No Finding",
+)
+STATES = ("blank", "positive", "negative", "uncertain")
+PHRASE_TEMPLATES = ("{} is not mentioned", "{} is present", "no {}", "possible {}")
+
+
+class OTDRGConfig(PreTrainedConfig):
+    r"""
+    Configuration of an [`OTDRGForConditionalGeneration`].
+
+    Args:
+        vision_config (`PreTrainedConfig` or `dict`, *optional*, defaults to a ViT):
+            Any configuration that `AutoModel` builds a vision encoder from.
+        text_config (`PreTrainedConfig` or `dict`, *optional*, defaults to a Llama):
+            Any configuration that `AutoModel` builds a decoder-only language model from.
+        label_names (`list[str]`, *optional*, defaults to the 14 CheXbert labels):
+            The diseases and devices, in the order of `disease_labels` and `disease_logits`.
+        label_states (`list[str]`, *optional*, defaults to `["blank", "positive", "negative", "uncertain"]`):
+            The states of a label; the index is the code. The first four names and their order are fixed.
+        label_phrases (`list[list[str]]`, *optional*):
+            For each label, one phrase for its name and one per state, `[m][1 + states]`. Default: from templates.
+        label_phrase_ids (`list[list[list[int]]]`, *optional*):
+            The same phrases as token ids of the LLM's tokenizer (see [`OTDRGProcessor.label_phrase_ids`]). Needed to
+            build a model; `from_backbones` fills it.
+        no_finding_label (`str`, *optional*, defaults to `"No Finding"`):
+            The label that holds exactly when no other label but `device_labels` is positive or uncertain.
+        device_labels (`list[str]`, *optional*, defaults to `["Support Devices"]`):
+            Labels that do not contradict `no_finding_label`.
+        image_token_id (`int`, *optional*, defaults to 3): Placeholder of one visual token in `input_ids`.
+        finding_token_id (`int`, *optional*, defaults to 4): Placeholder of one label token in `input_ids`.
+        vision_feature_size (`int`, *optional*):
+            Width of the encoder's patch features. Default: `hidden_size`, or the last of `hidden_sizes`.
+        image_grid (`list[int]`, *optional*, defaults to `[14, 14]`):
+            Rows and columns of patches that the encoder gives for one view.
+        image_token_pooling (`int`, *optional*, defaults to 1):
+            Side of the square of patches averaged into one visual token of the LLM. Transport sees all patches.
+        alignment_dim (`int`, *optional*, defaults to 256): Width *d* of the space shared by patches and labels.
+        epsilon (`float`, *optional*, defaults to 0.05): Entropic regularisation, in units of the cosine cost (0 to 2).
+        max_iterations (`int`, *optional*, defaults to 100): Bound on Sinkhorn iterations.
+        tolerance (`float`, *optional*, defaults to 1e-4): Marginal error (L1, of a total mass of 1) at which they stop.
+        solver (`str`, *optional*, defaults to `"sinkhorn"`): `"sinkhorn"` (ours) or `"pot"` (needs POT).
+        background_mass (`float`, *optional*, defaults to 0.5):
+            Share of the patch mass that goes to no label, between 0 (no background) and 1 (exclusive).
+        state_masses (`list[float]`, *optional*, defaults to `[0.25, 1.0, 0.5, 1.0]`):
+            Relative label mass of each state; a positive label claims more of the image than a denied one.
+        ot_loss_weight (`float`, *optional*, defaults to 0.1): Weight of the transport loss.
+        disease_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the disease loss.
+        contrast_temperature (`float`, *optional*, defaults to 0.1):
+            Temperature of the contrast between the phrases, the force that keeps the transport loss from collapsing.
+        predicted_label_rate (`float`, *optional*, defaults to 0.0):
+            Probability that, in training, the LLM is shown a predicted instead of the true state of a label.
+        positive_thresholds (`list[float]`, *optional*):
+            Probability from which each label counts as positive, chosen on validation. Default: the likeliest state.
+        state_priors (`list[list[float]]`, *optional*):
+            Frequencies of the states in the training data, `[m][states]`, added to the disease logits as log priors.
+        notice (`str`, *optional*): One line that the pipeline warns with, such as what the model was trained on.
+
+    Raises:
+        ValueError: for every setting that cannot work, naming the field, its value and what is expected.
+    """
+
+    model_type = "otdrg"
+    attribute_map: ClassVar[dict[str, str]] = {"image_token_index": "image_token_id"}
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit"),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
+    }
+
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    label_names: list[str] | tuple[str, ...] = CHEXBERT_LABELS
+    label_states: list[str] | tuple[str, ...] = STATES
+    label_phrases: list[list[str]] | None = None
+    label_phrase_ids: list[list[list[int]]] | None = None
+    no_finding_label: str | None = "No Finding"
+    device_labels: list[str] | tuple[str, ...] = ("Support Devices",)
+    image_token_id: int = 3
+    finding_token_id: int = 4
+    vision_feature_size: int | None = None
+    image_grid: list[int] | tuple[int, ...] = (14, 14)
+    image_token_pooling: int = 1
+    alignment_dim: int = 256
+    epsilon: float = 0.05
+    max_iterations: int = 100
+    tolerance: float = 1e-4
+    solver: str = "sinkhorn"
+    background_mass: float = 0.5
+    state_masses: list[float] | tuple[float, ...] = (0.25, 1.0, 0.5, 1.0)
+    ot_loss_weight: float = 0.1
+    disease_loss_weight: float = 1.0
+    contrast_temperature: float = 0.1
+    predicted_label_rate: float = 0.0
+    positive_thresholds: list[float] | None = None
+    state_priors: list[list[float]] | None = None
+    notice: str | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        # pipeline() takes a config with `custom_pipelines` for remote code and asks for trust even when the task is
+        # registered here, so the entry is kept only where this very class came as remote code.
+        if not type(self).__module__.startswith("transformers_modules"):
+            kwargs.pop("custom_pipelines", None)
+        super().__post_init__(**kwargs)
+        self.tie_word_embeddings = bool(self.tie_word_embeddings or self.text_config.tie_word_embeddings)
+        self.label_names = list(self.label_names)
+        self.label_states = list(self.label_states)
+        self.device_labels = list(self.device_labels)
+        self.state_masses = list(self.state_masses)
+        self.image_grid = list(self.image_grid)
+        if self.label_phrases is None:
+            self.label_phrases = [self._default_phrases(name) for name in self.label_names]
+        if self.vision_feature_size is None:
+            self.vision_feature_size = _feature_size(self.vision_config)
+        self._validate_labels()
+        self._validate_numbers()
+
+    def _default_phrases(self, name: str) -> list[str]:
+        if name == self.no_finding_label:
+            return [name.lower(), "some finding", "no finding, a normal study", "not a normal study", "perhaps normal"]
+        return [name.lower(), *(template.format(name.lower()) for template in PHRASE_TEMPLATES)]
+
+    @property
+    def num_disease_labels(self) -> int:
+        return len(self.label_names)
+
+    @property
+    def num_states(self) -> int:
+        return len(self.label_states)
+
+    @property
+    def image_seq_length(self) -> int:
+        """Visual tokens that one view takes in the prompt."""
+        rows, columns = (-(-side // self.image_token_pooling) for side in self.image_grid)
+        return rows * columns
+
+    def _validate_labels(self):
+        m, states = self.num_disease_labels, self.num_states
+        if m == 0 or len(set(self.label_names)) != m:
+            raise ValueError(f"`label_names` must be distinct and not empty, got {self.label_names}.")
+        if tuple(self.label_states) != STATES:
+            raise ValueError(f"`label_states` must be {list(STATES)}, got {self.label_states}.")
+        unknown = set(self.device_labels) - set(self.label_names)
+        if unknown and self.label_names == list(CHEXBERT_LABELS):
+            raise ValueError(f"`device_labels` names {sorted(unknown)}, which is not among `label_names`.")
+        self._check_table("label_phrases", self.label_phrases, 1 + states)
+        if self.label_phrase_ids is not None:
+            self._check_table("label_phrase_ids", self.label_phrase_ids, 1 + states)
+            if any(len(ids) == 0 for label in self.label_phrase_ids for ids in label):
+                raise ValueError("`label_phrase_ids` holds a phrase without tokens.")
+        if self.state_priors is not None:
+            self._check_table("state_priors", self.state_priors, states)
+            if any(p <= 0 for label in self.state_priors for p in label):
+                raise ValueError("`state_priors` must be > 0: smooth the counts before taking frequencies.")
+        if len(self.state_masses) != states or min(self.state_masses) <= 0:
+            raise ValueError(f"`state_masses` must be {states} numbers > 0, got {self.state_masses}.")
+        if self.positive_thresholds is not None and (
+            len(self.positive_thresholds) != m or not all(0 <= t <= 1 for t in self.positive_thresholds)
+        ):
+            raise ValueError(f"`positive_thresholds` must be {m} numbers in [0, 1], got {self.positive_thresholds}.")
+
+    def _check_table(self, name: str, table: list, columns: int):
+        if len(table) != self.num_disease_labels or any(len(row) != columns for row in table):
+            raise ValueError(f"`{name}` must have {self.num_disease_labels} rows (labels) of {columns} entries.")
+
+    def _validate_numbers(self):
+        for name in ("epsilon", "tolerance", "contrast_temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` must be > 0, got {getattr(self, name)}.")
+        for name in ("max_iterations", "alignment_dim", "image_token_pooling", "vision_feature_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        for name in ("ot_loss_weight", "disease_loss_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must be >= 0, got {getattr(self, name)}.")
+        if not 0 <= self.background_mass < 1:
+            raise ValueError(f"`background_mass` must be in [0, 1), got {self.background_mass}.")
+        if not 0 <= self.predicted_label_rate <= 1:
+            raise ValueError(f"`predicted_label_rate` must be in [0, 1], got {self.predicted_label_rate}.")
+        if self.solver not in ("sinkhorn", "pot"):
+            raise ValueError(f"`solver` must be 'sinkhorn' or 'pot', got {self.solver!r}.")
+        if len(self.image_grid) != 2 or min(self.image_grid) < 1:
+            raise ValueError(f"`image_grid` must be [rows, columns], both at least 1, got {self.image_grid}.")
+        if self.image_token_id == self.finding_token_id:
+            raise ValueError(f"`image_token_id` and `finding_token_id` are both {self.image_token_id}.")
+
+
+def _feature_size(vision_config: PreTrainedConfig) -> int:
+    sizes = getattr(vision_config, "hidden_sizes", None)
+    size = sizes[-1] if sizes else getattr(vision_config, "hidden_size", None)
+    if size is None:
+        raise ValueError(
+            f"`vision_feature_size` must be given: {type(vision_config).__name__} has no hidden_size or hidden_sizes."
+        )
+    return size
+
+
+__all__ = ["OTDRGConfig"]

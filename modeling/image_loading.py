@@ -1,0 +1,123 @@
+"""Any image a user has, as an 8-bit RGB PIL image, or one line that names what is wrong with it."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from transformers.image_utils import load_image
+
+MIN_SIDE = 16
+BIT_DEPTHS = (8, 10, 12, 14, 16)
+
+
+def load_radiograph(image, name: str | None = None) -> Image.Image:
+    """
+    Loads one view.
+
+    Args:
+        image (`PIL.Image.Image`, `str`, `os.PathLike`, `bytes`, `np.ndarray` or `torch.Tensor`):
+            A picture, its path, URL, file content, or pixels as `[H, W]`, `[H, W, channels]` or `[channels, H, W]`.
+            Integers are read at the smallest of 8, 10, 12, 14 and 16 bits that holds them, floats as 0..1 or 0..255.
+        name (`str`, *optional*): What to call it in an error. Default: its file name or kind.
+
+    Returns:
+        `PIL.Image.Image`: RGB.
+
+    Raises:
+        ValueError: if it is missing, unreadable, empty, smaller than 16 pixels a side, too large to be a radiograph,
+            or holds NaN or infinite pixels.
+    """
+    name = name or _describe(image)
+    if isinstance(image, (np.ndarray, torch.Tensor)):
+        picture = _from_array(np.asarray(image.cpu() if isinstance(image, torch.Tensor) else image), name)
+    elif isinstance(image, Image.Image):
+        picture = _decode(image, name)
+    elif isinstance(image, (bytes, bytearray)):
+        picture = _open(io.BytesIO(image), name)
+    elif isinstance(image, (str, os.PathLike)):
+        picture = _from_location(str(image), name)
+    else:
+        raise ValueError(f"{name}: expected an image, path, URL, bytes or array, got {type(image).__name__}.")
+    if min(picture.size) < MIN_SIDE:
+        raise ValueError(f"{name}: {picture.width} x {picture.height} pixels, at least {MIN_SIDE} a side are needed.")
+    return picture
+
+
+def _describe(image) -> str:
+    if isinstance(image, (str, os.PathLike)):
+        # The file name alone: folders may name a patient.
+        return f"image {Path(str(image)).name!r}"
+    filename = getattr(image, "filename", "")
+    return f"image {Path(filename).name!r}" if filename else f"image given as {type(image).__name__}"
+
+
+def _from_location(location: str, name: str) -> Image.Image:
+    if location.startswith(("http://", "https://")):
+        try:
+            return _decode(load_image(location, timeout=30.0), name)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{name}: could not be fetched ({type(error).__name__}).") from None
+    if not os.path.exists(location):
+        raise ValueError(f"{name}: no such file.")
+    if os.path.isdir(location):
+        raise ValueError(f"{name}: is a folder, not an image file.")
+    if os.path.getsize(location) == 0:
+        raise ValueError(f"{name}: the file is empty.")
+    return _open(location, name)
+
+
+def _open(source, name: str) -> Image.Image:
+    try:
+        with Image.open(source) as image:
+            return _decode(image, name)
+    except UnidentifiedImageError:
+        raise ValueError(f"{name}: not an image file that can be read (PNG, JPEG, TIFF, ...).") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{name}: too many pixels for a radiograph; reduce it below 15,000 x 10,000.") from None
+    except PermissionError:
+        raise ValueError(f"{name}: no permission to read it.") from None
+
+
+def _decode(image: Image.Image, name: str) -> Image.Image:
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{name}: the image data is damaged or cut short ({error}).") from None
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _from_array(np.asarray(image), name)
+    if "A" in image.getbands() or "transparency" in image.info:
+        # Transparent means unexposed here, as in exported films, which is black.
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+    return image.convert("RGB")
+
+
+def _from_array(pixels: np.ndarray, name: str) -> Image.Image:
+    if pixels.ndim == 3 and pixels.shape[0] in (1, 3) and pixels.shape[2] not in (1, 3):
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3) or pixels.size == 0:
+        raise ValueError(f"{name}: an array of shape {pixels.shape} is not an image ([H, W] or [H, W, 3]).")
+    if pixels.dtype == bool or not np.issubdtype(pixels.dtype, np.number) or np.iscomplexobj(pixels):
+        raise ValueError(f"{name}: pixels of type {pixels.dtype} are not grey values.")
+    if np.issubdtype(pixels.dtype, np.floating) and not np.isfinite(pixels).all():
+        raise ValueError(f"{name}: holds NaN or infinite pixels.")
+    low, high = float(pixels.min()), float(pixels.max())
+    if low < 0:
+        raise ValueError(f"{name}: holds negative pixels (down to {low:g}); shift them to start at 0.")
+    scale = _full_scale(pixels.dtype, high, name)
+    grey = np.round(pixels.astype(np.float32) * (255.0 / scale)).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _full_scale(dtype: np.dtype, high: float, name: str) -> float:
+    if np.issubdtype(dtype, np.floating) and high <= 1:
+        return 1.0
+    for bits in BIT_DEPTHS:
+        if high < 2**bits:
+            return 2.0**bits - 1
+    raise ValueError(f"{name}: pixels up to {high:g} are beyond 16 bits; rescale them to 0..255 or 0..65535.")

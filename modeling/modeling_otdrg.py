@@ -1,0 +1,484 @@
+"""PyTorch OTDRG model: vision encoder, optimal-transport alignment with disease labels, and an LLM that they prompt."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils import ModelOutput
+
+from .alignment_otdrg import (
+    DiseaseHead,
+    Fusion,
+    LabelEncoder,
+    PatchProjection,
+    TransportAlignment,
+    disease_loss,
+    phrase_contrast,
+)
+from .configuration_otdrg import OTDRGConfig
+from .disease_states import predict_states, resolve_states
+from .processing_otdrg import OTDRGProcessor
+from .vision_otdrg import patch_features
+
+
+@dataclass
+class OTDRGStudyFeatures(ModelOutput):
+    """
+    All that the LLM and the losses need of a batch of studies, computed once per study.
+
+    Args:
+        image_embeds (`torch.FloatTensor` of shape `[B, V, tokens, hidden]`): Visual tokens of each view.
+        view_mask (`torch.BoolTensor` of shape `[B, V]`): False where a view is padding.
+        finding_embeds (`torch.FloatTensor` of shape `[B, m, hidden]`): One token per label.
+        disease_logits (`torch.FloatTensor` of shape `[B, m, states]`): fp32, from a transport that knows no states.
+        disease_states (`torch.LongTensor` of shape `[B, m]`): The states that the label tokens speak of.
+        transport_plan (`torch.FloatTensor` of shape `[B, V * n, m + 1]`): fp32; the background comes last.
+        transport_cost (`torch.FloatTensor` of shape `[B]`): Cross-modal distance `<T, C>`.
+        ot_loss, disease_loss (`torch.FloatTensor` of shape `[B]`, *optional*): With `disease_labels` only.
+        patches (`torch.FloatTensor` of shape `[B, V * n, d]`): Patch features in the alignment space.
+        label_phrases (`torch.FloatTensor` of shape `[m, states, d]`): Phrase features in the alignment space.
+    """
+
+    image_embeds: torch.FloatTensor | None = None
+    view_mask: torch.BoolTensor | None = None
+    finding_embeds: torch.FloatTensor | None = None
+    disease_logits: torch.FloatTensor | None = None
+    disease_states: torch.LongTensor | None = None
+    transport_plan: torch.FloatTensor | None = None
+    transport_cost: torch.FloatTensor | None = None
+    ot_loss: torch.FloatTensor | None = None
+    disease_loss: torch.FloatTensor | None = None
+    patches: torch.FloatTensor | None = None
+    label_phrases: torch.FloatTensor | None = None
+
+
+@dataclass
+class OTDRGModelOutputWithPast(BaseModelOutputWithPast):
+    """`BaseModelOutputWithPast` with `study_features`, `None` where no image was given (as in cached decoding)."""
+
+    study_features: OTDRGStudyFeatures | None = None
+
+
+@dataclass
+class OTDRGCausalLMOutputWithPast(ModelOutput):
+    """
+    Args:
+        loss (`torch.FloatTensor` of shape `[]`, *optional*):
+            `lm_loss + ot_loss_weight * ot_loss + disease_loss_weight * disease_loss`, of those terms that there are.
+        lm_loss (`torch.FloatTensor` of shape `[]`, *optional*): With `labels`.
+        ot_loss, disease_loss (`torch.FloatTensor` of shape `[]`, *optional*): With `disease_labels` and images.
+        logits (`torch.FloatTensor` of shape `[B, T, vocab]`, *optional*): Without `skip_logits`.
+        disease_logits (`torch.FloatTensor` of shape `[B, m, states]`, *optional*): With images.
+        disease_states (`torch.LongTensor` of shape `[B, m]`, *optional*): States that the report is prompted with.
+        transport_plan (`torch.FloatTensor` of shape `[B, V * n, m + 1]`, *optional*): With images; background last.
+        past_key_values, hidden_states, attentions: As of the language model.
+    """
+
+    loss: torch.FloatTensor | None = None
+    lm_loss: torch.FloatTensor | None = None
+    ot_loss: torch.FloatTensor | None = None
+    disease_loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    disease_logits: torch.FloatTensor | None = None
+    disease_states: torch.LongTensor | None = None
+    transport_plan: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor] | None = None
+    attentions: tuple[torch.FloatTensor] | None = None
+
+
+class OTDRGPreTrainedModel(PreTrainedModel):
+    """Weight initialisation and capabilities shared by the OTDRG models."""
+
+    config: OTDRGConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, TransportAlignment):
+            init.normal_(module.background, std=1.0)
+        elif isinstance(module, DiseaseHead):
+            init.zeros_(module.classifier_weight)
+            init.zeros_(module.classifier_bias)
+        elif isinstance(module, (PatchProjection, LabelEncoder, Fusion)):
+            # Bridges between spaces of any width: keep the variance, whatever `initializer_range` of the backbones.
+            for layer in module.children():
+                if isinstance(layer, nn.Linear):
+                    init.xavier_uniform_(layer.weight)
+
+
+class OTDRGModel(OTDRGPreTrainedModel):
+    """OTDRG without the language-model head: studies and prompts in, hidden states of the LLM out."""
+
+    def __init__(self, config: OTDRGConfig):
+        super().__init__(config)
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.patch_projection = PatchProjection(config)
+        self.label_encoder = LabelEncoder(config)
+        self.alignment = TransportAlignment(config)
+        self.disease_head = DiseaseHead(config)
+        self.fusion = Fusion(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.language_model.set_input_embeddings(value)
+
+    def encode_views(self, pixel_values: torch.Tensor, view_mask: torch.Tensor) -> torch.Tensor:
+        """Patches of every view, `[B, V, 3, H, W]` -> `[B, V, rows, columns, d]`; padded views are never encoded."""
+        config = self.config
+        views = pixel_values[view_mask].to(self.dtype)  # [real views, 3, H, W]
+        hidden = self.vision_tower(pixel_values=views).last_hidden_state
+        maps = patch_features(hidden, views, config.vision_config, config.vision_feature_size)
+        maps = self.patch_projection(maps)  # [real views, rows, columns, d]
+        if list(maps.shape[1:3]) != config.image_grid:
+            raise ValueError(
+                f"The encoder gave {maps.shape[1]} x {maps.shape[2]} patches for images of {tuple(views.shape[-2:])} "
+                f"pixels, but `image_grid` is {config.image_grid}: use the image size that the model was built with."
+            )
+        patches = maps.new_zeros(*view_mask.shape, *maps.shape[1:])
+        patches[view_mask] = maps
+        return patches
+
+    def get_image_features(
+        self,
+        pixel_values: torch.FloatTensor,
+        view_mask: torch.Tensor | None = None,
+        disease_labels: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> OTDRGStudyFeatures:
+        r"""
+        Encodes studies, predicts their diseases and transports patches to labels.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `[B, V, 3, H, W]` or `[B, 3, H, W]`): The views.
+            view_mask (`torch.Tensor` of shape `[B, V]`, *optional*): 0 or False for padded views.
+            disease_labels (`torch.LongTensor` of shape `[B, m]`, *optional*):
+                Known states (0 blank, 1 positive, 2 negative, 3 uncertain); -100 is predicted.
+
+        Raises:
+            ValueError: if a shape is wrong or a study has no view.
+        """
+        pixel_values, view_mask = self._check_views(pixel_values, view_mask)
+        self._check_labels(disease_labels, pixel_values.shape[0])
+        maps = self.encode_views(pixel_values, view_mask)  # [B, V, rows, columns, d]
+        patches = maps.flatten(1, 3)  # [B, V * n, d]
+        patch_mask = view_mask.repeat_interleave(maps.shape[2] * maps.shape[3], dim=1)  # [B, V * n]
+        names, phrases = self.label_encoder(self.get_input_embeddings())  # [m, d], [m, states, d]
+        phrases, names = phrases.to(patches.dtype), names.to(patches.dtype)
+
+        batch = patches.shape[0]
+        anchors = names.expand(batch, -1, -1)
+        equal = torch.ones(anchors.shape[:2], device=patches.device)
+        _, seen, _ = self.alignment(patches, patch_mask, anchors, equal)  # knows no states
+        disease_logits = self.disease_head(seen, names)
+
+        states = self._prompted_states(disease_logits.detach(), disease_labels)  # [B, m]
+        stated = phrases[torch.arange(states.shape[1], device=states.device), states]  # [B, m, d]
+        masses = torch.tensor(self.config.state_masses, device=patches.device)[states]  # [B, m]
+        plan, label_patches, cost = self.alignment(patches, patch_mask, stated, masses)
+
+        features = OTDRGStudyFeatures(
+            image_embeds=self.fusion.visual_tokens(maps),
+            view_mask=view_mask,
+            finding_embeds=self.fusion.label_tokens(stated, label_patches),
+            disease_logits=disease_logits,
+            disease_states=states,
+            transport_plan=plan,
+            transport_cost=cost,
+            patches=patches,
+            label_phrases=phrases,
+        )
+        if disease_labels is not None:
+            contrast = phrase_contrast(seen, phrases, disease_labels, self.config.contrast_temperature)
+            features.ot_loss = cost + contrast
+            features.disease_loss = disease_loss(disease_logits, disease_labels)
+        return features
+
+    def _check_views(self, pixel_values, view_mask) -> tuple[torch.Tensor, torch.Tensor]:
+        if pixel_values.dim() == 4:
+            pixel_values = pixel_values.unsqueeze(1)
+        if pixel_values.dim() != 5:
+            raise ValueError(f"`pixel_values` must be [B, V, 3, H, W] or [B, 3, H, W], got {tuple(pixel_values.shape)}.")
+        if view_mask is None:
+            view_mask = torch.ones(pixel_values.shape[:2], device=pixel_values.device)
+        if view_mask.shape != pixel_values.shape[:2]:
+            raise ValueError(
+                f"`view_mask` must be {tuple(pixel_values.shape[:2])} to match `pixel_values`, "
+                f"got {tuple(view_mask.shape)}."
+            )
+        view_mask = view_mask.bool()
+        if not view_mask.any(-1).all():
+            raise ValueError("`view_mask` leaves a study without any view.")
+        return pixel_values, view_mask
+
+    def _check_labels(self, disease_labels: torch.Tensor | None, batch: int):
+        expected = (batch, self.config.num_disease_labels)
+        if disease_labels is not None and tuple(disease_labels.shape) != expected:
+            raise ValueError(f"`disease_labels` must be {expected}, got {tuple(disease_labels.shape)}.")
+
+    def _prompted_states(self, disease_logits: torch.Tensor, disease_labels: torch.Tensor | None) -> torch.Tensor:
+        """Given states, predicted where unknown; in training, predicted for a share of the studies (exposure gap)."""
+        predicted = predict_states(disease_logits, self.config)
+        states = resolve_states(disease_labels, predicted, self.config)
+        if self.training and self.config.predicted_label_rate > 0:
+            swap = torch.rand(states.shape[0], 1, device=states.device) < self.config.predicted_label_rate
+            states = torch.where(swap, predicted, states)
+        return states
+
+    def merge_features(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, features: OTDRGStudyFeatures
+    ) -> torch.Tensor:
+        """Puts visual and label tokens at their placeholders. `ValueError` if the counts differ."""
+        visual = features.image_embeds[features.view_mask.bool()]  # [real views, tokens, hidden]
+        for name, token_id, embeds in (
+            ("Image", self.config.image_token_id, visual),
+            ("Finding", self.config.finding_token_id, features.finding_embeds),
+        ):
+            places = self._placeholders(input_ids, inputs_embeds, token_id)  # [B, T]
+            tokens, rows = int(places.sum()), embeds.shape[0] * embeds.shape[1]
+            if tokens != rows and not (name == "Finding" and tokens == 0):
+                raise ValueError(
+                    f"{name} features and {name.lower()} tokens do not match, tokens: {tokens}, features: {rows}"
+                )
+            if tokens:
+                embeds = embeds.to(inputs_embeds.device, inputs_embeds.dtype)
+                inputs_embeds = inputs_embeds.masked_scatter(places.unsqueeze(-1), embeds)
+        return inputs_embeds
+
+    def _placeholders(self, input_ids, inputs_embeds, token_id: int) -> torch.Tensor:
+        if input_ids is not None:
+            return input_ids == token_id
+        token = torch.tensor(token_id, dtype=torch.long, device=inputs_embeds.device)
+        return (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        view_mask: torch.Tensor | None = None,
+        disease_labels: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        mm_encoder_outputs: dict[str, OTDRGStudyFeatures] | None = None,
+        **kwargs,
+    ) -> OTDRGModelOutputWithPast:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `[B, T]`, *optional*): Prompt (and report) with placeholders.
+            pixel_values, view_mask, disease_labels: See [`OTDRGModel.get_image_features`].
+            mm_encoder_outputs (`dict`, *optional*): `{"image": features}`, computed before; excludes `pixel_values`.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+        features = self._study_features(pixel_values, view_mask, disease_labels, mm_encoder_outputs)
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        if features is not None:
+            inputs_embeds = self.merge_features(input_ids, inputs_embeds, features)
+        outputs = self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        return OTDRGModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            study_features=features,
+        )
+
+    def _study_features(self, pixel_values, view_mask, disease_labels, mm_encoder_outputs):
+        features = (mm_encoder_outputs or {}).get("image")
+        if pixel_values is None:
+            return features
+        if features is not None:
+            raise ValueError("You cannot specify both pixel_values and mm_encoder_outputs at the same time")
+        return self.get_image_features(pixel_values, view_mask, disease_labels)
+
+
+class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
+    """
+    OTDRG: a study goes in, a report comes out, with the disease states behind it and where each was seen.
+
+    Example:
+
+    ```python
+    >>> from otdrg_hf import OTDRGForConditionalGeneration, OTDRGProcessor
+
+    >>> model = OTDRGForConditionalGeneration.from_pretrained("org/otdrg")
+    >>> processor = OTDRGProcessor.from_pretrained("org/otdrg")
+    >>> ids = model.generate(**processor(images=image), max_new_tokens=200)
+    >>> processor.batch_decode(ids, skip_special_tokens=True)
+    ```
+    """
+
+    def __init__(self, config: OTDRGConfig):
+        super().__init__(config)
+        self.model = OTDRGModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        # The embedding has another name in every language model, so the tie is looked up.
+        embedding = self.model.get_input_embeddings()
+        name = next(name for name, module in self.model.named_modules() if module is embedding)
+        self._tied_weights_keys = {"lm_head.weight": f"model.{name}.weight"}
+        self.post_init()
+
+    @classmethod
+    def from_backbones(cls, vision_id: str, text_id: str, **config) -> "OTDRGForConditionalGeneration":
+        r"""
+        Joins a pretrained vision encoder and a pretrained causal language model by newly initialised bridges.
+
+        Args:
+            vision_id (`str`): Folder or Hub id of any vision encoder (or of a model that has one, such as CLIP).
+            text_id (`str`): Folder or Hub id of any decoder-only language model with a tokenizer.
+            config: Fields of [`OTDRGConfig`], `image_size` (pixels, defaults to the encoder's own), and `dtype`.
+
+        The matching processor is `OTDRGProcessor.from_backbones(vision_id, text_id, **config)`.
+        """
+        from .backbones_otdrg import model_from_backbones
+
+        return model_from_backbones(cls, vision_id, text_id, **config)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Module):
+        self.lm_head = value
+
+    def get_image_features(self, *args, **kwargs) -> OTDRGStudyFeatures:
+        """See [`OTDRGModel.get_image_features`]."""
+        return self.model.get_image_features(*args, **kwargs)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        view_mask: torch.Tensor | None = None,
+        disease_labels: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        skip_logits: bool = False,
+        num_items_in_batch: int | torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, OTDRGStudyFeatures] | None = None,
+        **kwargs,
+    ) -> OTDRGCausalLMOutputWithPast:
+        r"""
+        Without `input_ids` (and `inputs_embeds`) the LLM is left out: logits of the diseases, plan and their losses.
+
+        Args:
+            labels (`torch.LongTensor` of shape `[B, T]`, *optional*): `input_ids` to predict, -100 elsewhere.
+            skip_logits (`bool`, *optional*, defaults to `False`):
+                Leave out `logits`. The loss then projects only the supervised positions onto the vocabulary.
+            num_items_in_batch (`int`, *optional*): Divisor of the summed LM loss, for gradient accumulation.
+        """
+        if input_ids is None and inputs_embeds is None:
+            features = self.model._study_features(pixel_values, view_mask, disease_labels, mm_encoder_outputs)
+            if features is None:
+                raise ValueError("You must specify input_ids, inputs_embeds or pixel_values")
+            return self._output(features)
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            view_mask=view_mask,
+            disease_labels=disease_labels,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            mm_encoder_outputs=mm_encoder_outputs,
+            **kwargs,
+        )
+        hidden = outputs.last_hidden_state  # [B, T, hidden]
+        return self._output(
+            outputs.study_features,
+            lm_loss=None if labels is None else self._language_loss(hidden, labels, num_items_in_batch),
+            logits=None if skip_logits else self.lm_head(slice_logits_to_keep(hidden, logits_to_keep)),
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _language_loss(self, hidden, labels, num_items_in_batch) -> torch.Tensor:
+        targets = labels[:, 1:]
+        supervised = targets != -100  # [B, T - 1]
+        logits = self.lm_head(hidden[:, :-1][supervised]).float()  # [supervised, vocab]
+        loss = F.cross_entropy(logits, targets[supervised].to(logits.device), reduction="sum")
+        items = supervised.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        return loss / items.to(loss.device).clamp(min=1)
+
+    def _output(self, features: OTDRGStudyFeatures | None, lm_loss=None, **outputs) -> OTDRGCausalLMOutputWithPast:
+        terms = [] if lm_loss is None else [lm_loss]
+        output = OTDRGCausalLMOutputWithPast(lm_loss=lm_loss, **outputs)
+        if features is not None:
+            output.disease_logits = features.disease_logits
+            output.disease_states = features.disease_states
+            output.transport_plan = features.transport_plan
+            if features.ot_loss is not None:
+                output.ot_loss, output.disease_loss = features.ot_loss.mean(), features.disease_loss.mean()
+                terms.append(self.config.ot_loss_weight * output.ot_loss)
+                terms.append(self.config.disease_loss_weight * output.disease_loss)
+        output.loss = sum(terms) if terms else None
+        return output
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Saves the model with the code to run it by `trust_remote_code=True` where otdrg_hf is not installed."""
+        # Imported here for its name to be found by the search for files that travel along.
+        from .pipeline_otdrg import CUSTOM_PIPELINES
+
+        classes = {"AutoModel": type(self), "AutoProcessor": OTDRGProcessor}
+        self.config.auto_map = {k: f"{c.__module__.split('.')[-1]}.{c.__name__}" for k, c in classes.items()}
+        self.config.custom_pipelines = CUSTOM_PIPELINES
+        try:
+            super().save_pretrained(save_directory, **kwargs)
+        finally:
+            del self.config.custom_pipelines
+
+    def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs):
+        """Beams and samples share the features of their study, computed before they are expanded."""
+        encoded = kwargs.pop("mm_encoder_outputs", None) or {}
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)
+        features = encoded.get("image")
+        if features is not None and expand_size > 1:
+            # The phrases belong to the model, everything else has one row per study.
+            rows = {k: v.repeat_interleave(expand_size, 0) for k, v in features.items() if k != "label_phrases"}
+            encoded = {"image": OTDRGStudyFeatures(**rows, label_phrases=features.label_phrases)}
+        return input_ids, {**model_kwargs, "mm_encoder_outputs": encoded}
+
+
+OTDRGConfig.register_for_auto_class()
+OTDRGForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
+
+__all__ = ["OTDRGForConditionalGeneration", "OTDRGModel", "OTDRGPreTrainedModel"]

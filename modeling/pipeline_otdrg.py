@@ -1,0 +1,187 @@
+"""`pipeline("radiology-report")`: from a study to its report, the disease states behind it and where each was seen."""
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import GenerationConfig, Pipeline
+from transformers.utils import logging
+
+from .disease_states import POSITIVE, UNCERTAIN
+from .image_loading import load_radiograph
+
+logger = logging.get_logger(__name__)
+
+TASK = "radiology-report"
+STUDY_KEYS = ("images", "views", "indication", "comparison", "disease_labels")
+CUSTOM_PIPELINES = {
+    TASK: {
+        "impl": "pipeline_otdrg.RadiologyReportPipeline",
+        "pt": ["AutoModelForImageTextToText"],
+        "type": "multimodal",
+    }
+}
+
+
+class RadiologyReportPipeline(Pipeline):
+    r"""
+    Radiology report generation with [`OTDRGForConditionalGeneration`].
+
+    Example:
+
+    ```python
+    >>> import otdrg_hf
+    >>> from transformers import pipeline
+
+    >>> report = pipeline("radiology-report", model="org/otdrg")
+    >>> report("chest.png")["generated_text"]
+    >>> report({"images": ["pa.png", "lateral.png"], "views": ["frontal", "lateral"], "indication": "Cough."})
+    ```
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+    _pipeline_calls_generate = True
+    _default_generation_config = GenerationConfig(max_new_tokens=256)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.model.config.notice:
+            logger.warning(self.model.config.notice)
+
+    def __call__(self, study, **kwargs):
+        r"""
+        Writes the report of a study, or of each study of a list.
+
+        Args:
+            study:
+                An image (PIL, path, URL, bytes, array), or a dict with `images` (a list) and, optionally, `views`
+                (`"frontal"`, `"lateral"` or `"unknown"` per image), `indication`, `comparison` (the earlier report) and
+                `disease_labels` (`{"Pneumothorax": "positive"}`: a state that is known and overrides the prediction).
+                A list, generator or dataset of these is a batch of studies.
+            evidence (`bool`, *optional*, defaults to `False`): Add heat maps.
+            max_new_tokens (`int`, *optional*, defaults to 256): Bound on the length of the report, in tokens.
+            generate_kwargs (`dict`, *optional*): Further arguments of `generate`.
+            batch_size (`int`, *optional*, defaults to 1): Studies that go through the model together.
+
+        Returns:
+            A `dict`, or a list of them, with
+
+            - **generated_text** (`str`): The report; **candidates** (`list[str]`) if several were asked for.
+            - **findings** (`list[dict]`): For each label `label`, `state` and `score`, the probability of positive.
+            - **evidence** (`dict[str, list[np.ndarray]]`, with `evidence=True`): For each label that is positive or
+              uncertain a map per view, float32 `[H, W]` of that image, from 0 to 1, of where it was seen.
+
+        Raises:
+            ValueError: for a study that cannot be read, naming the image, key, label or state at fault.
+        """
+        return super().__call__(study, **kwargs)
+
+    def _sanitize_parameters(self, evidence=None, max_new_tokens=None, generate_kwargs=None, **unknown):
+        if unknown:
+            raise ValueError(f"Unknown argument {next(iter(unknown))!r}; what belongs to a study goes into its dict.")
+        forward = {"generate_kwargs": dict(generate_kwargs or {})}
+        if max_new_tokens is not None:
+            forward["generate_kwargs"]["max_new_tokens"] = max_new_tokens
+        if evidence is not None:
+            forward["evidence"] = evidence
+        return {}, forward, {}
+
+    def preprocess(self, study) -> dict:
+        study = study if isinstance(study, dict) else {"images": [study]}
+        unknown = set(study) - set(STUDY_KEYS)
+        if unknown:
+            raise ValueError(f"A study has no {sorted(unknown)[0]!r}; its keys are {', '.join(STUDY_KEYS)}.")
+        images = study.get("images")
+        images = images if isinstance(images, (list, tuple)) else [images]
+        if len(images) == 0 or any(image is None for image in images):
+            raise ValueError("A study needs at least one image under 'images'.")
+        views, labels = study.get("views"), study.get("disease_labels")
+        pictures = [load_radiograph(image) for image in images]
+        prompt = self.processor.build_prompt(len(images), views, study.get("indication"), study.get("comparison"))
+        inputs = self.processor([pictures], text=[prompt], disease_labels=labels or {})
+        # One opaque entry: batches of studies with different numbers of views are padded in `_forward`.
+        inputs = {key: value[0] for key, value in inputs.items()}
+        return {"study": {**inputs, "sizes": [(picture.height, picture.width) for picture in pictures]}}
+
+    def _forward(self, model_inputs: dict, generate_kwargs: dict, evidence: bool = False) -> dict:
+        studies = model_inputs["study"]
+        studies = studies if isinstance(studies, list) else [studies]
+        batch = self._pad(studies)
+        features = self.model.get_image_features(
+            batch["pixel_values"].to(self.model.dtype), batch["view_mask"], batch["disease_labels"]
+        )
+        generate_kwargs = self._prepare_generate_kwargs(generate_kwargs)
+        sequences = self.model.generate(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            mm_encoder_outputs={"image": features},
+            **generate_kwargs,
+        )
+        texts = self.processor.batch_decode(sequences[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        per_study = len(texts) // len(studies)
+        scores = features.disease_logits.softmax(-1)[..., POSITIVE]
+        answers = []
+        for index, study in enumerate(studies):
+            answers.append(
+                {
+                    "texts": texts[index * per_study : (index + 1) * per_study],
+                    "states": features.disease_states[index].tolist(),
+                    "scores": scores[index].tolist(),
+                    "plan": features.transport_plan[index].float().cpu() if evidence else None,
+                    "sizes": study["sizes"],
+                }
+            )
+        return {"answers": answers}
+
+    def _pad(self, studies: list[dict]) -> dict[str, torch.Tensor]:
+        rows = [{key: study[key] for key in ("input_ids", "attention_mask")} for study in studies]
+        batch = dict(self.processor.tokenizer.pad(rows, padding_side="left", return_tensors="pt"))
+        views = max(len(study["pixel_values"]) for study in studies)
+        for key in ("pixel_values", "view_mask"):
+            padded = [
+                F.pad(study[key], (0, 0) * (study[key].dim() - 1) + (0, views - len(study[key]))) for study in studies
+            ]
+            batch[key] = torch.stack(padded)  # [B, V, ...]
+        batch["disease_labels"] = torch.stack([study["disease_labels"] for study in studies])
+        return self._ensure_tensor_on_device(batch, device=self.device)
+
+    def postprocess(self, model_outputs: dict) -> dict:
+        answer = model_outputs["answers"]
+        answer = answer[0] if isinstance(answer, list) else answer
+        texts = [text.strip() for text in answer["texts"]]
+        config = self.model.config
+        findings = [
+            {"label": label, "state": config.label_states[state], "score": round(score, 4)}
+            for label, state, score in zip(config.label_names, answer["states"], answer["scores"], strict=True)
+        ]
+        result = {"generated_text": texts[0], "findings": findings}
+        if len(texts) > 1:
+            result["candidates"] = texts
+        if answer["plan"] is not None:
+            result["evidence"] = self._evidence(answer)
+        return result
+
+    def _evidence(self, answer: dict) -> dict[str, list[np.ndarray]]:
+        config = self.model.config
+        views = len(answer["sizes"])
+        rows, columns = config.image_grid
+        maps = answer["plan"][: views * rows * columns].T.unflatten(1, (views, rows, columns))  # [m + 1, V, h, w]
+        evidence = {}
+        for index, (label, state) in enumerate(zip(config.label_names, answer["states"], strict=True)):
+            if state in (POSITIVE, UNCERTAIN):
+                of_label = maps[index] / maps[index].max().clamp(min=1e-12)
+                evidence[label] = [
+                    F.interpolate(view[None, None], size=size, mode="bilinear")[0, 0].numpy()
+                    for view, size in zip(of_label, answer["sizes"], strict=True)
+                ]
+        return evidence
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Saves model and processor with the code that runs both where otdrg_hf is not installed."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+
+
+__all__ = ["RadiologyReportPipeline"]

@@ -1,0 +1,232 @@
+"""Processor of OTDRG: studies and prompts in, model inputs out; disease labels by name."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import torch
+from transformers import BatchFeature, ProcessorMixin
+
+from .configuration_otdrg import CHEXBERT_LABELS, STATES, OTDRGConfig
+from .image_loading import load_radiograph
+
+IMAGE_TOKEN, FINDING_TOKEN = "<image>", "<finding>"
+UNKNOWN = -100
+VIEW_NAMES = {"frontal": "Frontal view:", "lateral": "Lateral view:"}
+
+
+class OTDRGProcessor(ProcessorMixin):
+    r"""
+    Joins an image processor and a tokenizer.
+
+    Args:
+        image_processor ([`BaseImageProcessor`]): Resizes and normalises one view.
+        tokenizer ([`PreTrainedTokenizerBase`]): Knows `<image>` and `<finding>` as single tokens.
+        chat_template (`str`, *optional*): Overrides the tokenizer's own. Without either, prompts are plain text.
+        num_image_tokens (`int`, *optional*, defaults to 196): Visual tokens of one view (`config.image_seq_length`).
+        label_names (`list[str]`, *optional*): The labels, in the order of `config.label_names`.
+    """
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        chat_template: str | None = None,
+        num_image_tokens: int = 196,
+        label_names: Sequence[str] = CHEXBERT_LABELS,
+        **kwargs,
+    ):
+        self.num_image_tokens = num_image_tokens
+        self.label_names = list(label_names)
+        self.image_token, self.finding_token = IMAGE_TOKEN, FINDING_TOKEN
+        self.image_token_id, self.finding_token_id = tokenizer.convert_tokens_to_ids([IMAGE_TOKEN, FINDING_TOKEN])
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    @classmethod
+    def from_backbones(cls, vision_id: str, text_id: str, **config) -> "OTDRGProcessor":
+        """The processor of `OTDRGForConditionalGeneration.from_backbones` with the same arguments."""
+        from .backbones_otdrg import processor_from_backbones
+
+        return processor_from_backbones(cls, vision_id, text_id, **config)
+
+    def __call__(
+        self,
+        images=None,
+        text: str | Sequence[str] | None = None,
+        views: Sequence | None = None,
+        indication: str | Sequence[str] | None = None,
+        comparison: str | Sequence[str] | None = None,
+        disease_labels=None,
+        **kwargs,
+    ) -> BatchFeature:
+        r"""
+        Prepares one study or a batch of them.
+
+        Args:
+            images:
+                One image (a study of one view), a list of images (a batch of such studies) or a list of lists (the
+                views of each study). Everything that [`load_radiograph`] takes is an image.
+            text (`str` or `list[str]`, *optional*):
+                A prompt per study with one `<image>` per view and at most one `<finding>`. Default: `build_prompt`.
+            views (`list[str]` or `list[list[str]]`, *optional*): `"frontal"`, `"lateral"` or `"unknown"` per image.
+            indication, comparison (`str` or `list[str]`, *optional*): Why the film was taken; the earlier report.
+            disease_labels (*optional*):
+                Known states: a dict such as `{"Pneumothorax": "positive"}` per study, or codes `[B, m]`.
+            kwargs: For the tokenizer; `padding=True`, `padding_side="left"` and `return_tensors="pt"` by default.
+
+        Returns:
+            [`BatchFeature`] with `input_ids`, `attention_mask`, `pixel_values` `[B, V, 3, H, W]`, `view_mask` `[B, V]`
+            and, if given, `disease_labels` `[B, m]`.
+
+        Raises:
+            ValueError: for an image, label, state or prompt that cannot be used, naming it.
+        """
+        if images is None and text is None:
+            raise ValueError("The processor needs `images`, `text` or both.")
+        data = {}
+        if images is not None:
+            studies = _as_studies(images)
+            data = self._pixel_inputs(studies)
+            views = _per_study(views, len(studies), "views", nested=True)
+            if text is None:
+                indication = _per_study(indication, len(studies), "indication")
+                comparison = _per_study(comparison, len(studies), "comparison")
+                text = [
+                    self.build_prompt(len(study), *context)
+                    for study, *context in zip(studies, views, indication, comparison, strict=True)
+                ]
+            text = self._expand_placeholders(text, [len(study) for study in studies])
+        if disease_labels is not None:
+            data["disease_labels"] = self.encode_labels(disease_labels)
+        defaults = {"padding": True, "padding_side": "left", "return_tensors": "pt", "add_special_tokens": False}
+        tokens = self.tokenizer(text, return_token_type_ids=False, **{**defaults, **kwargs})
+        return BatchFeature({**tokens, **data})
+
+    def build_prompt(
+        self,
+        num_views: int,
+        views: Sequence[str] | None = None,
+        indication: str | None = None,
+        comparison: str | None = None,
+    ) -> str:
+        """
+        The prompt of one study, one `<image>` per view, then what is known.
+
+        Chat models get it as the user's turn of their template, others as text after their beginning-of-text token.
+        """
+        names = list(views or [])
+        if names and len(names) != num_views:
+            raise ValueError(f"A study of {num_views} images has {len(names)} view names: {names}.")
+        lines = [f"{VIEW_NAMES.get(name, 'View:')} {IMAGE_TOKEN}" for name in names or ["unknown"] * num_views]
+        lines.append(f"Findings: {FINDING_TOKEN}")
+        if indication:
+            lines.append(f"Indication: {_plain(indication)}")
+        if comparison:
+            lines.append(f"Earlier report: {_plain(comparison)}")
+        prompt = "\n".join([*lines, "Report:"])
+        template = self.chat_template or self.tokenizer.chat_template
+        if template is None:
+            return (self.tokenizer.bos_token or "") + prompt
+        turn = [{"role": "user", "content": prompt}]
+        return self.tokenizer.apply_chat_template(
+            turn, chat_template=template, tokenize=False, add_generation_prompt=True
+        )
+
+    def build_completion(self, report: str) -> str:
+        """What follows the prompt in training: the report and the end-of-text token."""
+        return f" {_plain(report)}{self.tokenizer.eos_token}"
+
+    def encode_labels(self, disease_labels) -> torch.Tensor:
+        """Label states as codes `[B, m]` (int64), -100 where not given; from dicts of names or from codes."""
+        if isinstance(disease_labels, dict):
+            disease_labels = [disease_labels]
+        if isinstance(disease_labels, (list, tuple)) and any(isinstance(row, dict) for row in disease_labels):
+            disease_labels = [self._codes(row or {}) for row in disease_labels]
+        try:
+            codes = torch.as_tensor(disease_labels).long()
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(
+                f"`disease_labels` must be dicts of label to state, or codes [B, {len(self.label_names)}]."
+            ) from None
+        codes = codes.unsqueeze(0) if codes.dim() == 1 else codes
+        if codes.dim() != 2 or codes.shape[1] != len(self.label_names):
+            raise ValueError(f"`disease_labels` must be [B, {len(self.label_names)}], got {list(codes.shape)}.")
+        wrong = codes[(codes != UNKNOWN) & ((codes < 0) | (codes >= len(STATES)))]
+        if wrong.numel():
+            raise ValueError(f"{int(wrong[0])} is no state code; use {dict(enumerate(STATES))} or {UNKNOWN} (predict).")
+        return codes
+
+    def _codes(self, states: dict[str, str]) -> list[int]:
+        known = {name.lower(): index for index, name in enumerate(self.label_names)}
+        codes = [UNKNOWN] * len(self.label_names)
+        for label, state in states.items():
+            if label.lower() not in known:
+                close = get_close_matches(label, self.label_names, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(self.label_names)}."
+                raise ValueError(f"{label!r} is no label; {hint}")
+            if state not in STATES:
+                raise ValueError(f"{state!r} is no state of {label!r}; choose from {', '.join(STATES)}.")
+            codes[known[label.lower()]] = STATES.index(state)
+        return codes
+
+    def label_phrase_ids(self, config: OTDRGConfig) -> list[list[list[int]]]:
+        """Token ids of `config.label_phrases`, for `config.label_phrase_ids`."""
+        return [self.tokenizer(phrases, add_special_tokens=False)["input_ids"] for phrases in config.label_phrases]
+
+    def _pixel_inputs(self, studies: list[list]) -> dict[str, torch.Tensor]:
+        for index, study in enumerate(studies):
+            if len(study) == 0:
+                raise ValueError(f"Study {index} has no image.")
+        pictures = [load_radiograph(image) for study in studies for image in study]
+        pixels = self.image_processor(pictures, return_tensors="pt")["pixel_values"]  # [all views, 3, H, W]
+        counts = torch.tensor([len(study) for study in studies])
+        view_mask = torch.arange(int(counts.max())) < counts[:, None]  # [B, V]
+        pixel_values = pixels.new_zeros(*view_mask.shape, *pixels.shape[1:])
+        pixel_values[view_mask] = pixels
+        return {"pixel_values": pixel_values, "view_mask": view_mask}
+
+    def _expand_placeholders(self, text: str | Sequence[str], view_counts: list[int]) -> list[str]:
+        texts = [text] if isinstance(text, str) else list(text)
+        if len(texts) != len(view_counts):
+            raise ValueError(f"{len(texts)} prompts for {len(view_counts)} studies.")
+        for index, (prompt, count) in enumerate(zip(texts, view_counts, strict=True)):
+            if prompt.count(IMAGE_TOKEN) != count:
+                raise ValueError(
+                    f"Image features and image tokens do not match: prompt {index} has {prompt.count(IMAGE_TOKEN)} "
+                    f"{IMAGE_TOKEN} for {count} images."
+                )
+            if prompt.count(FINDING_TOKEN) > 1:
+                raise ValueError(f"Prompt {index} has more than one {FINDING_TOKEN}.")
+        images, findings = IMAGE_TOKEN * self.num_image_tokens, FINDING_TOKEN * len(self.label_names)
+        return [prompt.replace(IMAGE_TOKEN, images).replace(FINDING_TOKEN, findings) for prompt in texts]
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask", "pixel_values", "view_mask", "disease_labels"]
+
+
+def _plain(text: str) -> str:
+    """Text of a report or a request must not smuggle placeholders into the prompt."""
+    return " ".join(text.replace(IMAGE_TOKEN, " ").replace(FINDING_TOKEN, " ").split())
+
+
+def _as_studies(images) -> list[list]:
+    if not isinstance(images, (list, tuple)):
+        return [[images]]
+    if len(images) == 0:
+        raise ValueError("`images` is an empty list.")
+    return [list(study) if isinstance(study, (list, tuple)) else [study] for study in images]
+
+
+def _per_study(values, count: int, name: str, nested: bool = False) -> list:
+    if values is None:
+        return [None] * count
+    if isinstance(values, str) or (nested and values and isinstance(values[0], str) and count == 1):
+        values = [values]
+    if len(values) != count:
+        raise ValueError(f"`{name}` has {len(values)} entries for {count} studies.")
+    return [[value] if nested and isinstance(value, str) else value for value in values]
+
+
+OTDRGProcessor.register_for_auto_class()
+
+__all__ = ["OTDRGProcessor"]

@@ -1,0 +1,42 @@
+"""Studies of IU X-Ray, MIMIC-CXR, phantoms and your own folders in one schema; everything is imported on first use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+_MODULE_OF = {
+    "DataError": "errors",
+    "STUDY_COLUMNS": "schema",
+    "study_features": "schema",
+    "load_study_dataset": "loading",
+    "prepare_dataset": "prepare",
+    "plot_label_prevalence": "prevalence",
+    "phantom_dataset": "phantom",
+}
+
+__all__ = [
+    "DataError",
+    "STUDY_COLUMNS",
+    "load_study_dataset",
+    "phantom_dataset",
+    "plot_label_prevalence",
+    "prepare_dataset",
+    "study_features",
+]
+
+if TYPE_CHECKING:
+    from .errors import DataError
+    from .loading import load_study_dataset
+    from .phantom import phantom_dataset
+    from .prepare import prepare_dataset
+    from .prevalence import plot_label_prevalence
+    from .schema import STUDY_COLUMNS, study_features
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

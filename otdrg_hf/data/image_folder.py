@@ -1,0 +1,148 @@
+"""Reads image folders with a metadata.jsonl, after the Hugging Face imagefolder convention, one line per study."""
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from .errors import DataError
+from .paths import join_inside
+from .schema import NUM_LABELS, STUDY_COLUMNS, TEXT_COLUMNS, make_study, split_name, view_of
+
+METADATA_FILE = "metadata.jsonl"
+_FILE_KEYS = ("file_name", "file_names")
+_STATES = {"blank": 0, "positive": 1, "negative": 2, "uncertain": 3}
+
+
+def is_image_folder(folder: str) -> bool:
+    return bool(_metadata_files(folder))
+
+
+def _metadata_files(folder: str) -> dict[str | None, str]:
+    """The metadata files by split: one in each split's sub-folder, or a single one, under the key None."""
+    whole = os.path.join(folder, METADATA_FILE)
+    if os.path.isfile(whole):
+        return {None: whole}
+    found = {}
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name, METADATA_FILE)
+        if split_name(name) and os.path.isfile(path):
+            found[split_name(name)] = path
+    return found
+
+
+def image_folder_files(folder: str) -> list[str]:
+    """The metadata files that the studies of the folder come from."""
+    return list(_metadata_files(folder).values())
+
+
+def image_folder_splits(folder: str) -> set[str]:
+    """The splits that the folder has studies of."""
+    files = _metadata_files(folder)
+    if None not in files:
+        return set(files)
+    return {_split_of(line, where) for where, line in _lines(files[None])}
+
+
+def image_folder_studies(folder: str, split: str) -> Iterator[dict[str, Any]]:
+    """
+    Yield the studies of a split. A line has `file_name` or `file_names`, relative to its metadata.jsonl, and any
+    columns of the schema; `disease_labels` is 14 states in the CheXbert order or an object `{label: state name}`.
+
+    A folder with one metadata.jsonl at its top is split by a `split` key of its lines, else by their first folder
+    (`train/...`); lines that say neither are train. Raises [`DataError`], naming file and line, where one
+    does not fit.
+    """
+    files = _metadata_files(folder)
+    path = files.get(split, files.get(None))
+    if path is None:
+        raise DataError(f"The folder has no split {split!r}, only {', '.join(sorted(filter(None, files)))}")
+    seen: set[str] = set()
+    for where, line in _lines(path):
+        line_split = split if None not in files else _split_of(line, where)
+        seen.add(line_split)
+        if line_split == split:
+            yield _study(line, where, os.path.dirname(path))
+    if split not in seen:
+        raise DataError(
+            f"{METADATA_FILE} has no study of the split {split!r}, only of {', '.join(sorted(seen)) or 'none'}"
+        )
+
+
+def ignored_keys(folder: str) -> list[str]:
+    """The keys in the folder's metadata that mean nothing here, so that the reader can say that it leaves them out."""
+    known = {*STUDY_COLUMNS, *_FILE_KEYS, "split"}
+    return sorted({key for path in image_folder_files(folder) for _, line in _lines(path) for key in line} - known)
+
+
+def _lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, 1):
+            where = f"{METADATA_FILE} line {number}"
+            if not raw.strip():
+                continue
+            try:
+                line = json.loads(raw.decode("utf-8-sig"))
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise DataError(f"{where} is not valid JSON ({error}): mend or remove it") from None
+            if not isinstance(line, dict):
+                raise DataError(f"{where} is not a JSON object: each line must describe one study")
+            yield where, line
+
+
+def _file_names(line: dict[str, Any], where: str) -> list[str]:
+    given = [line[key] for key in _FILE_KEYS if line.get(key)]
+    names = given[0] if len(given) == 1 else None
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{where} needs file_name (a string) or file_names (a list of strings)")
+    return names
+
+
+def _split_of(line: dict[str, Any], where: str) -> str:
+    if line.get("split") is None:
+        return split_name(_file_names(line, where)[0].split("/")[0]) or "train"
+    split = split_name(line["split"])
+    if split is None:
+        raise DataError(f"{where} has the unknown split {line['split']!r}: use train, validation or test")
+    return split
+
+
+def _study(line: dict[str, Any], where: str, folder: str) -> dict[str, Any]:
+    names = _file_names(line, where)
+    texts = {name: line.get(name) for name in TEXT_COLUMNS}
+    if not isinstance(texts["id"], (str, int)):
+        texts["id"] = os.path.splitext(names[0])[0]
+    texts["id"] = str(texts["id"])
+    wrong = [name for name, text in texts.items() if not isinstance(text, (str, type(None)))]
+    if wrong:
+        raise DataError(f"{where}: {', '.join(wrong)} must be text")
+    texts = {name: None if text is None else " ".join(text.split()) for name, text in texts.items()}
+    images = [join_inside(folder, name) for name in names]
+    return make_study(
+        **texts, images=images, views=_views(line, where, len(names)), disease_labels=_labels(line, where)
+    )
+
+
+def _views(line: dict[str, Any], where: str, count: int) -> list[str]:
+    views = line.get("views") or ["unknown"] * count
+    if not isinstance(views, list) or len(views) != count:
+        raise DataError(f"{where}: views must be a list with one view for each of its {count} images")
+    return [view_of(view) for view in views]
+
+
+def _labels(line: dict[str, Any], where: str) -> list[int] | None:
+    labels = line.get("disease_labels")
+    if labels is None:
+        return None
+    if isinstance(labels, dict):
+        from ..labeling import LABELS
+
+        if set(labels) <= set(LABELS) and set(labels.values()) <= set(_STATES):
+            return [_STATES[labels.get(name, "blank")] for name in LABELS]
+    elif isinstance(labels, list) and len(labels) == NUM_LABELS and all(state in (0, 1, 2, 3) for state in labels):
+        return [int(state) for state in labels]
+    raise DataError(
+        f"{where}: disease_labels must be {NUM_LABELS} states of 0 blank, 1 positive, 2 negative, 3 uncertain "
+        "in the CheXbert order, or an object of label names and state names"
+    )

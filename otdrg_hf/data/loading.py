@@ -1,0 +1,168 @@
+"""Loads any source of studies, by name or folder, as one `datasets.Dataset` with one schema."""
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Union
+
+from . import image_folder, prepared, r2gen
+from .errors import DataError, require_datasets
+from .label_filling import fill_labels, labeler_fingerprint
+from .paths import file_stamp, missing_files
+from .schema import STUDY_COLUMNS, require_split, study_features
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+PREPARED_NAMES = ("iu_xray", "mimic_cxr")
+
+
+def load_study_dataset(
+    name_or_dir: str | os.PathLike,
+    split: str = "train",
+    streaming: bool = False,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    image_root: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    **phantom_options: Any,
+) -> Union["Dataset", "IterableDataset"]:
+    """
+    Load the studies of a split, with exactly the columns of [`~data.schema.study_features`]: id, images, views,
+    indication, comparison, findings, impression, report, disease_labels.
+
+    Images are lazy: a row that is not read is not decoded (`dataset.select_columns` avoids it for rows that are).
+    Studies without labels get the labeler's of their report, or 14 blanks without a report. MIMIC's view positions
+    PA and AP read "frontal", LATERAL and LL "lateral" (see [`~data.schema.view_of`]); R2Gen folders do not name views.
+
+    Args:
+        name_or_dir (`str` or `os.PathLike`):
+            `"phantom"` (synthetic), `"iu_xray"` or `"mimic_cxr"` with the folder that `otdrg prepare` wrote as
+            `data_dir`, or a folder itself: a prepared one, an R2Gen-format one (images/ and annotation.json) or an
+            image folder with metadata.jsonl.
+        split (`str`, *optional*, defaults to `"train"`):
+            `"train"`, `"validation"` (or `"val"`) or `"test"`.
+        streaming (`bool`, *optional*, defaults to `False`):
+            Give a `datasets.IterableDataset`, which reads the studies as they are asked for and caches nothing.
+        data_dir (`str` or `os.PathLike`, *optional*):
+            The folder of a named dataset.
+        image_root (`str` or `os.PathLike`, *optional*):
+            Where a prepared folder's image paths start, if the images have moved since.
+        cache_dir (`str` or `os.PathLike`, *optional*):
+            Where `datasets` keeps its Arrow files instead of its own cache. It holds the reports' text.
+        phantom_options:
+            For `"phantom"` only: what [`~data.phantom.phantom_dataset`] takes, such as `num_studies` and `image_size`.
+
+    Returns:
+        `datasets.Dataset`, or `datasets.IterableDataset` with `streaming=True`.
+
+    Raises:
+        [`DataError`]: for a folder of no known form, an unknown split, or files that cannot be read.
+    """
+    split = require_split(split)
+    if name_or_dir == "phantom":
+        return _phantoms(split, streaming, cache_dir, phantom_options)
+    if phantom_options:
+        raise TypeError(f"load_study_dataset got options that only phantoms take: {', '.join(phantom_options)}")
+    folder = _folder_of(name_or_dir, data_dir)
+    reader, arguments = _reader_of(folder, split, image_root)
+
+    datasets = require_datasets()
+    if streaming:
+        return datasets.IterableDataset.from_generator(
+            reader, features=study_features(), gen_kwargs=arguments, split=datasets.NamedSplit(split)
+        )
+    return datasets.Dataset.from_generator(
+        reader,
+        features=study_features(),
+        gen_kwargs=arguments,
+        split=datasets.NamedSplit(split),
+        cache_dir=os.fspath(cache_dir) if cache_dir else None,
+    )
+
+
+def _phantoms(split: str, streaming: bool, cache_dir: Any, options: dict[str, Any]):
+    from .phantom import phantom_dataset
+
+    if cache_dir:
+        options["cache_dir"] = os.fspath(cache_dir)
+    studies = phantom_dataset(split, **options).select_columns(list(STUDY_COLUMNS))
+    return studies.to_iterable_dataset() if streaming else studies
+
+
+def _folder_of(name_or_dir: Any, data_dir: Any) -> str:
+    if name_or_dir in PREPARED_NAMES:
+        if data_dir is None:
+            raise DataError(
+                f"{name_or_dir} needs data_dir, the folder written by `otdrg prepare {name_or_dir}` from your download"
+            )
+        source = prepared.read_summary(os.fspath(data_dir)).get("source", name_or_dir)
+        if source != name_or_dir:
+            raise DataError(f"data_dir was prepared from {source}, not from {name_or_dir}")
+        name_or_dir = data_dir
+    folder = os.path.abspath(os.fspath(name_or_dir))
+    if not os.path.isdir(folder):
+        raise DataError(f"{os.fspath(name_or_dir)!r} is neither phantom, {', '.join(PREPARED_NAMES)} nor a folder")
+    return folder
+
+
+def _reader_of(folder: str, split: str, image_root: Any) -> tuple[Any, dict[str, Any]]:
+    """The generator function for a folder of this form, and its arguments, which change when its files do."""
+    if prepared.is_prepared_folder(folder):
+        return _read_prepared, _prepared_arguments(folder, split, image_root)
+    if r2gen.is_r2gen_folder(folder):
+        files = [os.path.join(folder, r2gen.ANNOTATION_FILE)]
+        read, studies = _read_r2gen, list(r2gen.r2gen_studies(folder, split))
+    elif image_folder.is_image_folder(folder):
+        files = image_folder.image_folder_files(folder)
+        read, studies = _read_image_folder, list(image_folder.image_folder_studies(folder, split))
+        if ignored := image_folder.ignored_keys(folder):
+            _warn(
+                f"{image_folder.METADATA_FILE} has keys outside the schema, which are left out: {', '.join(ignored)}"
+            )
+    else:
+        raise DataError(
+            f"Nothing to read in {os.path.basename(folder)!r}: a folder of studies has Parquet shards, "
+            "annotation.json with images/ (R2Gen) or metadata.jsonl (image folder)"
+        )
+    _warn_of_missing_images(studies, folder)
+    return read, {"folder": folder, "split": split, "stamps": (*map(file_stamp, files), labeler_fingerprint())}
+
+
+def _prepared_arguments(folder: str, split: str, image_root: Any) -> dict[str, Any]:
+    files = prepared.shard_files(folder, split)
+    prepared.shard_columns(files)
+    root = os.path.abspath(os.fspath(image_root)) if image_root else prepared.image_root_of(folder)
+    first = next(prepared.prepared_studies(files, root, ["images"]), {"images": []})
+    paths = [image["path"] for image in first["images"] if image["bytes"] is None]
+    if missing_files(paths):
+        raise DataError("The images of this prepared folder are not where they were: pass their folder as image_root")
+    return {"files": files, "image_root": root, "stamps": tuple(map(file_stamp, files))}
+
+
+def _warn_of_missing_images(studies: list[dict[str, Any]], folder: str) -> None:
+    missing = missing_files(path for study in studies for path in study["images"])
+    if missing:
+        total = sum(len(study["images"]) for study in studies)
+        _warn(
+            f"{len(missing):,} of {total:,} images are missing on disk, the first "
+            f"{os.path.relpath(missing[0], folder)}: reading their studies will fail; "
+            "`otdrg prepare` leaves them out and lists them in rejected.jsonl"
+        )
+
+
+def _warn(message: str) -> None:
+    from transformers.utils import logging
+
+    logging.get_logger(__name__).warning(message)
+
+
+def _read_r2gen(folder: str, split: str, stamps: tuple) -> Iterator[dict[str, Any]]:
+    yield from fill_labels(r2gen.r2gen_studies(folder, split))
+
+
+def _read_image_folder(folder: str, split: str, stamps: tuple) -> Iterator[dict[str, Any]]:
+    yield from fill_labels(image_folder.image_folder_studies(folder, split))
+
+
+def _read_prepared(files: list[str], image_root: str, stamps: tuple) -> Iterator[dict[str, Any]]:
+    yield from prepared.prepared_studies(files, image_root, list(STUDY_COLUMNS))

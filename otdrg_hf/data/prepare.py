@@ -1,0 +1,248 @@
+"""Prepares a download of IU X-Ray or MIMIC-CXR, or a folder of studies, as Parquet shards in the one schema."""
+
+import errno
+import os
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from . import iu_xray, mimic_cxr, study_folder
+from .csv_tables import find_table
+from .errors import DataError, require_datasets
+from .iu_images import unpack_images
+from .mimic_tables import TABLES
+from .preparation import PreparationFolder
+from .shards import Shard, read_record, write_shard
+from .study_index import StudyIndexWriter
+
+SOURCES = ("iu_xray", "mimic_cxr", "folder")
+
+
+def prepare_dataset(
+    source: str,
+    output_dir: str | os.PathLike,
+    data_dir: str | os.PathLike,
+    *,
+    reports: str | os.PathLike | None = None,
+    images: str | os.PathLike | None = None,
+    annotation: str | os.PathLike | None = None,
+    projections: str | os.PathLike | None = None,
+    image_size: int | None = None,
+    labels: str = "auto",
+    num_proc: int = 1,
+    shard_size: int = 1000,
+    seed: int = 0,
+    plot: bool = False,
+) -> dict[str, Any]:
+    """
+    Write `data/{train,validation,test}-*.parquet`, `rejected.jsonl` and `summary.json` to `output_dir`, for
+    [`load_study_dataset`] to load. Killed or out of disk, it leaves the finished shards; the same call takes it up
+    again, and ends in the same bytes. The memory it needs does not grow with the dataset.
+
+    Every study, image and archive member that is left out has a line in `rejected.jsonl` with the reason.
+
+    Args:
+        source (`str`):
+            `"iu_xray"`, `"mimic_cxr"`, or `"folder"` for an R2Gen-format or metadata.jsonl folder.
+        output_dir (`str` or `os.PathLike`):
+            The folder to write to; created if need be. It must not lie under version control: it holds reports.
+        data_dir (`str` or `os.PathLike`):
+            The download. For IU X-Ray the folder of NLMCXR_reports.tgz and NLMCXR_png.tgz (or of what they unpack to);
+            for MIMIC-CXR that of the mimic-cxr-2.0.0-*.csv.gz tables and files/.
+        reports (`str` or `os.PathLike`, *optional*):
+            The reports, if not in `data_dir`: IU's archive or folder; MIMIC's mimic-cxr-reports.zip or the folder with
+            files/p10/....
+        images (`str` or `os.PathLike`, *optional*):
+            The images, if not in `data_dir`: IU's archive or folder of PNGs; MIMIC's folder with files/p10/....
+        annotation (`str` or `os.PathLike`, *optional*):
+            IU X-Ray only: an R2Gen annotation.json whose split is taken. Without it, studies (each one patient) are
+            split 70/10/20 under `seed`.
+        projections (`str` or `os.PathLike`, *optional*):
+            IU X-Ray only: a csv with the columns uid, filename and projection that says which image is frontal; the
+            reports themselves mostly do not.
+        image_size (`int`, *optional*):
+            Embed the images as 8-bit grayscale JPEGs whose shorter side has this many pixels. Without it they stay
+            where they are and are named by path (those of an archive are unpacked to `output_dir`/images).
+        labels (`str`, *optional*, defaults to `"auto"`):
+            `"auto"` takes MIMIC's CheXpert table where it has the study, else the labeler; `"labeler"` always the
+            labeler.
+        num_proc (`int`, *optional*, defaults to 1):
+            Processes to work with. They are spawned: a script needs its `if __name__ == "__main__":`.
+        shard_size (`int`, *optional*, defaults to 1000):
+            Studies per shard, before those that are left out.
+        seed (`int`, *optional*, defaults to 0):
+            Of the 70/10/20 split.
+        plot (`bool`, *optional*, defaults to `False`):
+            Also draw `label_prevalence.png` (needs matplotlib).
+
+    Returns:
+        `dict`: the summary, as in summary.json: `studies`, `images`, `views`, `sections`, `labels` (counts by state
+        and prevalence), the same by `splits`, and counts of `rejected` by reason.
+
+    Raises:
+        [`DataError`]: for input that cannot be used as it is, a full disk, or an output folder of another preparation.
+    """
+    require_datasets()
+    _check_arguments(source, image_size, labels, num_proc, shard_size)
+    inputs = _locate(source, data_dir, reports, images, annotation, projections)
+    options = {
+        "source": source,
+        "image_size": image_size,
+        "labels": labels,
+        "shard_size": shard_size,
+        "seed": seed,
+        "inputs": _sizes(inputs | _tables(source, inputs)),
+    }
+    folder = PreparationFolder(os.path.abspath(os.fspath(output_dir)), options)
+    try:
+        summary = folder.open() or _prepare(folder, inputs, num_proc)
+        if plot:
+            from .prevalence import plot_label_prevalence
+
+            plot_label_prevalence(summary, os.path.join(folder.path, "label_prevalence.png"))
+        return summary
+    except (OSError, sqlite3.OperationalError, DataError) as error:
+        if _is_full_disk(error):
+            raise DataError(
+                "The disk of the output folder is full: make room and run the same command again; what is finished is "
+                "kept"
+            ) from error
+        raise
+    except BrokenProcessPool as error:
+        raise DataError(
+            "A worker process died, most often for want of memory: run the same command again, with fewer processes; "
+            "what is finished is kept"
+        ) from error
+
+
+def _prepare(folder: PreparationFolder, inputs: dict[str, str], num_proc: int) -> dict[str, Any]:
+    options = folder.options
+    image_root = inputs["images"]
+    if os.path.isfile(image_root):
+        place = folder.path if options["image_size"] is None else folder.state
+        image_root = os.path.join(place, "images")
+        unpack_images(inputs["images"], image_root, folder.unpacked)
+    if not os.path.exists(folder.index):
+        with StudyIndexWriter(folder.index) as index:
+            _build_index(index, options, inputs, image_root)
+    shards = folder.shards(
+        options["shard_size"],
+        source=options["source"],
+        image_root=image_root,
+        image_size=options["image_size"],
+        reports=inputs.get("reports"),
+    )
+    _write_shards(shards, num_proc)
+    by_path = options["image_size"] is None
+    return folder.finish(shards, _relative(image_root, folder.path) if by_path else None)
+
+
+def _build_index(index: StudyIndexWriter, options: dict[str, Any], inputs: dict[str, str], image_root: str) -> None:
+    if options["source"] == "iu_xray":
+        annotation, projections = inputs.get("annotation"), inputs.get("projections")
+        iu_xray.build_index(index, inputs["reports"], image_root, annotation, projections, options["seed"])
+    elif options["source"] == "mimic_cxr":
+        mimic_cxr.build_index(index, inputs["tables"], inputs["reports"], options["labels"] == "auto")
+    else:
+        study_folder.build_index(index, inputs["images"])
+
+
+def _write_shards(shards: list[Shard], num_proc: int) -> None:
+    todo = [shard for shard in shards if read_record(shard) is None]
+    total = sum(shard.stop - shard.start for shard in shards)
+    done = total - sum(shard.stop - shard.start for shard in todo)
+    with tqdm(desc="Preparing studies", unit="study", total=total, initial=done) as bar:
+        if num_proc == 1 or len(todo) < 2:
+            for shard in todo:
+                write_shard(shard, bar.update)
+        else:
+            for shard in _write_in_parallel(todo, num_proc):
+                bar.update(shard.stop - shard.start)
+
+
+def _write_in_parallel(todo: list[Shard], num_proc: int) -> Iterator[Shard]:
+    # Spawned, not forked: pyarrow and torch have threads running, which a fork can leave locked.
+    with ProcessPoolExecutor(min(num_proc, len(todo)), mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(write_shard, shard): shard for shard in todo}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield futures[future]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _check_arguments(source: str, image_size: int | None, labels: str, num_proc: int, shard_size: int) -> None:
+    if source not in SOURCES:
+        raise DataError(f"Unknown source {source!r}: prepare one of {', '.join(SOURCES)}")
+    if labels not in ("auto", "labeler"):
+        raise DataError(f"labels must be 'auto' or 'labeler', not {labels!r}")
+    for name, value in (("image_size", image_size or 1), ("num_proc", num_proc), ("shard_size", shard_size)):
+        if value < 1:
+            raise DataError(f"{name} must be a positive number, not {value}")
+
+
+def _locate(
+    source: str, data_dir: Any, reports: Any, images: Any, annotation: Any, projections: Any
+) -> dict[str, str]:
+    """The absolute paths of a source's inputs, by their role; raises [`DataError`] for those that are not there."""
+    folder = os.path.abspath(os.fspath(data_dir))
+    if not os.path.isdir(folder):
+        raise DataError(f"data_dir {os.fspath(data_dir)!r} is not a folder")
+    if source == "folder":
+        return {"images": folder}
+    given = {"reports": reports, "images": images, "annotation": annotation, "projections": projections}
+    inputs = {role: os.path.abspath(os.fspath(path)) for role, path in given.items() if path}
+    if source == "mimic_cxr":
+        if annotation or projections:
+            raise DataError("annotation and projections are for iu_xray: MIMIC-CXR has its own split and views")
+        inputs = {"tables": folder, "images": folder, "reports": mimic_cxr.find_reports(folder), **inputs}
+    else:
+        for role, names in (("reports", iu_xray.REPORT_NAMES), ("images", iu_xray.IMAGE_NAMES)):
+            places = [os.path.join(folder, name) for name in names]
+            inputs.setdefault(role, next((place for place in places if os.path.exists(place)), places[0]))
+    for role, path in inputs.items():
+        if not os.path.exists(path):
+            raise DataError(
+                f"The {role} of {source} are not at {os.path.basename(path)!r}: give their place as {role}="
+            )
+    return inputs
+
+
+def _tables(source: str, inputs: dict[str, str]) -> dict[str, str]:
+    """The files inside an input folder that say which studies there are, by name."""
+    if source == "mimic_cxr":
+        found = [find_table(inputs["tables"], name) for name in TABLES]
+    else:
+        found = study_folder.list_files(inputs["images"]) if source == "folder" else []
+    return {os.path.basename(path): path for path in found if path}
+
+
+def _sizes(inputs: dict[str, str]) -> dict[str, Any]:
+    """What tells inputs apart without naming a place on this machine: the name and, of a file, the size."""
+    return {
+        role: [os.path.basename(path), os.path.getsize(path) if os.path.isfile(path) else None]
+        for role, path in inputs.items()
+    }
+
+
+def _relative(path: str, start: str) -> str:
+    try:
+        return os.path.relpath(path, start).replace(os.sep, "/")
+    except ValueError:  # another drive
+        return path
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or (isinstance(error, sqlite3.Error) and "full" in str(error)):
+            return True
+        error = error.__cause__
+    return False

@@ -1,0 +1,130 @@
+"""label_reports: the disease labels of whole reports, with the evidence behind each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .labels import BLANK, LABELS, POSITIVE, STATES, UNCERTAIN
+from .matcher import Found, match_sentence
+from .rules import Rules, load_rules
+from .sections import split_sections, split_sentences
+
+_NO_FINDING = LABELS.index("No Finding")
+_DEVICES = LABELS.index("Support Devices")
+# CheXpert's precedence over the mentions of a report (Irvin et al., 2019): positive, then uncertain, then negative.
+_RANK = (0, 3, 1, 2)
+_CACHED_SENTENCES = 200_000
+
+
+@dataclass(frozen=True)
+class Mention:
+    """Where a report speaks of a label.
+
+    Attributes:
+        label (`str`): one of `LABELS`.
+        state (`str`): one of `STATES`, never "blank".
+        span (`tuple[int, int]`): first character in the report and the one after the last.
+        text (`str`): the report's text at `span`.
+        rule (`str`): which list of the label matched: "positive", "uncertain" or "normal".
+        trigger (`str`): name of the trigger that decided the state, "" where the phrase itself did.
+    """
+
+    label: str
+    state: str
+    span: tuple[int, int]
+    text: str
+    rule: str
+    trigger: str
+
+
+def _sentence(text: str, rules: Rules) -> tuple[Found, ...]:
+    known = rules.sentences.get(text)
+    if known is None:
+        if len(rules.sentences) >= _CACHED_SENTENCES:
+            rules.sentences.clear()
+        known = rules.sentences[text] = match_sentence(text, rules)
+    return known
+
+
+def _report_mentions(report: str, rules: Rules) -> list[tuple[Found, int]]:
+    mentions = []
+    for _, first, last in split_sections(report):
+        for start, end in split_sentences(report[first:last]):
+            for found in _sentence(report[first + start : first + end], rules):
+                mentions.append((found, first + start))
+    return mentions
+
+
+def _aggregate(mentions: list[tuple[Found, int]]) -> list[int]:
+    states = [BLANK] * len(LABELS)
+    for found, _ in mentions:
+        if _RANK[found.state] > _RANK[states[found.label]]:
+            states[found.label] = found.state
+    ill = any(state in (POSITIVE, UNCERTAIN) for k, state in enumerate(states) if k not in (_NO_FINDING, _DEVICES))
+    # A report that speaks of nothing (empty, another language) is blank, not healthy.
+    states[_NO_FINDING] = POSITIVE if mentions and not ill else BLANK
+    return states
+
+
+def _label_chunk(reports: Sequence[str], rules_path: str | None) -> np.ndarray:
+    rules = load_rules(rules_path)
+    return np.array([_aggregate(_report_mentions(r, rules)) for r in reports], dtype=np.int8).reshape(-1, len(LABELS))
+
+
+def label_reports(
+    reports: Sequence[str],
+    *,
+    num_proc: int | None = None,
+    explain: bool = False,
+    rules: str | os.PathLike | None = None,
+):
+    """Disease labels of radiology reports.
+
+    Args:
+        reports (`Sequence[str]`): English chest X-ray reports, whole or findings and impression only.
+        num_proc (`int`, *optional*): processes to share the work; one by default.
+        explain (`bool`): also return the mentions behind the labels.
+        rules (`str` or `os.PathLike`, *optional*): a rules file that adds to the packaged one.
+
+    Returns:
+        `np.ndarray`: int8 `[N, 14]`, columns as `LABELS`, codes as `STATES`. With `explain=True` a tuple of it and,
+        per report, a `dict[str, list[Mention]]` of every label that is mentioned, impression first.
+
+    Raises:
+        TypeError: if `reports` is a single string or holds something else than text.
+        ValueError: if the rules file is not valid.
+    """
+    if isinstance(reports, str):
+        raise TypeError("label_reports takes a list of reports; wrap the one report in a list")
+    reports = list(reports)
+    for number, report in enumerate(reports):
+        if not isinstance(report, str):
+            raise TypeError(f"report {number} is {type(report).__name__}, not text; give '' where there is none")
+    path = None if rules is None else os.fspath(rules)
+    compiled = load_rules(path)
+    if explain:
+        every = [_report_mentions(report, compiled) for report in reports]
+        labels = np.array([_aggregate(m) for m in every], dtype=np.int8).reshape(-1, len(LABELS))
+        return labels, [_evidence(r, m) for r, m in zip(reports, every, strict=True)]
+    if num_proc is None or num_proc <= 1 or len(reports) < 2 * num_proc:
+        return _label_chunk(reports, path)
+    from concurrent.futures import ProcessPoolExecutor
+
+    size = -(-len(reports) // num_proc)
+    chunks = [reports[at : at + size] for at in range(0, len(reports), size)]
+    with ProcessPoolExecutor(num_proc) as pool:
+        return np.concatenate(list(pool.map(_label_chunk, chunks, [path] * len(chunks))))
+
+
+def _evidence(report: str, mentions: list[tuple[Found, int]]) -> dict[str, list[Mention]]:
+    evidence: dict[str, list[Mention]] = {}
+    for found, offset in mentions:
+        start, end = offset + found.start, offset + found.end
+        label, state = LABELS[found.label], STATES[found.state]
+        mention = Mention(label, state, (start, end), report[start:end], found.rule, found.trigger)
+        evidence.setdefault(label, []).append(mention)
+    return evidence

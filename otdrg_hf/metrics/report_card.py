@@ -1,0 +1,238 @@
+"""The report card of a set of predicted reports: every figure, where it comes from, and the parts behind it."""
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+import numpy as np
+
+from ..labeling import LABELS
+from .bleu import bleu_from_totals, bleu_statistics
+from .bootstrap import Statistics, check_bootstrap, interval, join_statistics, mean_statistics
+from .cider import cider_scores
+from .clinical import Labeler, check_states, clinical_statistics, label_scores, resolve_labeler
+from .laterality import finding_sides, laterality_statistics
+from .meteor import MeteorUnavailableError, meteor_from_totals, meteor_statistics
+from .ngrams import pair_ngrams
+from .pairs import as_pairs
+from .protocols import apply_protocol
+from .rouge import rouge_l_scores
+
+
+@dataclass(frozen=True)
+class ReportCard:
+    """
+    What `report_card` gives for N reports.
+
+    Attributes:
+        figures (`dict[str, float | None]`): named figures, with `NAME_low` and `NAME_high` after a bootstrap.
+        labels (`list[dict]`): one row for each of the 14 labels and both mappings of uncertain: `label`,
+            `uncertain_positive`, counts, precision, recall, f1 and, after a bootstrap, `f1_low` and `f1_high`.
+        record (`dict`): protocol, versions, labeler, counts, and why a figure was not computed.
+        prediction_labels, reference_labels (`np.ndarray` of shape `[N, 14]`, int8): states.
+        rouge_l, cider (`np.ndarray` of shape `[N]`): scores of each report under the protocol.
+        statistics (`Statistics`): sufficient statistics of all figures, as `paired_bootstrap` takes them.
+    """
+
+    figures: dict[str, float | None]
+    labels: list[dict]
+    record: dict
+    prediction_labels: np.ndarray
+    reference_labels: np.ndarray
+    rouge_l: np.ndarray
+    cider: np.ndarray
+    statistics: Statistics
+
+
+def evaluate_reports(
+    predictions: Sequence[str], references: Sequence[str] | Sequence[Sequence[str]], **options
+) -> dict[str, float | None]:
+    """
+    Scores predicted reports against reference reports: NLG and clinical efficacy, each figure named exactly.
+
+    Args:
+        predictions (`Sequence[str]`): N reports.
+        references (`Sequence[str]` or `Sequence[Sequence[str]]`): one or more reference reports for each.
+        **options: as `report_card` takes them: `protocol`, `vocabulary_reports`, `labeler`, `prediction_labels`,
+            `reference_labels`, `meteor`, `num_bootstrap`, `seed`, `confidence`.
+
+    Returns:
+        `dict[str, float | None]`: `bleu_1` to `bleu_4`, `rouge_l`, `cider` (0 to 10), `meteor` (`None` without Java),
+        `ce14_micro_f1`, `ce5_macro_precision`, `ce14_example_recall` and so on, `hallucinations_per_report`,
+        `omissions_per_report`, `laterality_agreement` (`None` where no side can be compared). Figures that count
+        uncertain as positive end in `_uncertain_positive`. With `num_bootstrap`, also `NAME_low` and `NAME_high`.
+
+    Example:
+
+    ```python
+    >>> from otdrg_hf.metrics import evaluate_reports
+    >>> figures = evaluate_reports(["No effusion."], ["No pleural effusion."], meteor=False)
+    >>> round(figures["bleu_1"], 3)
+    0.303
+    ```
+    """
+    return report_card(predictions, references, **options).figures
+
+
+def report_card(
+    predictions: Sequence[str],
+    references: Sequence[str] | Sequence[Sequence[str]],
+    *,
+    protocol: str = "raw",
+    vocabulary_reports: Sequence[str] | None = None,
+    labeler: str | Labeler = "rules",
+    prediction_labels: np.ndarray | None = None,
+    reference_labels: np.ndarray | None = None,
+    meteor: bool = True,
+    num_bootstrap: int = 0,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> ReportCard:
+    """
+    Scores predicted reports and keeps what the figures were computed from.
+
+    NLG figures are computed on the texts that the protocol prepares. Clinical efficacy and laterality read the texts
+    as given, since cutting a reference would hide findings; with several references they read the first. Intervals
+    are percentile bootstrap intervals from sufficient statistics; CIDEr keeps the document frequencies of the full
+    set in every sample.
+
+    Args:
+        predictions (`Sequence[str]`): N reports.
+        references (`Sequence[str]` or `Sequence[Sequence[str]]`): one or more reference reports for each.
+        protocol (`str`): `"raw"`, `"r2gen-iu"` or `"r2gen-mimic"`.
+        vocabulary_reports (`Sequence[str]`, *optional*): training reports for the protocol's `<unk>` mapping.
+        labeler (`str` or `Callable`): `"rules"`, `"chexbert"`, or a function from N reports to states `[N, 14]`.
+        prediction_labels, reference_labels (`np.ndarray` of shape `[N, 14]`, int, *optional*): states that are
+            known already; the labeler is not asked for them.
+        meteor (`bool`): compute METEOR where Java is found. It takes seconds to start.
+        num_bootstrap (`int`): number of bootstrap samples, 0 for no intervals.
+        seed (`int`): of the bootstrap.
+        confidence (`float`): coverage of the intervals.
+
+    Raises:
+        ValueError: for lengths that differ, no reports, an unknown protocol or labeler, or label arrays of a wrong
+            shape or with unknown states.
+        TypeError: for texts that are not strings.
+    """
+    check_bootstrap(num_bootstrap, confidence)
+    predictions, references = as_pairs(predictions, references)
+    num = len(predictions)
+    first_references = [texts[0] for texts in references]
+    prepared, prepared_references, protocol_record = apply_protocol(
+        protocol, predictions, references, vocabulary_reports
+    )
+    name, label = resolve_labeler(labeler)
+    states = [
+        check_states(label(texts) if given is None else given, num, argument)
+        for texts, given, argument in (
+            (predictions, prediction_labels, "prediction_labels"),
+            (first_references, reference_labels, "reference_labels"),
+        )
+    ]
+    ngrams = pair_ngrams(prepared, prepared_references)
+    rouge, cider = rouge_l_scores(prepared, prepared_references), cider_scores(ngrams)
+    clinical = {flag: clinical_statistics(*states, uncertain_positive=flag) for flag in (False, True)}
+    meteor_part, not_computed = _meteor_part(prepared, prepared_references, meteor)
+    statistics = join_statistics(
+        [
+            Statistics(bleu_statistics(ngrams), _bleu_figures),
+            mean_statistics("rouge_l", rouge),
+            mean_statistics("cider", cider),
+            meteor_part,
+            *clinical.values(),
+            laterality_statistics(finding_sides(predictions), finding_sides(first_references)),
+        ]
+    )
+    figures = _with_intervals(statistics, num_bootstrap, seed, confidence)
+    if figures["laterality_agreement"] is None:
+        not_computed["laterality_agreement"] = "not computed: no label has a side in both reports of a pair"
+    record = {
+        "protocol": protocol_record,
+        "clinical": {
+            "labeler": name,
+            "prediction_labels": "given" if prediction_labels is not None else name,
+            "reference_labels": "given" if reference_labels is not None else name,
+            "text": "as given, before the protocol; the first reference where there are several",
+        },
+        "counts": _counts(predictions, references),
+        "references_sha256": _digest(references),
+        "bootstrap": {"samples": num_bootstrap, "seed": seed, "confidence": confidence} if num_bootstrap else None,
+        "not_computed": not_computed,
+        "versions": _versions(),
+    }
+    labels = [
+        row for flag, part in clinical.items() for row in label_table(part, flag, num_bootstrap, seed, confidence)
+    ]
+    return ReportCard(figures, labels, record, *states, rouge, cider, statistics)
+
+
+def label_table(
+    clinical: Statistics, uncertain_positive: bool, num_bootstrap: int = 0, seed: int = 0, confidence: float = 0.95
+) -> list[dict]:
+    """One row for each label from `clinical_statistics`: counts, precision, recall, f1 and its interval."""
+    scores = label_scores(clinical.totals())
+    samples = label_scores(clinical.resampled_totals(num_bootstrap, seed))["f1"] if num_bootstrap else None
+    rows = []
+    for index, label in enumerate(LABELS):
+        row: dict = {"label": label, "uncertain_positive": uncertain_positive}
+        for name, values in scores.items():
+            row[name] = int(values[index]) if name.endswith("tives") else float(values[index])
+        if samples is not None:
+            row["f1_low"], row["f1_high"] = interval(samples[:, index], confidence)
+        rows.append(row)
+    return rows
+
+
+def _bleu_figures(totals: np.ndarray, num_reports: int) -> dict[str, np.ndarray]:
+    scores = bleu_from_totals(totals)
+    return {f"bleu_{order}": scores[..., order - 1] for order in range(1, 5)}
+
+
+def _meteor_part(
+    predictions: list[str], references: list[list[str]], wanted: bool
+) -> tuple[Statistics, dict[str, str]]:
+    """Statistics of METEOR, and the reason by its name where it is not computed and the figure is NaN."""
+    try:
+        if not wanted:
+            raise MeteorUnavailableError("not computed: not asked for")
+        columns = meteor_statistics(predictions, references)
+    except MeteorUnavailableError as error:
+        return mean_statistics("meteor", np.full(len(predictions), np.nan)), {"meteor": str(error)}
+    return Statistics(columns, lambda totals, num: {"meteor": meteor_from_totals(totals)}), {}
+
+
+def _with_intervals(
+    statistics: Statistics, num_bootstrap: int, seed: int, confidence: float
+) -> dict[str, float | None]:
+    point = statistics.figures(statistics.totals(), statistics.num_reports)
+    figures = {name: None if np.isnan(value) else float(value) for name, value in point.items()}
+    if num_bootstrap:
+        samples = statistics.figures(statistics.resampled_totals(num_bootstrap, seed), statistics.num_reports)
+        for name, values in samples.items():
+            low, high = interval(values, confidence) if figures[name] is not None else (None, None)
+            figures[f"{name}_low"], figures[f"{name}_high"] = low, high
+    return figures
+
+
+def _counts(predictions: list[str], references: list[list[str]]) -> dict[str, int]:
+    return {
+        "reports": len(predictions),
+        "references": sum(map(len, references)),
+        "empty_predictions": sum(not text.strip() for text in predictions),
+        "empty_references": sum(not text.strip() for texts in references for text in texts),
+    }
+
+
+def _digest(references: list[list[str]]) -> str:
+    """A fingerprint by which two report cards can be told to have had the same references in the same order."""
+    return hashlib.sha256(repr(references).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    try:
+        version = metadata.version("otdrg-hf")
+    except metadata.PackageNotFoundError:
+        version = "not installed"
+    return {"otdrg_hf": version, "python": platform.python_version(), "numpy": np.__version__}

@@ -1,0 +1,72 @@
+"""Pictures of a study with the evidence of each label laid over its views."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from otdrg_hf.extras import require
+
+
+def save_overlay(
+    path: str | os.PathLike,
+    images: list[Image.Image],
+    answer: dict,
+    boxes: list[dict[str, list[float]]] | None = None,
+    note: str = "",
+) -> None:
+    """
+    Writes one PNG: a row per view, first the film, then the film under the heat map of each label with evidence.
+
+    Args:
+        path (`str` or `os.PathLike`): Where to; written whole or not at all.
+        images (`list[PIL.Image.Image]`): The views.
+        answer (`dict`): What the pipeline gave for them with `evidence=True`.
+        boxes (`list[dict]`, *optional*): Per view the true box `[x0, y0, x1, y1]`, from 0 to 1, of each label.
+        note (`str`, *optional*): A line below the picture.
+    """
+    require("matplotlib", extra="plot")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    scores = {finding["label"]: finding for finding in answer["findings"]}
+    labels = list(answer["evidence"])
+    columns, rows = 1 + len(labels), len(images)
+    figure = Figure(figsize=(2.6 * columns, 2.9 * rows + 0.3), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for row, image in enumerate(images):
+        film = np.asarray(image.convert("L"))
+        for column, axis in enumerate(axes[row]):
+            axis.imshow(film, cmap="gray", vmin=0, vmax=255)
+            axis.set_axis_off()
+            if column == 0:
+                axis.set_title("film", fontsize=9)
+                continue
+            label = labels[column - 1]
+            heat = answer["evidence"][label][row]
+            axis.imshow(heat, cmap="inferno", alpha=0.6 * heat, vmin=0, vmax=1)
+            axis.set_title(f"{label}\n{scores[label]['state']}, score {scores[label]['score']:.2f}", fontsize=9)
+            for box in _boxes_of(boxes, row, label):
+                _draw_box(axis, box, film.shape)
+    if note:
+        figure.supxlabel(note, fontsize=8)
+    temporary = Path(path).with_suffix(".tmp.png")
+    figure.savefig(temporary, dpi=100)
+    os.replace(temporary, path)
+
+
+def _boxes_of(boxes, view: int, label: str) -> list[list[float]]:
+    found = (boxes[view] if boxes else {}).get(label, [])
+    return [found] if found and not isinstance(found[0], (list, tuple)) else list(found)
+
+
+def _draw_box(axis, box: list[float], shape: tuple[int, int]):
+    from matplotlib.patches import Rectangle
+
+    height, width = shape
+    x0, y0, x1, y1 = box
+    corner = (x0 * width, y0 * height)
+    size = ((x1 - x0) * width, (y1 - y0) * height)
+    axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor="deepskyblue", linewidth=1))

@@ -1,0 +1,183 @@
+"""MIMIC-CXR, on made-up trees of its exact layout: split, views, labels, sections and the study before."""
+
+import gzip
+import json
+import shutil
+import zipfile
+
+import pyarrow.parquet as pq
+import pytest
+
+from otdrg_hf.data.errors import DataError
+from otdrg_hf.data.prepare import prepare_dataset
+from otdrg_hf.labeling import LABELS
+
+SPLIT = ("dicom_id", "study_id", "subject_id", "split")
+# study -> (patient, split, [(dicom, view)], date, time, findings)
+STUDIES = {
+    50000001: (10000032, "train", [("aa-2", "LATERAL"), ("aa-1", "PA")], "21800506", "213014.531", "Small effusion."),
+    50000003: (10000032, "train", [("bb-1", "AP")], "21800506", "90556.875", "Heart is enlarged."),
+    50000002: (10000032, "train", [("cc-1", "")], "21800626", "165500.312", "Lungs are clear."),
+    50000004: (19999999, "validate", [("dd-1", "LL")], "21800101", "0.5", "Right pneumothorax."),
+    50000005: (19999987, "test", [("ee-1", "AP LLD")], "21800101", "120000", "Left rib fracture."),
+}
+
+
+@pytest.fixture
+def tree(tmp_path, mimic_tree):
+    """A tree of five studies, with tables that a test may rewrite."""
+    root = tmp_path / "mimic"
+    split_rows, metadata = [], []
+    for study, (patient, split, images, date, time, findings) in STUDIES.items():
+        folder = root / "files" / f"p{str(patient)[:2]}" / f"p{patient}"
+        (folder / f"s{study}").mkdir(parents=True)
+        (folder / f"s{study}.txt").write_text(mimic_tree.report_text(findings, f"Impression of {study}."))
+        for dicom, view in images:
+            (folder / f"s{study}" / f"{dicom}.jpg").write_bytes(mimic_tree.jpeg_bytes())
+            ids = {"dicom_id": dicom, "study_id": study, "subject_id": patient}
+            split_rows.append({**ids, "split": split})
+            metadata.append({**ids, "ViewPosition": view, "StudyDate": date, "StudyTime": time})
+    mimic_tree.write_table(root / "mimic-cxr-2.0.0-split.csv.gz", SPLIT, split_rows)
+    mimic_tree.write_table(root / "mimic-cxr-2.0.0-metadata.csv.gz", mimic_tree.METADATA_COLUMNS, metadata)
+    states = {"Edema": "1.0", "Pneumonia": "0.0", "Fracture": "-1.0"}
+    chexpert = [{"subject_id": 10000032, "study_id": 50000001, **states}]
+    columns = ("subject_id", "study_id", *mimic_tree.LABELS_AS_IN_CSV)
+    mimic_tree.write_table(root / "mimic-cxr-2.0.0-chexpert.csv.gz", columns, chexpert)
+    return root
+
+
+def studies(output):
+    rows = [row for path in sorted((output / "data").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    return {row["id"]: row for row in rows}
+
+
+def rejected(output):
+    return [json.loads(line) for line in (output / "rejected.jsonl").read_text().splitlines()]
+
+
+def append(path, line):
+    with gzip.open(path, "at") as table:
+        table.write(line + "\n")
+
+
+def test_the_whole_tree(tree, tmp_path):
+    summary = prepare_dataset("mimic_cxr", tmp_path / "out", tree)
+    assert {name: split["studies"] for name, split in summary["splits"].items()} == {
+        "train": 3,
+        "validation": 1,
+        "test": 1,
+    }
+    assert summary["views"] == {"frontal": 3, "lateral": 2, "unknown": 1}
+    found = studies(tmp_path / "out")
+    first = found["s50000001"]
+    place = "files/p10/p10000032/s50000001"
+    assert [image["path"] for image in first["images"]] == [f"{place}/aa-1.jpg", f"{place}/aa-2.jpg"]
+    assert (first["views"], first["view_positions"]) == (["frontal", "lateral"], ["PA", "LATERAL"])
+    assert (first["findings"], first["impression"]) == ("Small effusion.", "Impression of 50000001.")
+    assert first["report"] == "Small effusion. Impression of 50000001."
+    assert first["indication"] == "___F with cough // eval for pneumonia"
+    assert (first["patient_id"], first["study_date"]) == ("p10000032", "21800506")
+
+
+def test_study_before_is_by_date_and_time_not_by_number(tree, tmp_path):
+    prepare_dataset("mimic_cxr", tmp_path / "out", tree)
+    found = studies(tmp_path / "out")
+    assert found["s50000003"]["comparison"] == ""  # 09:05:56 of the first day, written without its leading zero
+    assert found["s50000001"]["comparison"] == "Heart is enlarged. Impression of 50000003."
+    assert found["s50000002"]["comparison"] == "Small effusion. Impression of 50000001."
+    assert found["s50000004"]["comparison"] == ""
+
+
+def test_chexpert_labels_where_present_else_the_labeler(tree, tmp_path):
+    prepare_dataset("mimic_cxr", tmp_path / "out", tree)
+    found = studies(tmp_path / "out")
+    expected = [{"Edema": 1, "Pneumonia": 2, "Fracture": 3}.get(label, 0) for label in LABELS]
+    assert found["s50000001"]["disease_labels"] == expected
+    assert found["s50000004"]["disease_labels"][LABELS.index("Pneumothorax")] == 1
+    prepare_dataset("mimic_cxr", tmp_path / "rules", tree, labels="labeler")
+    assert studies(tmp_path / "rules")["s50000001"]["disease_labels"][LABELS.index("Pleural Effusion")] == 1
+
+
+def test_reports_from_the_archive(tree, tmp_path):
+    prepare_dataset("mimic_cxr", tmp_path / "tree_out", tree)
+    with zipfile.ZipFile(tree / "mimic-cxr-reports.zip", "w") as zipped:
+        for path in sorted(tree.rglob("*.txt")):
+            zipped.write(path, path.relative_to(tree))
+            path.unlink()
+    prepare_dataset("mimic_cxr", tmp_path / "out", tree)
+    assert studies(tmp_path / "out") == studies(tmp_path / "tree_out")
+
+
+def test_reports_in_a_tree_of_their_own(tree, tmp_path):
+    for path in sorted(tree.rglob("*.txt")):
+        target = tmp_path / "texts" / path.relative_to(tree)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    summary = prepare_dataset("mimic_cxr", tmp_path / "out", tree, reports=tmp_path / "texts")
+    assert summary["studies"] == 5
+
+
+def test_missing_and_broken_files_are_named(tree, tmp_path):
+    folder = tree / "files/p10/p10000032"
+    (folder / "s50000001/aa-2.jpg").unlink()
+    (folder / "s50000003/bb-1.jpg").write_bytes(b"not an image")
+    (folder / "s50000002.txt").unlink()
+    summary = prepare_dataset("mimic_cxr", tmp_path / "out", tree)
+    place = "files/p10/p10000032"
+    entries = {(entry["id"], entry["reason"]): entry.get("image") for entry in rejected(tmp_path / "out")}
+    assert entries == {
+        ("s50000001", "image missing"): f"{place}/s50000001/aa-2.jpg",
+        ("s50000003", "image unreadable"): f"{place}/s50000003/bb-1.jpg",
+        ("s50000003", "no usable image"): None,
+        ("s50000002", "report missing"): None,
+    }
+    assert summary["studies"] == 3
+    assert studies(tmp_path / "out")["s50000001"]["view_positions"] == ["PA"]
+
+
+def test_rows_that_do_not_fit_are_named(tree, tmp_path):
+    split = tree / "mimic-cxr-2.0.0-split.csv.gz"
+    append(split, "../../x,50000001,10000032,train")
+    append(split, "ff-1,50000009,10000032,holdout")
+    append(split, "aa-1,50000001,10000032,train")
+    append(split, "gg-1,50000005,19999987,train")
+    chexpert = tree / "mimic-cxr-2.0.0-chexpert.csv.gz"
+    append(chexpert, "10000032,50000002" + ",2.0" * 14)
+    append(chexpert, "10000032,59999999" + ",1.0" * 14)
+    summary = prepare_dataset("mimic_cxr", tmp_path / "out", tree)
+    assert summary["rejected"] == {"duplicate": 2, "in no split": 1, "malformed row": 2, "unknown split": 1}
+    assert "s50000005" not in studies(tmp_path / "out")
+    details = [entry.get("detail", "") for entry in rejected(tmp_path / "out")]
+    assert any("in two splits" in detail for detail in details)
+
+
+@pytest.mark.parametrize("table, column", [("split", "subject_id"), ("metadata", "StudyDate"), ("chexpert", "Edema")])
+def test_missing_column_is_named(tree, tmp_path, table, column):
+    path = tree / f"mimic-cxr-2.0.0-{table}.csv.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(column.encode(), b"Other")))
+    with pytest.raises(DataError, match=f"mimic-cxr-2.0.0-{table}.csv.gz lacks the columns {column}"):
+        prepare_dataset("mimic_cxr", tmp_path / "out", tree)
+    assert not list((tmp_path / "out").rglob("*.parquet"))
+
+
+def test_table_cut_short_or_absent(tree, tmp_path):
+    path = tree / "mimic-cxr-2.0.0-metadata.csv.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match="metadata.csv.gz is damaged or cut short"):
+        prepare_dataset("mimic_cxr", tmp_path / "out", tree)
+    path.unlink()
+    with pytest.raises(DataError, match="metadata.csv.gz is not in"):
+        prepare_dataset("mimic_cxr", tmp_path / "out2", tree)
+
+
+def test_reports_archive_cut_short(tree, tmp_path):
+    (tree / "mimic-cxr-reports.zip").write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(DataError, match="mimic-cxr-reports.zip"):
+        prepare_dataset("mimic_cxr", tmp_path / "out", tree)
+
+
+def test_no_usable_study_at_all(tree, tmp_path):
+    shutil.rmtree(tree / "files")
+    with pytest.raises(DataError, match="No study could be prepared .5 report missing"):
+        prepare_dataset("mimic_cxr", tmp_path / "out", tree)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["rejected.jsonl"]

@@ -1,0 +1,89 @@
+"""What label_reports takes, gives and refuses, and how it reads the parts of a report."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from otdrg_hf.labeling import LABELS, LABELS_5, STATES, Mention, label_reports
+
+REPORT = """FINAL REPORT
+INDICATION: ___-year-old with pneumonia, evaluate for effusion.
+COMPARISON: Chest radiograph with pneumothorax.
+FINDINGS: Small left pleural effusion. The heart is enlarged.
+IMPRESSION:
+1. Left pleural effusion.
+2. No pneumothorax."""
+
+
+def named(array):
+    return {label: STATES[code] for label, code in zip(LABELS, array, strict=True) if code}
+
+
+def test_names_and_codes():
+    assert len(LABELS) == len(set(LABELS)) == 14
+    assert STATES == ("blank", "positive", "negative", "uncertain")
+    assert set(LABELS_5) < set(LABELS) and len(LABELS_5) == 5
+
+
+def test_shape_and_dtype():
+    assert label_reports(["No effusion.", ""]).shape == (2, 14)
+    assert label_reports([]).shape == (0, 14)
+    assert label_reports(["Edema."]).dtype == label_reports([]).dtype == np.int8
+
+
+def test_only_what_describes_the_image_counts():
+    expected = {"Pleural Effusion": "positive", "Cardiomegaly": "positive", "Pneumothorax": "negative"}
+    assert named(label_reports([REPORT])[0]) == expected
+
+
+def test_evidence_has_the_impression_first():
+    _, (evidence,) = label_reports([REPORT], explain=True)
+    first, second = evidence["Pleural Effusion"]
+    assert first.span[0] > REPORT.index("IMPRESSION") > second.span[0]
+    (absent,) = evidence["Pneumothorax"]
+    assert (absent.text, absent.state, absent.trigger) == ("pneumothorax", "negative", "negation")
+    assert isinstance(first, Mention) and first.rule == "positive"
+
+
+def test_order_of_sections_does_not_matter():
+    first = "IMPRESSION: No edema.\nFINDINGS: Mild edema. Small effusion."
+    second = "FINDINGS: Mild edema. Small effusion.\nIMPRESSION: No edema."
+    assert named(label_reports([first])[0]) == named(label_reports([second])[0])
+
+
+def test_precedence_is_positive_uncertain_negative():
+    column = LABELS.index("Edema")
+    sentences = {"positive": "Edema.", "uncertain": "Possible edema.", "negative": "No edema."}
+    for better, worse in (("positive", "uncertain"), ("positive", "negative"), ("uncertain", "negative")):
+        for text in (f"{sentences[better]} {sentences[worse]}", f"{sentences[worse]} {sentences[better]}"):
+            assert STATES[label_reports([text])[0, column]] == better
+
+
+@pytest.mark.parametrize(
+    "report", ["", "   \n", "XXXX XXXX.", "12345", "Der Herzschatten ist normal groß.", "El corazón es normal."]
+)
+def test_reports_that_say_nothing_in_english_are_blank(report):
+    assert not label_reports([report]).any()
+
+
+def test_devices_alone_are_no_finding():
+    expected = {"Support Devices": "positive", "No Finding": "positive"}
+    assert named(label_reports(["Right PICC in place."])[0]) == expected
+
+
+def test_processes_give_the_same(monkeypatch):
+    reports = [f"Nodule of {k} mm. No effusion. Possible pneumonia {k}." for k in range(40)] + [REPORT, ""]
+    assert (label_reports(reports, num_proc=2) == label_reports(reports)).all()
+
+
+@pytest.mark.parametrize("bad, message", [("No effusion.", "wrap the one report"), ([None], "report 0 is NoneType")])
+def test_input_that_is_no_list_of_text_is_named(bad, message):
+    with pytest.raises(TypeError, match=message):
+        label_reports(bad)
+
+
+def test_importing_stays_light():
+    code = "import sys, otdrg_hf.labeling.labels; assert 'datasets' not in sys.modules and 'pandas' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,133 @@
+"""evaluate_reports names every figure, bounds them, and the report card records where they come from."""
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from otdrg_hf.metrics import evaluate_reports, report_card
+from otdrg_hf.metrics.bleu import corpus_bleu
+from otdrg_hf.metrics.protocols import clean_r2gen
+
+PREDICTIONS = ["There is cardiomegaly. Small left pleural effusion.", "The lungs are clear.", ""]
+REFERENCES = ["The heart is enlarged. Small left pleural effusion.", "Right pneumothorax.", "No effusion."]
+CE = [
+    f"{prefix}_{average}_{measure}"
+    for prefix in ("ce14", "ce5")
+    for average in ("micro", "macro", "example")
+    for measure in ("precision", "recall", "f1")
+] + ["hallucinations_per_report", "omissions_per_report"]
+NAMES = [
+    *("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider", "meteor"),
+    *CE,
+    *(f"{name}_uncertain_positive" for name in CE),
+    "laterality_agreement",
+]
+
+
+def test_names_are_exactly_these():
+    figures = evaluate_reports(PREDICTIONS, REFERENCES, meteor=False)
+    assert list(figures) == NAMES
+    assert figures["meteor"] is None
+    assert all(
+        isinstance(value, float) and math.isfinite(value) for name, value in figures.items() if name != "meteor"
+    )
+    assert figures["laterality_agreement"] == 1.0
+    assert figures["bleu_1"] == pytest.approx(corpus_bleu(PREDICTIONS, REFERENCES)[0])
+
+
+def test_bootstrap_adds_bounds_and_changes_no_figure():
+    plain = evaluate_reports(PREDICTIONS, REFERENCES, meteor=False)
+    bounded = evaluate_reports(PREDICTIONS, REFERENCES, meteor=False, num_bootstrap=200)
+    assert set(bounded) == {*NAMES, *(f"{name}_{side}" for name in NAMES for side in ("low", "high"))}
+    for name in NAMES:
+        assert bounded[name] == plain[name]
+        low, high = bounded[f"{name}_low"], bounded[f"{name}_high"]
+        assert (low, high) == (None, None) if plain[name] is None else 0 <= low <= high
+    assert bounded == evaluate_reports(PREDICTIONS, REFERENCES, meteor=False, num_bootstrap=200)
+    assert bounded != evaluate_reports(PREDICTIONS, REFERENCES, meteor=False, num_bootstrap=200, seed=1)
+
+
+def test_identical_reports_score_full_marks():
+    figures = evaluate_reports(REFERENCES, REFERENCES, meteor=False)
+    assert figures["bleu_1"] == pytest.approx(1)
+    assert figures["rouge_l"] == figures["ce14_micro_f1"] == 1
+    assert figures["hallucinations_per_report"] == figures["omissions_per_report"] == 0
+
+
+def test_given_labels_are_used_instead_of_the_labeler():
+    def never(reports):
+        raise AssertionError("the labeler was asked")
+
+    states = np.zeros((3, 14), dtype=int)
+    states[:, 4] = 1
+    card = report_card(
+        PREDICTIONS, REFERENCES, labeler=never, prediction_labels=states, reference_labels=states, meteor=False
+    )
+    assert card.figures["ce14_micro_f1"] == 1 and card.figures["ce5_macro_f1"] == pytest.approx(0.2)
+    assert card.record["clinical"]["prediction_labels"] == "given"
+    with pytest.raises(ValueError, match=r"prediction_labels has shape \(2, 14\)"):
+        report_card(PREDICTIONS, REFERENCES, prediction_labels=states[:2], meteor=False)
+
+
+def test_protocol_prepares_nlg_texts_and_leaves_labels_alone():
+    raw = evaluate_reports(PREDICTIONS, REFERENCES, meteor=False)
+    card = report_card(PREDICTIONS, REFERENCES, protocol="r2gen-iu", meteor=False)
+    cleaned = [[clean_r2gen(text, "iu") if text else "" for text in texts] for texts in (PREDICTIONS, REFERENCES)]
+    assert card.figures["bleu_4"] == pytest.approx(corpus_bleu(*cleaned)[3], abs=1e-12)
+    assert card.figures["bleu_1"] != raw["bleu_1"]
+    assert {name: card.figures[name] for name in CE} == {name: raw[name] for name in CE}
+    assert card.record["protocol"]["name"] == "r2gen-iu"
+
+
+def test_record_traces_a_figure():
+    references = [[text, ""] for text in REFERENCES]
+    record = report_card(PREDICTIONS, references, meteor=False, num_bootstrap=10, confidence=0.9).record
+    assert record["counts"] == {"reports": 3, "references": 6, "empty_predictions": 1, "empty_references": 3}
+    assert record["bootstrap"] == {"samples": 10, "seed": 0, "confidence": 0.9}
+    assert record["not_computed"] == {"meteor": "not computed: not asked for"}
+    assert record["versions"]["python"] and record["clinical"]["labeler"] == "rules"
+    other = report_card(PREDICTIONS, REFERENCES, meteor=False).record
+    assert other["references_sha256"] != record["references_sha256"] and other["bootstrap"] is None
+    json.dumps(record)
+
+
+def test_without_java_meteor_is_none_with_the_reason(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    card = report_card(PREDICTIONS, REFERENCES)
+    assert card.figures["meteor"] is None
+    assert card.record["not_computed"]["meteor"] == "not computed: needs Java"
+
+
+def test_no_side_to_compare_is_none():
+    card = report_card(["Clear."], ["Clear."], meteor=False, num_bootstrap=5)
+    assert card.figures["laterality_agreement"] is card.figures["laterality_agreement_low"] is None
+    assert "laterality_agreement" in card.record["not_computed"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"protocol": "coco"}, "unknown protocol 'coco'"),
+        ({"labeler": "nobody"}, "unknown labeler 'nobody'"),
+        ({"num_bootstrap": -1}, "num_bootstrap is -1"),
+        ({"confidence": 95}, "confidence is 95"),
+    ],
+)
+def test_wrong_options_are_named(options, words):
+    with pytest.raises(ValueError, match=words):
+        evaluate_reports(PREDICTIONS, REFERENCES, meteor=False, **options)
+
+
+def test_import_is_light():
+    heavy = ["evaluate", "datasets", "sklearn", "matplotlib", "pandas", "scipy", "pycocoevalcap"]
+    code = (
+        "import sys, otdrg_hf; before = set(sys.modules); import otdrg_hf.metrics, otdrg_hf.metrics.compare;"
+        f"print([name for name in {heavy} if name in set(sys.modules) - before])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

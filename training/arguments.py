@@ -1,0 +1,50 @@
+"""What a training run is told, besides TRL's `SFTConfig` and `ModelConfig`."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass
+class StudyArguments:
+    """The studies to train on and the model to build; see training/recipes for complete files."""
+
+    dataset: str = field(default="phantom", metadata={"help": "'phantom', 'iu_xray', 'mimic_cxr' or a folder."})
+    load_kwargs: dict[str, Any] | str = field(
+        default_factory=dict, metadata={"help": "Further arguments of load_study_dataset, such as data_dir."}
+    )
+    train_studies: int | None = field(default=None, metadata={"help": "How many to train on. Default: all."})
+    eval_studies: int | None = field(default=None, metadata={"help": "How many to validate on. Default: all."})
+    target: Literal["report", "findings", "impression"] = field(
+        default="report", metadata={"help": "The text that the LLM learns to write."}
+    )
+    labels_from: Literal["labeler", "dataset"] = field(
+        default="labeler", metadata={"help": "Read the disease labels off the report, or take the dataset's column."}
+    )
+    stage: Literal["align", "finetune", "joint"] = field(
+        default="joint",
+        metadata={
+            "help": "'align' trains vision encoder, transport and disease head, 'finetune' all but the vision encoder "
+            "(the LLM by LoRA with --use_peft), 'joint' everything."
+        },
+    )
+    vision_model: str | None = field(default=None, metadata={"help": "Pretrained vision encoder (folder or Hub id)."})
+    text_model: str | None = field(default=None, metadata={"help": "Pretrained language model (folder or Hub id)."})
+    vision_config: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Configuration of a vision encoder to train from scratch."}
+    )
+    text_config: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Configuration of a language model to train from scratch."}
+    )
+    otdrg_config: dict[str, Any] | str = field(default_factory=dict, metadata={"help": "Fields of OTDRGConfig."})
+    image_size: int | None = field(default=None, metadata={"help": "Side in pixels. Default: the vision encoder's."})
+    resume: bool = field(default=True, metadata={"help": "Go on from the last complete checkpoint in output_dir."})
+
+    def __post_init__(self):
+        for name in ("load_kwargs", "vision_config", "text_config", "otdrg_config"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                try:
+                    setattr(self, name, json.loads(value))
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"--{name} must be JSON, such as '{{\"key\": 1}}': {error}.") from None

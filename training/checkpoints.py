@@ -1,0 +1,14 @@
+"""Which checkpoint to go on from."""
+
+import re
+from pathlib import Path
+
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+def last_complete_checkpoint(output_dir: str) -> str | None:
+    """The newest checkpoint that was written to its end: the trainer writes its state last."""
+    folders = [path for path in Path(output_dir).glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name)]
+    complete = [path for path in folders if (path / "trainer_state.json").is_file()]
+    newest = max(complete, key=lambda path: int(CHECKPOINT.fullmatch(path.name)[1]), default=None)
+    return str(newest) if newest else None
