@@ -23,6 +23,8 @@ class PatchProjection(nn.Module):
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         rows, columns = patches.shape[1:3]
+        # The bridges may be trained in fp32 between frozen half-precision backbones.
+        patches = patches.to(self.norm.weight.dtype)
         positions = grid_positions(rows, columns, POSITION_SIZE, patches.device, patches.dtype)
         return self.output_norm(self.features(self.norm(patches)) + self.position(positions))
 
@@ -38,18 +40,25 @@ class LabelEncoder(nn.Module):
                 "or build the model with OTDRGForConditionalGeneration.from_backbones(vision, text)."
             )
         hidden_size = config.text_config.hidden_size
-        longest = max(len(ids) for label in config.label_phrase_ids for ids in label)
-        padded = [[ids + [-1] * (longest - len(ids)) for ids in label] for label in config.label_phrase_ids]
-        self.register_buffer("phrase_ids", torch.tensor(padded))  # [m, 1 + states, tokens], -1 pads
+        self.config = config
+        # Not saved: the configuration holds them, and two copies could differ.
+        self.register_buffer("phrase_ids", self.padded_phrase_ids(), persistent=False)
         self.dense = nn.Linear(hidden_size, config.alignment_dim)
         self.act = nn.GELU()
         self.output = nn.Linear(config.alignment_dim, config.alignment_dim)
         self.norm = nn.LayerNorm(config.alignment_dim)
 
+    def padded_phrase_ids(self) -> torch.Tensor:
+        """`config.label_phrase_ids` as `[m, 1 + states, tokens]`, padded with -1."""
+        table = self.config.label_phrase_ids
+        longest = max(len(ids) for label in table for ids in label)
+        return torch.tensor([[list(ids) + [-1] * (longest - len(ids)) for ids in label] for label in table])
+
     def forward(self, embed_tokens: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the names `[m, d]` and the (label, state) phrases `[m, states, d]`."""
         mask = (self.phrase_ids >= 0).unsqueeze(-1)
         tokens = embed_tokens(self.phrase_ids.clamp(min=0)) * mask  # [m, 1 + states, tokens, hidden]
+        tokens = tokens.to(self.norm.weight.dtype)
         mean = tokens.sum(-2) / mask.sum(-2)
         # Embeddings of different models differ in scale by orders of magnitude.
         mean = F.layer_norm(mean, mean.shape[-1:])
@@ -68,9 +77,7 @@ class TransportAlignment(nn.Module):
 
     def __init__(self, config: OTDRGConfig):
         super().__init__()
-        self.epsilon, self.solver = config.epsilon, config.solver
-        self.max_iterations, self.tolerance = config.max_iterations, config.tolerance
-        self.background_mass = config.background_mass
+        self.config = config
         self.background = nn.Parameter(torch.empty(config.alignment_dim))
 
     def forward(
@@ -86,13 +93,13 @@ class TransportAlignment(nn.Module):
         Returns:
             The plan `[B, N, m + 1]` (fp32; the background comes last), `Z` `[B, m, d]` and the cost `[B]` (fp32).
         """
-        batch = patches.shape[0]
+        config, batch = self.config, patches.shape[0]
         background = self.background.to(labels.dtype).expand(batch, 1, -1)
         cost = cosine_cost(patches, torch.cat([labels, background], dim=1))  # [B, N, m + 1]
         a = patch_mask.float() / patch_mask.float().sum(-1, keepdim=True)  # [B, N]
-        b = label_masses.float() / label_masses.float().sum(-1, keepdim=True) * (1 - self.background_mass)
-        b = torch.cat([b, b.new_full((batch, 1), self.background_mass)], dim=1)  # [B, m + 1]
-        plan = sinkhorn(cost, a, b, self.epsilon, self.max_iterations, self.tolerance, solver=self.solver)
+        b = label_masses.float() / label_masses.float().sum(-1, keepdim=True) * (1 - config.background_mass)
+        b = torch.cat([b, b.new_full((batch, 1), config.background_mass)], dim=1)  # [B, m + 1]
+        plan = sinkhorn(cost, a, b, config.epsilon, config.max_iterations, config.tolerance, solver=config.solver)
         of_labels = plan[..., :-1]
         weights = of_labels / of_labels.sum(1, keepdim=True).clamp(min=1e-12)  # [B, N, m]
         label_patches = weights.transpose(1, 2).to(patches.dtype) @ patches  # [B, m, d]
@@ -105,19 +112,21 @@ class DiseaseHead(nn.Module):
     def __init__(self, config: OTDRGConfig):
         super().__init__()
         m, states, d = config.num_disease_labels, config.num_states, config.alignment_dim
+        self.config = config
         self.norm = nn.LayerNorm(d)
         self.dense = nn.Linear(d, d)
         self.act = nn.GELU()
         self.classifier_weight = nn.Parameter(torch.empty(m, states, d))
         self.classifier_bias = nn.Parameter(torch.empty(m, states))
-        # With the log prior added here, rare states start where they belong and the logits stay those of a posterior.
-        priors = config.state_priors or [[1.0] * states] * m
-        self.register_buffer("log_prior", torch.tensor(priors, dtype=torch.float32).log())
 
     def forward(self, label_patches: torch.Tensor, names: torch.Tensor) -> torch.Tensor:
         hidden = self.act(self.dense(self.norm(label_patches + names)))  # [B, m, d]
         logits = torch.einsum("bmd,msd->bms", hidden, self.classifier_weight.to(hidden.dtype))
-        return logits.float() + self.classifier_bias.float() + self.log_prior.float()
+        logits = logits.float() + self.classifier_bias.float()
+        if self.config.state_priors is not None:
+            # Rare states start where they belong, and the logits stay those of a posterior.
+            logits = logits + torch.tensor(self.config.state_priors, device=logits.device).log()
+        return logits
 
 
 class Fusion(nn.Module):

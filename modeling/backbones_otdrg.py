@@ -14,7 +14,7 @@ from transformers import (
 
 from .configuration_otdrg import OTDRGConfig
 from .processing_otdrg import FINDING_TOKEN, IMAGE_TOKEN, OTDRGProcessor
-from .vision_otdrg import patch_features
+from .vision_otdrg import encode_images, patch_features
 
 PROCESSOR_FIELDS = ("label_names",)
 
@@ -28,7 +28,8 @@ def square_image_processor(size: int, mean=(0.5,) * 3, std=(0.5,) * 3, resample:
 
 def add_placeholders(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """Adds `<image>`, `<finding>` and, where there is none, a padding token."""
-    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN, FINDING_TOKEN]})
+    placeholders = {"extra_special_tokens": [IMAGE_TOKEN, FINDING_TOKEN]}
+    tokenizer.add_special_tokens(placeholders, replace_extra_special_tokens=False)
     if tokenizer.eos_token is None:
         raise ValueError(f"The tokenizer {tokenizer.name_or_path!r} has no end-of-text token.")
     if tokenizer.pad_token is None:
@@ -48,12 +49,19 @@ def processor_from_backbones(cls, vision_id: str, text_id: str, image_size: int 
 
 
 def model_from_backbones(
-    cls, vision_id: str, text_id: str, image_size: int | None = None, dtype: torch.dtype | str = "auto", **config
+    cls,
+    vision_id: str,
+    text_id: str,
+    image_size: int | None = None,
+    dtype: torch.dtype | str = "auto",
+    attn_implementation: str | None = None,
+    **config,
 ):
     """See [`OTDRGForConditionalGeneration.from_backbones`]."""
     vision_config = _vision_config(vision_id)
-    vision_tower = AutoModel.from_pretrained(vision_id, config=vision_config, dtype=dtype)
-    text_model = AutoModelForCausalLM.from_pretrained(text_id, dtype=dtype)
+    loading = {"dtype": dtype, "attn_implementation": attn_implementation}
+    vision_tower = AutoModel.from_pretrained(vision_id, config=vision_config, **loading)
+    text_model = AutoModelForCausalLM.from_pretrained(text_id, **loading)
     image_processor = _image_processor(vision_id, vision_config, image_size)
     processor = _processor(OTDRGProcessor, image_processor, text_id, config)
     if len(processor.tokenizer) > text_model.get_input_embeddings().num_embeddings:
@@ -66,6 +74,7 @@ def model_from_backbones(
         image_grid=grid,
         image_token_id=processor.image_token_id,
         finding_token_id=processor.finding_token_id,
+        attn_implementation=attn_implementation,
         **config,
     )
     config.label_phrase_ids = processor.label_phrase_ids(config)
@@ -84,12 +93,32 @@ def _assemble(cls, config: OTDRGConfig, vision_tower: PreTrainedModel, text_mode
             module.apply(model._init_weights)
             setattr(body, name, module.to(text_model.dtype))
     body.vision_tower = vision_tower.to(text_model.dtype)
-    body.language_model = text_model.get_decoder()
+    if type(text_model.base_model) is not type(body.language_model):
+        raise ValueError(
+            f"{type(text_model).__name__} holds a {type(text_model.base_model).__name__} where OTDRG expects a "
+            f"{type(body.language_model).__name__}: give a plain decoder-only language model."
+        )
+    body.language_model = text_model.base_model
     model.lm_head = text_model.get_output_embeddings()
     model.tie_weights()
+    _check_same_logits(model, text_model)
     model.generation_config = text_model.generation_config
+    model.suppress_placeholders()
     model.config.dtype = text_model.dtype
     return model.eval()
+
+
+@torch.no_grad()
+def _check_same_logits(model: PreTrainedModel, text_model: PreTrainedModel):
+    """Some language models scale or shift their logits in ways of their own, which must not get lost unnoticed."""
+    input_ids = torch.tensor([model.config.label_phrase_ids[0][0]], device=text_model.device)
+    expected = text_model.eval()(input_ids=input_ids).logits
+    has_bias = getattr(model.lm_head, "bias", None) is not None
+    if has_bias or not torch.allclose(model.eval()(input_ids=input_ids).logits, expected, rtol=1e-3, atol=1e-3):
+        raise ValueError(
+            f"{type(text_model).__name__} does more than project onto the vocabulary (a bias or a scale of its own), "
+            "which OTDRG does not carry over: choose another language model."
+        )
 
 
 def _vision_config(vision_id: str):
@@ -115,7 +144,7 @@ def probe_patches(vision_tower: PreTrainedModel, image_processor: ViTImageProces
     """Grid and width of the patches, by encoding one black image: what an encoder gives is told by what it gives."""
     size = image_processor.size
     pixels = torch.zeros(1, 3, size["height"], size["width"], dtype=vision_tower.dtype, device=vision_tower.device)
-    hidden = vision_tower.eval()(pixel_values=pixels).last_hidden_state
+    hidden = encode_images(vision_tower.eval(), pixels)
     feature_size = hidden.shape[1] if hidden.dim() == 4 else hidden.shape[-1]
     maps = patch_features(hidden, pixels, vision_tower.config, feature_size)
     return list(maps.shape[1:3]), maps.shape[-1]

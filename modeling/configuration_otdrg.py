@@ -170,9 +170,9 @@ class OTDRGConfig(PreTrainedConfig):
                 raise ValueError("`label_phrase_ids` holds a phrase without tokens.")
         if self.state_priors is not None:
             self._check_table("state_priors", self.state_priors, states)
-            if any(p <= 0 for label in self.state_priors for p in label):
+            if not all(p > 0 for label in self.state_priors for p in label):
                 raise ValueError("`state_priors` must be > 0: smooth the counts before taking frequencies.")
-        if len(self.state_masses) != states or min(self.state_masses) <= 0:
+        if len(self.state_masses) != states or not all(mass > 0 for mass in self.state_masses):
             raise ValueError(f"`state_masses` must be {states} numbers > 0, got {self.state_masses}.")
         if self.positive_thresholds is not None and (
             len(self.positive_thresholds) != m or not all(0 <= t <= 1 for t in self.positive_thresholds)
@@ -191,7 +191,7 @@ class OTDRGConfig(PreTrainedConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         for name in ("ot_loss_weight", "disease_loss_weight"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"`{name}` must be >= 0, got {getattr(self, name)}.")
         if not 0 <= self.background_mass < 1:
             raise ValueError(f"`background_mass` must be in [0, 1), got {self.background_mass}.")

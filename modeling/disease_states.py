@@ -51,9 +51,7 @@ def _with_no_finding(states: torch.Tensor, may_change: torch.Tensor, config: OTD
         return states
     abnormal = (_is_present(states) & _mask(findings, states)).any(-1)
     states = states.clone()
-    states[:, normal] = torch.where(
-        may_change[:, normal], torch.where(abnormal, BLANK, POSITIVE), states[:, normal]
-    )
+    states[:, normal] = torch.where(may_change[:, normal], torch.where(abnormal, BLANK, POSITIVE), states[:, normal])
     return states
 
 

@@ -2,14 +2,16 @@
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers.image_utils import load_image
 
 MIN_SIDE = 16
+MAX_PIXELS = 15_000 * 10_000
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 
 
@@ -36,6 +38,8 @@ def load_radiograph(image, name: str | None = None) -> Image.Image:
     elif isinstance(image, Image.Image):
         picture = _decode(image, name)
     elif isinstance(image, (bytes, bytearray)):
+        if len(image) == 0:
+            raise ValueError(f"{name}: the file is empty.")
         picture = _open(io.BytesIO(image), name)
     elif isinstance(image, (str, os.PathLike)):
         picture = _from_location(str(image), name)
@@ -44,6 +48,17 @@ def load_radiograph(image, name: str | None = None) -> Image.Image:
     if min(picture.size) < MIN_SIDE:
         raise ValueError(f"{name}: {picture.width} x {picture.height} pixels, at least {MIN_SIDE} a side are needed.")
     return picture
+
+
+def load_views(images: Sequence, study: str | None = None) -> list[Image.Image]:
+    """The views of one study; an image without a file name is named in errors by its place in the study."""
+    pictures = []
+    for index, image in enumerate(images):
+        name = _describe(image)
+        if "given as" in name and (study or len(images) > 1):
+            name = f"{name} (view {index}{f' of {study}' if study else ''})"
+        pictures.append(load_radiograph(image, name))
+    return pictures
 
 
 def _describe(image) -> str:
@@ -57,9 +72,10 @@ def _describe(image) -> str:
 def _from_location(location: str, name: str) -> Image.Image:
     if location.startswith(("http://", "https://")):
         try:
-            return _decode(load_image(location, timeout=30.0), name)
-        except (OSError, ValueError) as error:
+            image = load_image(location, timeout=30.0)
+        except Exception as error:  # whatever the HTTP client raises; its message may quote the whole address
             raise ValueError(f"{name}: could not be fetched ({type(error).__name__}).") from None
+        return _decode(image, name)
     if not os.path.exists(location):
         raise ValueError(f"{name}: no such file.")
     if os.path.isdir(location):
@@ -76,23 +92,33 @@ def _open(source, name: str) -> Image.Image:
     except UnidentifiedImageError:
         raise ValueError(f"{name}: not an image file that can be read (PNG, JPEG, TIFF, ...).") from None
     except Image.DecompressionBombError:
-        raise ValueError(f"{name}: too many pixels for a radiograph; reduce it below 15,000 x 10,000.") from None
+        raise ValueError(_too_large(name)) from None
     except PermissionError:
         raise ValueError(f"{name}: no permission to read it.") from None
 
 
 def _decode(image: Image.Image, name: str) -> Image.Image:
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(_too_large(name))
     try:
         image.load()
+        image = ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{name}: the image data is damaged or cut short ({error}).") from None
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _from_array(np.asarray(image), name)
-    if "A" in image.getbands() or "transparency" in image.info:
-        # Transparent means unexposed here, as in exported films, which is black.
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
-    return image.convert("RGB")
+    try:
+        if "A" in image.getbands() or "transparency" in image.info:
+            # Transparent means unexposed here, as in exported films, which is black.
+            rgba = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+        return image.convert("RGB")
+    except ValueError:
+        raise ValueError(f"{name}: an image of mode {image.mode} cannot be converted to RGB.") from None
+
+
+def _too_large(name: str) -> str:
+    return f"{name}: too many pixels for a radiograph; reduce it below 15,000 x 10,000."
 
 
 def _from_array(pixels: np.ndarray, name: str) -> Image.Image:
@@ -102,6 +128,8 @@ def _from_array(pixels: np.ndarray, name: str) -> Image.Image:
         pixels = pixels[:, :, 0]
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3) or pixels.size == 0:
         raise ValueError(f"{name}: an array of shape {pixels.shape} is not an image ([H, W] or [H, W, 3]).")
+    if pixels.shape[0] * pixels.shape[1] > MAX_PIXELS:
+        raise ValueError(_too_large(name))
     if pixels.dtype == bool or not np.issubdtype(pixels.dtype, np.number) or np.iscomplexobj(pixels):
         raise ValueError(f"{name}: pixels of type {pixels.dtype} are not grey values.")
     if np.issubdtype(pixels.dtype, np.floating) and not np.isfinite(pixels).all():
@@ -109,14 +137,21 @@ def _from_array(pixels: np.ndarray, name: str) -> Image.Image:
     low, high = float(pixels.min()), float(pixels.max())
     if low < 0:
         raise ValueError(f"{name}: holds negative pixels (down to {low:g}); shift them to start at 0.")
-    scale = _full_scale(pixels.dtype, high, name)
-    grey = np.round(pixels.astype(np.float32) * (255.0 / scale)).astype(np.uint8)
+    scale = _full_scale(pixels, high, name)
+    grey = np.round(pixels.astype(np.float32) * (255.0 / scale)).clip(0, 255).astype(np.uint8)
     return Image.fromarray(grey).convert("RGB")
 
 
-def _full_scale(dtype: np.dtype, high: float, name: str) -> float:
-    if np.issubdtype(dtype, np.floating) and high <= 1:
-        return 1.0
+def _full_scale(pixels: np.ndarray, high: float, name: str) -> float:
+    """The value that is white."""
+    if np.issubdtype(pixels.dtype, np.floating):
+        if high <= 1:
+            return 1.0
+    elif 255 < high < 2**16:
+        # A dark film of 8 bits that was stored as 16 (each byte doubled, or shifted) must not be read as one of 12.
+        for step in (257, 256):
+            if not (pixels % step).any():
+                return 255.0 * step
     for bits in BIT_DEPTHS:
         if high < 2**bits:
             return 2.0**bits - 1

@@ -1,5 +1,6 @@
 """PyTorch OTDRG model: vision encoder, optimal-transport alignment with disease labels, and an LLM that they prompt."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
 
 from .alignment_otdrg import (
     DiseaseHead,
@@ -24,7 +26,7 @@ from .alignment_otdrg import (
 from .configuration_otdrg import OTDRGConfig
 from .disease_states import predict_states, resolve_states
 from .processing_otdrg import OTDRGProcessor
-from .vision_otdrg import patch_features
+from .vision_otdrg import encode_images, patch_features
 
 
 @dataclass
@@ -110,6 +112,8 @@ class OTDRGPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
+        if isinstance(module, LabelEncoder):
+            init.copy_(module.phrase_ids, module.padded_phrase_ids())
         if isinstance(module, TransportAlignment):
             init.normal_(module.background, std=1.0)
         elif isinstance(module, DiseaseHead):
@@ -120,6 +124,21 @@ class OTDRGPreTrainedModel(PreTrainedModel):
             for layer in module.children():
                 if isinstance(layer, nn.Linear):
                     init.xavier_uniform_(layer.weight)
+
+    def enable_input_require_grads(self):
+        """As in transformers, and for encoders whose embedding returns a tuple (Swin) too."""
+
+        def require_gradient(module, inputs, output):
+            (output[0] if isinstance(output, tuple) else output).requires_grad_(True)
+
+        embeddings = {}
+        for module in self.modules():
+            if isinstance(module, PreTrainedModel):
+                with suppress(NotImplementedError):
+                    embeddings[module.get_input_embeddings()] = None
+        self._require_grads_hooks = [
+            each.register_forward_hook(require_gradient) for each in embeddings if each is not None
+        ]
 
 
 class OTDRGModel(OTDRGPreTrainedModel):
@@ -145,8 +164,8 @@ class OTDRGModel(OTDRGPreTrainedModel):
     def encode_views(self, pixel_values: torch.Tensor, view_mask: torch.Tensor) -> torch.Tensor:
         """Patches of every view, `[B, V, 3, H, W]` -> `[B, V, rows, columns, d]`; padded views are never encoded."""
         config = self.config
-        views = pixel_values[view_mask].to(self.dtype)  # [real views, 3, H, W]
-        hidden = self.vision_tower(pixel_values=views).last_hidden_state
+        views = pixel_values[view_mask].to(self.vision_tower.dtype)  # [real views, 3, H, W]
+        hidden = encode_images(self.vision_tower, views)
         maps = patch_features(hidden, views, config.vision_config, config.vision_feature_size)
         maps = self.patch_projection(maps)  # [real views, rows, columns, d]
         if list(maps.shape[1:3]) != config.image_grid:
@@ -178,7 +197,7 @@ class OTDRGModel(OTDRGPreTrainedModel):
             ValueError: if a shape is wrong or a study has no view.
         """
         pixel_values, view_mask = self._check_views(pixel_values, view_mask)
-        self._check_labels(disease_labels, pixel_values.shape[0])
+        disease_labels = self._check_labels(disease_labels, pixel_values)
         maps = self.encode_views(pixel_values, view_mask)  # [B, V, rows, columns, d]
         patches = maps.flatten(1, 3)  # [B, V * n, d]
         patch_mask = view_mask.repeat_interleave(maps.shape[2] * maps.shape[3], dim=1)  # [B, V * n]
@@ -217,7 +236,7 @@ class OTDRGModel(OTDRGPreTrainedModel):
         if pixel_values.dim() == 4:
             pixel_values = pixel_values.unsqueeze(1)
         if pixel_values.dim() != 5:
-            raise ValueError(f"`pixel_values` must be [B, V, 3, H, W] or [B, 3, H, W], got {tuple(pixel_values.shape)}.")
+            raise ValueError(f"`pixel_values` must be [B, V, 3, H, W] or [B, 3, H, W], got {list(pixel_values.shape)}.")
         if view_mask is None:
             view_mask = torch.ones(pixel_values.shape[:2], device=pixel_values.device)
         if view_mask.shape != pixel_values.shape[:2]:
@@ -225,15 +244,25 @@ class OTDRGModel(OTDRGPreTrainedModel):
                 f"`view_mask` must be {tuple(pixel_values.shape[:2])} to match `pixel_values`, "
                 f"got {tuple(view_mask.shape)}."
             )
-        view_mask = view_mask.bool()
+        view_mask = view_mask.to(pixel_values.device).bool()
         if not view_mask.any(-1).all():
             raise ValueError("`view_mask` leaves a study without any view.")
         return pixel_values, view_mask
 
-    def _check_labels(self, disease_labels: torch.Tensor | None, batch: int):
-        expected = (batch, self.config.num_disease_labels)
-        if disease_labels is not None and tuple(disease_labels.shape) != expected:
-            raise ValueError(f"`disease_labels` must be {expected}, got {tuple(disease_labels.shape)}.")
+    def _check_labels(self, disease_labels: torch.Tensor | None, pixel_values: torch.Tensor) -> torch.Tensor | None:
+        if disease_labels is None:
+            return None
+        expected, states = (pixel_values.shape[0], self.config.num_disease_labels), self.config.num_states
+        if tuple(disease_labels.shape) != expected or disease_labels.is_floating_point():
+            raise ValueError(
+                f"`disease_labels` must be integers of shape {expected}, "
+                f"got {disease_labels.dtype} of shape {tuple(disease_labels.shape)}."
+            )
+        wrong = (disease_labels != -100) & ((disease_labels < 0) | (disease_labels >= states))
+        if wrong.any():
+            code = int(disease_labels[wrong][0])
+            raise ValueError(f"`disease_labels` holds {code}: states are 0 to {states - 1}, or -100 to predict.")
+        return disease_labels.to(pixel_values.device, torch.long)
 
     def _prompted_states(self, disease_logits: torch.Tensor, disease_labels: torch.Tensor | None) -> torch.Tensor:
         """Given states, predicted where unknown; in training, predicted for a share of the studies (exposure gap)."""
@@ -248,21 +277,17 @@ class OTDRGModel(OTDRGPreTrainedModel):
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, features: OTDRGStudyFeatures
     ) -> torch.Tensor:
         """Puts visual and label tokens at their placeholders. `ValueError` if the counts differ."""
-        visual = features.image_embeds[features.view_mask.bool()]  # [real views, tokens, hidden]
-        for name, token_id, embeds in (
-            ("Image", self.config.image_token_id, visual),
-            ("Finding", self.config.finding_token_id, features.finding_embeds),
-        ):
-            places = self._placeholders(input_ids, inputs_embeds, token_id)  # [B, T]
-            tokens, rows = int(places.sum()), embeds.shape[0] * embeds.shape[1]
-            if tokens != rows and not (name == "Finding" and tokens == 0):
-                raise ValueError(
-                    f"{name} features and {name.lower()} tokens do not match, tokens: {tokens}, features: {rows}"
-                )
-            if tokens:
-                embeds = embeds.to(inputs_embeds.device, inputs_embeds.dtype)
-                inputs_embeds = inputs_embeds.masked_scatter(places.unsqueeze(-1), embeds)
-        return inputs_embeds
+        image_embeds, finding_embeds = features.image_embeds, features.finding_embeds
+        view_mask = features.view_mask.bool()
+        if view_mask.shape[0] != inputs_embeds.shape[0]:
+            raise ValueError(f"{inputs_embeds.shape[0]} prompts for {view_mask.shape[0]} studies.")
+        places = self._placeholders(input_ids, inputs_embeds, self.config.image_token_id)  # [B, T]
+        _check_counts("Image", places, view_mask.sum(-1) * image_embeds.shape[2])
+        inputs_embeds = _fill(inputs_embeds, places, image_embeds[view_mask])
+        places = self._placeholders(input_ids, inputs_embeds, self.config.finding_token_id)
+        prompted = places.any(-1)  # [B]; a prompt may do without the findings
+        _check_counts("Finding", places, prompted * finding_embeds.shape[1])
+        return _fill(inputs_embeds, places, finding_embeds[prompted.to(finding_embeds.device)])
 
     def _placeholders(self, input_ids, inputs_embeds, token_id: int) -> torch.Tensor:
         if input_ids is not None:
@@ -270,6 +295,7 @@ class OTDRGModel(OTDRGPreTrainedModel):
         token = torch.tensor(token_id, dtype=torch.long, device=inputs_embeds.device)
         return (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -296,6 +322,9 @@ class OTDRGModel(OTDRGPreTrainedModel):
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if features is not None:
             inputs_embeds = self.merge_features(input_ids, inputs_embeds, features)
+        elif input_ids is not None and (past_key_values is None or past_key_values.get_seq_length() == 0):
+            places = input_ids == self.config.image_token_id
+            _check_counts("Image", places, places.new_zeros(len(places), dtype=torch.long))
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -314,10 +343,29 @@ class OTDRGModel(OTDRGPreTrainedModel):
     def _study_features(self, pixel_values, view_mask, disease_labels, mm_encoder_outputs):
         features = (mm_encoder_outputs or {}).get("image")
         if pixel_values is None:
+            if disease_labels is not None:
+                raise ValueError("`disease_labels` need `pixel_values`: features that are computed have their labels.")
             return features
         if features is not None:
             raise ValueError("You cannot specify both pixel_values and mm_encoder_outputs at the same time")
         return self.get_image_features(pixel_values, view_mask, disease_labels)
+
+
+def _check_counts(name: str, places: torch.Tensor, expected: torch.Tensor):
+    """`ValueError` unless each row of `places` `[B, T]` has as many placeholders as there are features for it `[B]`."""
+    tokens = places.sum(-1)  # [B]
+    if not torch.equal(tokens, expected.to(tokens)):
+        study = int((tokens != expected.to(tokens)).nonzero()[0])
+        raise ValueError(
+            f"{name} features and {name.lower()} tokens do not match, "
+            f"tokens: {int(tokens[study])}, features: {int(expected[study])} (study {study})"
+        )
+
+
+def _fill(inputs_embeds: torch.Tensor, places: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+    """Writes `embeds` `[..., hidden]` in order into the `places` `[B, T]` of `inputs_embeds` `[B, T, hidden]`."""
+    embeds = embeds.to(inputs_embeds.device, inputs_embeds.dtype)
+    return inputs_embeds.masked_scatter(places.unsqueeze(-1), embeds)
 
 
 class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
@@ -345,6 +393,11 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
         name = next(name for name, module in self.model.named_modules() if module is embedding)
         self._tied_weights_keys = {"lm_head.weight": f"model.{name}.weight"}
         self.post_init()
+        self.suppress_placeholders()
+
+    def suppress_placeholders(self):
+        """Keeps the LLM from writing `<image>` or `<finding>`, which it is never trained not to."""
+        self.generation_config.suppress_tokens = [self.config.image_token_id, self.config.finding_token_id]
 
     @classmethod
     def from_backbones(cls, vision_id: str, text_id: str, **config) -> "OTDRGForConditionalGeneration":
@@ -354,7 +407,9 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
         Args:
             vision_id (`str`): Folder or Hub id of any vision encoder (or of a model that has one, such as CLIP).
             text_id (`str`): Folder or Hub id of any decoder-only language model with a tokenizer.
-            config: Fields of [`OTDRGConfig`], `image_size` (pixels, defaults to the encoder's own), and `dtype`.
+            config:
+                Fields of [`OTDRGConfig`], `image_size` (pixels, defaults to the encoder's own), `dtype` and
+                `attn_implementation`.
 
         The matching processor is `OTDRGProcessor.from_backbones(vision_id, text_id, **config)`.
         """
@@ -378,6 +433,7 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
         """See [`OTDRGModel.get_image_features`]."""
         return self.model.get_image_features(*args, **kwargs)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -425,33 +481,37 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
         return self._output(
             outputs.study_features,
             lm_loss=None if labels is None else self._language_loss(hidden, labels, num_items_in_batch),
-            logits=None if skip_logits else self.lm_head(slice_logits_to_keep(hidden, logits_to_keep)),
+            logits=None if skip_logits else self._project(slice_logits_to_keep(hidden, logits_to_keep)),
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
 
+    def _project(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = self.lm_head(hidden)
+        cap = getattr(self.config.text_config, "final_logit_softcapping", None)  # Gemma's
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
     def _language_loss(self, hidden, labels, num_items_in_batch) -> torch.Tensor:
         targets = labels[:, 1:]
         supervised = targets != -100  # [B, T - 1]
-        logits = self.lm_head(hidden[:, :-1][supervised]).float()  # [supervised, vocab]
+        logits = self._project(hidden[:, :-1][supervised]).float()  # [supervised, vocab]
         loss = F.cross_entropy(logits, targets[supervised].to(logits.device), reduction="sum")
         items = supervised.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         return loss / items.to(loss.device).clamp(min=1)
 
     def _output(self, features: OTDRGStudyFeatures | None, lm_loss=None, **outputs) -> OTDRGCausalLMOutputWithPast:
-        terms = [] if lm_loss is None else [lm_loss]
-        output = OTDRGCausalLMOutputWithPast(lm_loss=lm_loss, **outputs)
+        terms, ot_loss, of_diseases = [] if lm_loss is None else [lm_loss], None, None
         if features is not None:
-            output.disease_logits = features.disease_logits
-            output.disease_states = features.disease_states
-            output.transport_plan = features.transport_plan
+            outputs |= {key: features[key] for key in ("disease_logits", "disease_states", "transport_plan")}
             if features.ot_loss is not None:
-                output.ot_loss, output.disease_loss = features.ot_loss.mean(), features.disease_loss.mean()
-                terms.append(self.config.ot_loss_weight * output.ot_loss)
-                terms.append(self.config.disease_loss_weight * output.disease_loss)
-        output.loss = sum(terms) if terms else None
-        return output
+                ot_loss, of_diseases = features.ot_loss.mean(), features.disease_loss.mean()
+                terms += [self.config.ot_loss_weight * ot_loss, self.config.disease_loss_weight * of_diseases]
+        # All at once: a field that is set later comes last, and the first one has to be the loss.
+        loss = sum(terms) if terms else None
+        return OTDRGCausalLMOutputWithPast(
+            loss=loss, lm_loss=lm_loss, ot_loss=ot_loss, disease_loss=of_diseases, **outputs
+        )
 
     def save_pretrained(self, save_directory, **kwargs):
         """Saves the model with the code to run it by `trust_remote_code=True` where otdrg_hf is not installed."""

@@ -7,7 +7,7 @@ from transformers import GenerationConfig, Pipeline
 from transformers.utils import logging
 
 from .disease_states import POSITIVE, UNCERTAIN
-from .image_loading import load_radiograph
+from .image_loading import load_views
 
 logger = logging.get_logger(__name__)
 
@@ -98,7 +98,7 @@ class RadiologyReportPipeline(Pipeline):
         if len(images) == 0 or any(image is None for image in images):
             raise ValueError("A study needs at least one image under 'images'.")
         views, labels = study.get("views"), study.get("disease_labels")
-        pictures = [load_radiograph(image) for image in images]
+        pictures = load_views(images)
         prompt = self.processor.build_prompt(len(images), views, study.get("indication"), study.get("comparison"))
         inputs = self.processor([pictures], text=[prompt], disease_labels=labels or {})
         # One opaque entry: batches of studies with different numbers of views are padded in `_forward`.
@@ -119,6 +119,7 @@ class RadiologyReportPipeline(Pipeline):
             mm_encoder_outputs={"image": features},
             **generate_kwargs,
         )
+        sequences = getattr(sequences, "sequences", sequences)  # with `return_dict_in_generate`
         texts = self.processor.batch_decode(sequences[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         per_study = len(texts) // len(studies)
         scores = features.disease_logits.softmax(-1)[..., POSITIVE]

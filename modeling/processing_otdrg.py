@@ -7,11 +7,11 @@ import torch
 from transformers import BatchFeature, ProcessorMixin
 
 from .configuration_otdrg import CHEXBERT_LABELS, STATES, OTDRGConfig
-from .image_loading import load_radiograph
+from .image_loading import load_views
 
 IMAGE_TOKEN, FINDING_TOKEN = "<image>", "<finding>"
 UNKNOWN = -100
-VIEW_NAMES = {"frontal": "Frontal view:", "lateral": "Lateral view:"}
+VIEW_NAMES = {"frontal": "Frontal view:", "lateral": "Lateral view:", "unknown": "View:"}
 
 
 class OTDRGProcessor(ProcessorMixin):
@@ -38,7 +38,13 @@ class OTDRGProcessor(ProcessorMixin):
         self.num_image_tokens = num_image_tokens
         self.label_names = list(label_names)
         self.image_token, self.finding_token = IMAGE_TOKEN, FINDING_TOKEN
-        self.image_token_id, self.finding_token_id = tokenizer.convert_tokens_to_ids([IMAGE_TOKEN, FINDING_TOKEN])
+        vocabulary = tokenizer.get_vocab()
+        if IMAGE_TOKEN not in vocabulary or FINDING_TOKEN not in vocabulary:
+            raise ValueError(
+                f"The tokenizer does not know {IMAGE_TOKEN} and {FINDING_TOKEN}: build the processor with "
+                "OTDRGProcessor.from_backbones(vision, text)."
+            )
+        self.image_token_id, self.finding_token_id = vocabulary[IMAGE_TOKEN], vocabulary[FINDING_TOKEN]
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod
@@ -95,8 +101,11 @@ class OTDRGProcessor(ProcessorMixin):
                     for study, *context in zip(studies, views, indication, comparison, strict=True)
                 ]
             text = self._expand_placeholders(text, [len(study) for study in studies])
+        elif IMAGE_TOKEN in (text if isinstance(text, str) else "".join(text)):
+            raise ValueError(f"Image features and image tokens do not match: {IMAGE_TOKEN} in the text, but no images.")
         if disease_labels is not None:
             data["disease_labels"] = self.encode_labels(disease_labels)
+            _per_study(data["disease_labels"], 1 if isinstance(text, str) else len(text), "disease_labels")
         defaults = {"padding": True, "padding_side": "left", "return_tensors": "pt", "add_special_tokens": False}
         tokens = self.tokenizer(text, return_token_type_ids=False, **{**defaults, **kwargs})
         return BatchFeature({**tokens, **data})
@@ -113,15 +122,18 @@ class OTDRGProcessor(ProcessorMixin):
 
         Chat models get it as the user's turn of their template, others as text after their beginning-of-text token.
         """
-        names = list(views or [])
-        if names and len(names) != num_views:
+        names = [views] if isinstance(views, str) else list(views or ["unknown"] * num_views)
+        if len(names) != num_views:
             raise ValueError(f"A study of {num_views} images has {len(names)} view names: {names}.")
-        lines = [f"{VIEW_NAMES.get(name, 'View:')} {IMAGE_TOKEN}" for name in names or ["unknown"] * num_views]
+        for name in names:
+            if name not in VIEW_NAMES:
+                raise ValueError(f"{name!r} is no view; choose from {', '.join(VIEW_NAMES)}.")
+        lines = [f"{VIEW_NAMES[name]} {IMAGE_TOKEN}" for name in names]
         lines.append(f"Findings: {FINDING_TOKEN}")
         if indication:
-            lines.append(f"Indication: {_plain(indication)}")
+            lines.append(f"Indication: {_plain(indication, 'indication')}")
         if comparison:
-            lines.append(f"Earlier report: {_plain(comparison)}")
+            lines.append(f"Earlier report: {_plain(comparison, 'comparison')}")
         prompt = "\n".join([*lines, "Report:"])
         template = self.chat_template or self.tokenizer.chat_template
         if template is None:
@@ -133,7 +145,7 @@ class OTDRGProcessor(ProcessorMixin):
 
     def build_completion(self, report: str) -> str:
         """What follows the prompt in training: the report and the end-of-text token."""
-        return f" {_plain(report)}{self.tokenizer.eos_token}"
+        return f" {_plain(report, 'report')}{self.tokenizer.eos_token}"
 
     def encode_labels(self, disease_labels) -> torch.Tensor:
         """Label states as codes `[B, m]` (int64), -100 where not given; from dicts of names or from codes."""
@@ -142,7 +154,7 @@ class OTDRGProcessor(ProcessorMixin):
         if isinstance(disease_labels, (list, tuple)) and any(isinstance(row, dict) for row in disease_labels):
             disease_labels = [self._codes(row or {}) for row in disease_labels]
         try:
-            codes = torch.as_tensor(disease_labels).long()
+            codes = torch.as_tensor(disease_labels)
         except (TypeError, ValueError, RuntimeError):
             raise ValueError(
                 f"`disease_labels` must be dicts of label to state, or codes [B, {len(self.label_names)}]."
@@ -150,17 +162,19 @@ class OTDRGProcessor(ProcessorMixin):
         codes = codes.unsqueeze(0) if codes.dim() == 1 else codes
         if codes.dim() != 2 or codes.shape[1] != len(self.label_names):
             raise ValueError(f"`disease_labels` must be [B, {len(self.label_names)}], got {list(codes.shape)}.")
-        wrong = codes[(codes != UNKNOWN) & ((codes < 0) | (codes >= len(STATES)))]
+        wrong = codes[~torch.isin(codes, torch.tensor([UNKNOWN, *range(len(STATES))]).to(codes))]
         if wrong.numel():
-            raise ValueError(f"{int(wrong[0])} is no state code; use {dict(enumerate(STATES))} or {UNKNOWN} (predict).")
-        return codes
+            raise ValueError(
+                f"{wrong[0].item():g} is no state code; use {dict(enumerate(STATES))} or {UNKNOWN} (predict)."
+            )
+        return codes.long()
 
     def _codes(self, states: dict[str, str]) -> list[int]:
         known = {name.lower(): index for index, name in enumerate(self.label_names)}
         codes = [UNKNOWN] * len(self.label_names)
         for label, state in states.items():
-            if label.lower() not in known:
-                close = get_close_matches(label, self.label_names, n=1)
+            if str(label).lower() not in known:
+                close = get_close_matches(str(label), self.label_names, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(self.label_names)}."
                 raise ValueError(f"{label!r} is no label; {hint}")
             if state not in STATES:
@@ -176,7 +190,7 @@ class OTDRGProcessor(ProcessorMixin):
         for index, study in enumerate(studies):
             if len(study) == 0:
                 raise ValueError(f"Study {index} has no image.")
-        pictures = [load_radiograph(image) for study in studies for image in study]
+        pictures = [picture for index, study in enumerate(studies) for picture in load_views(study, f"study {index}")]
         pixels = self.image_processor(pictures, return_tensors="pt")["pixel_values"]  # [all views, 3, H, W]
         counts = torch.tensor([len(study) for study in studies])
         view_mask = torch.arange(int(counts.max())) < counts[:, None]  # [B, V]
@@ -204,8 +218,10 @@ class OTDRGProcessor(ProcessorMixin):
         return ["input_ids", "attention_mask", "pixel_values", "view_mask", "disease_labels"]
 
 
-def _plain(text: str) -> str:
+def _plain(text: str, name: str) -> str:
     """Text of a report or a request must not smuggle placeholders into the prompt."""
+    if not isinstance(text, str):
+        raise ValueError(f"`{name}` must be text, got {type(text).__name__}.")
     return " ".join(text.replace(IMAGE_TOKEN, " ").replace(FINDING_TOKEN, " ").split())
 
 

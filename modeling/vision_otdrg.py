@@ -1,8 +1,10 @@
 """Patch features of any vision encoder: class and register tokens dropped, feature maps laid out as a grid."""
 
+import inspect
 import math
 
 import torch
+from torch import nn
 
 
 def patch_grid(num_tokens: int, height: int, width: int, patch_size: int | None) -> tuple[int, int]:
@@ -16,12 +18,24 @@ def patch_grid(num_tokens: int, height: int, width: int, patch_size: int | None)
     side = max(height, width)
     strides = range(1, side + 1) if patch_size is None else [patch_size * 2**k for k in range(side.bit_length())]
     for stride in strides:
-        # Plain encoders cut a rest off at the border, hierarchical ones pad it.
-        for divide in (math.floor, math.ceil):
-            rows, columns = divide(height / stride), divide(width / stride)
-            if 0 < rows * columns <= num_tokens:
-                return rows, columns
+        # Plain encoders cut a rest off at the border, hierarchical ones pad it and add no tokens.
+        cut, padded = (height // stride, width // stride), (-(-height // stride), -(-width // stride))
+        if math.prod(padded) == num_tokens:
+            return padded
+        if 0 < math.prod(cut) <= num_tokens:
+            return cut
     raise ValueError(f"No grid of patches fits {num_tokens} tokens of a {height} x {width} image.")
+
+
+def encode_images(vision_tower: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Last hidden state of images `[B, 3, H, W]`; at a size that is not its own the encoder interpolates positions."""
+    options = {}
+    own_size = getattr(vision_tower.config, "image_size", None)
+    own_size = (own_size, own_size) if isinstance(own_size, int) else own_size
+    if own_size is not None and tuple(own_size) != tuple(pixel_values.shape[-2:]):
+        if "interpolate_pos_encoding" in inspect.signature(vision_tower.forward).parameters:
+            options["interpolate_pos_encoding"] = True
+    return vision_tower(pixel_values=pixel_values, **options).last_hidden_state
 
 
 def patch_features(hidden: torch.Tensor, pixel_values: torch.Tensor, vision_config, feature_size: int) -> torch.Tensor:

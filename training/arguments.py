@@ -10,7 +10,8 @@ class StudyArguments:
     """The studies to train on and the model to build; see training/recipes for complete files."""
 
     dataset: str = field(default="phantom", metadata={"help": "'phantom', 'iu_xray', 'mimic_cxr' or a folder."})
-    load_kwargs: dict[str, Any] | str = field(
+    # `| None` is what lets the parser take a string for it from the command line.
+    load_kwargs: dict[str, Any] | str | None = field(
         default_factory=dict, metadata={"help": "Further arguments of load_study_dataset, such as data_dir."}
     )
     train_studies: int | None = field(default=None, metadata={"help": "How many to train on. Default: all."})
@@ -36,7 +37,7 @@ class StudyArguments:
     text_config: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Configuration of a language model to train from scratch."}
     )
-    otdrg_config: dict[str, Any] | str = field(default_factory=dict, metadata={"help": "Fields of OTDRGConfig."})
+    otdrg_config: dict[str, Any] | str | None = field(default_factory=dict, metadata={"help": "Fields of OTDRGConfig."})
     image_size: int | None = field(default=None, metadata={"help": "Side in pixels. Default: the vision encoder's."})
     resume: bool = field(default=True, metadata={"help": "Go on from the last complete checkpoint in output_dir."})
 
@@ -48,3 +49,6 @@ class StudyArguments:
                     setattr(self, name, json.loads(value))
                 except json.JSONDecodeError as error:
                     raise ValueError(f"--{name} must be JSON, such as '{{\"key\": 1}}': {error}.") from None
+            if not isinstance(getattr(self, name), (dict, type(None))):
+                raise ValueError(f"--{name} must be a mapping of fields to values, got {value!r}.")
+        self.load_kwargs, self.otdrg_config = self.load_kwargs or {}, self.otdrg_config or {}

@@ -38,16 +38,22 @@ def best_thresholds(probabilities: np.ndarray, actual: np.ndarray) -> list[float
         probabilities (`np.ndarray` of shape `[N, m]`): Of positive.
         actual (`np.ndarray` of shape `[N, m]`): Whether it is; a label without a positive keeps 0.5.
     """
-    thresholds = []
-    for scores, truth in zip(probabilities.T, actual.T, strict=True):
-        order = np.argsort(-scores, kind="stable")
-        true = np.cumsum(truth[order])
-        f1 = 2 * true / (np.arange(1, len(order) + 1) + truth.sum())
-        best = int(np.argmax(f1))
-        # Half-way to the next score, so that the choice does not hang on the last digit of one study.
-        following = scores[order[best + 1]] if best + 1 < len(order) else 0.0
-        thresholds.append(float((scores[order[best]] + following) / 2) if truth.any() else 0.5)
-    return thresholds
+    return [
+        _best_threshold(scores, truth) if truth.any() else 0.5
+        for scores, truth in zip(probabilities.T, actual.T, strict=True)
+    ]
+
+
+def _best_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
+    order = np.argsort(-scores, kind="stable")
+    scores, truth = scores[order].astype(np.float64), truth[order]
+    f1 = 2 * np.cumsum(truth) / (np.arange(1, len(scores) + 1) + truth.sum())
+    following = np.append(scores[1:], 0.0)
+    # Studies of equal score are on the same side of any threshold.
+    f1[:-1][scores[:-1] == following[:-1]] = -1.0
+    best = int(np.argmax(f1))
+    # Half-way to the next score, so that the choice does not hang on the last digit of one study.
+    return float((scores[best] + following[best]) / 2)
 
 
 def state_priors(labels: np.ndarray, num_states: int) -> list[list[float]]:

@@ -1,5 +1,6 @@
 """The model and processor of a run: a checkpoint, pretrained backbones to join, or a small model from scratch."""
 
+import dataclasses
 from collections.abc import Iterable
 
 import torch
@@ -25,22 +26,15 @@ def load_model_and_processor(
         reports (`Iterable[str]`): Training reports; a tokenizer is learned from them if the LLM is from scratch.
 
     Raises:
-        ValueError: if none or several of checkpoint, backbones and configurations are given.
+        ValueError: if none or several of checkpoint, backbones and configurations are given, or a field is unknown.
     """
-    dtype = getattr(torch, model_args.dtype or "float32")
+    _check_source(args, model_args)
+    dtype = model_args.dtype or "float32"
     attention = {"attn_implementation": model_args.attn_implementation} if model_args.attn_implementation else {}
-    pretrained, scratch = (args.vision_model, args.text_model), (args.vision_config, args.text_config)
-    given = [model_args.model_name_or_path is not None, any(pretrained), any(scratch)]
-    if sum(given) != 1 or (any(pretrained) and not all(pretrained)) or (any(scratch) and not all(scratch)):
-        raise ValueError(
-            "Give one of: model_name_or_path (an OTDRG checkpoint), vision_model and text_model (pretrained), "
-            "vision_config and text_config (from scratch)."
-        )
     if model_args.model_name_or_path:
         path = model_args.model_name_or_path
-        model = OTDRGForConditionalGeneration.from_pretrained(path, dtype=dtype, **attention)
-        for key, value in args.otdrg_config.items():
-            setattr(model.config, key, value)
+        config = _checkpoint_config(path, args.otdrg_config)
+        model = OTDRGForConditionalGeneration.from_pretrained(path, config=config, dtype=dtype, **attention)
         return model, OTDRGProcessor.from_pretrained(path)
     if args.vision_model:
         fields = {"image_size": args.image_size, **args.otdrg_config}
@@ -48,17 +42,53 @@ def load_model_and_processor(
             args.vision_model, args.text_model, dtype=dtype, **attention, **fields
         )
         return model, OTDRGProcessor.from_backbones(args.vision_model, args.text_model, **fields)
-    return _from_scratch(args, reports, dtype)
+    model, processor = _from_scratch(args, reports, attention)
+    return model.to(torch.float32 if dtype == "auto" else getattr(torch, dtype)), processor
 
 
-def _from_scratch(args: StudyArguments, reports: Iterable[str], dtype: torch.dtype):
+def _check_source(args: StudyArguments, model_args: ModelConfig):
+    pretrained, scratch = (args.vision_model, args.text_model), (args.vision_config, args.text_config)
+    given = [model_args.model_name_or_path is not None, any(pretrained), any(scratch)]
+    if sum(given) != 1 or (any(pretrained) and not all(pretrained)) or (any(scratch) and not all(scratch)):
+        raise ValueError(
+            "Give one of: model_name_or_path (an OTDRG checkpoint), vision_model and text_model (pretrained), "
+            "vision_config and text_config (from scratch)."
+        )
+    if model_args.load_in_4bit or model_args.load_in_8bit:
+        raise ValueError("load_in_4bit and load_in_8bit are not supported: train in bf16, with use_peft for LoRA.")
+    unknown = set(args.otdrg_config) - {field.name for field in dataclasses.fields(OTDRGConfig)}
+    if unknown:
+        raise ValueError(f"otdrg_config has fields that OTDRGConfig has not: {', '.join(sorted(unknown))}.")
+
+
+def _checkpoint_config(path: str, changes: dict) -> OTDRGConfig:
+    """The checkpoint's configuration with `changes`, made anew so that they are validated and reach every module."""
+    fields, _ = OTDRGConfig.get_config_dict(path)
+    if fields.get("model_type") != OTDRGConfig.model_type:
+        raise ValueError(
+            f"model_name_or_path {path} is no OTDRG checkpoint; for backbones use vision_model, text_model."
+        )
+    return OTDRGConfig.from_dict({**fields, **changes})
+
+
+def _from_scratch(args: StudyArguments, reports: Iterable[str], attention: dict):
     vision_config, text_config = dict(args.vision_config), dict(args.text_config)
+    for name, fields, needed in (
+        ("vision_config", vision_config, ("model_type",)),
+        ("text_config", text_config, ("model_type", "vocab_size")),
+    ):
+        missing = [key for key in needed if key not in fields]
+        if missing:
+            raise ValueError(f"{name} needs {' and '.join(missing)}.")
+    image_size = args.image_size or vision_config.get("image_size")
+    if image_size is None:
+        raise ValueError("A vision encoder from scratch needs image_size, the side of its images in pixels.")
     vision_config = AutoConfig.for_model(vision_config.pop("model_type"), **vision_config)
     defaults = OTDRGConfig(vision_config=vision_config, **args.otdrg_config)
     phrases = [phrase for label in defaults.label_phrases for phrase in label]
     prompt_words = ["Frontal view:\nLateral view:\nView:\nFindings:\nIndication:\nEarlier report:\nReport:"]
     tokenizer = train_tokenizer([*reports, *phrases, *prompt_words * 100], text_config.pop("vocab_size"))
-    processor = OTDRGProcessor(square_image_processor(args.image_size), add_placeholders(tokenizer))
+    processor = OTDRGProcessor(square_image_processor(image_size), add_placeholders(tokenizer))
     text_config = AutoConfig.for_model(
         text_config.pop("model_type"),
         vocab_size=len(tokenizer),
@@ -79,4 +109,4 @@ def _from_scratch(args: StudyArguments, reports: Iterable[str], dtype: torch.dty
     )
     config.label_phrase_ids = processor.label_phrase_ids(config)
     processor.num_image_tokens = config.image_seq_length
-    return OTDRGForConditionalGeneration(config).to(dtype), processor
+    return OTDRGForConditionalGeneration._from_config(config, **attention), processor

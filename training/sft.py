@@ -9,12 +9,16 @@ line wins over the file. A run that was cut off goes on from its last complete c
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import is_peft_model
 from transformers import set_seed
 from trl import ModelConfig, SFTConfig, TrlParser
+from yaml import YAMLError
 
 from otdrg_hf.data import load_study_dataset
 from otdrg_hf.labeling import label_reports
@@ -35,18 +39,24 @@ def load_studies(args: StudyArguments, split: str, num_studies: int | None, num_
     options = dict(args.load_kwargs)
     if args.dataset == "phantom" and num_studies:
         options["num_studies"] = num_studies
-    studies = load_study_dataset(args.dataset, split=split, **options)
+    try:
+        studies = load_study_dataset(args.dataset, split=split, **options)
+    except TypeError as error:
+        raise ValueError(f"load_kwargs: {error}") from error
     if num_studies and num_studies < len(studies):
         studies = studies.select(range(num_studies))
-    texts = studies[args.target]
-    kept = [index for index, text in enumerate(texts) if text.strip()]
-    if len(kept) < len(studies):
-        print(f"{split}: {len(studies) - len(kept)} of {len(studies)} studies have no {args.target} and are left out.")
-        studies = studies.select(kept)
     if args.labels_from == "labeler":
+        # Before any study is left out: a column added after that would copy the others, images and all.
         labels = label_reports(studies["report"], num_proc=num_proc)
         feature = studies.features["disease_labels"]
         studies = studies.remove_columns("disease_labels").add_column("disease_labels", list(labels), feature=feature)
+    kept = [index for index, text in enumerate(studies[args.target]) if text.strip()]
+    if not kept:
+        raise ValueError(f"No {split} study of {args.dataset} has a text in its column {args.target}.")
+    if len(kept) < len(studies):
+        left_out = len(studies) - len(kept)
+        PartialState().print(f"{split}: {left_out} of {len(studies)} studies have no {args.target} and are left out.")
+        studies = studies.select(kept)
     return studies
 
 
@@ -57,7 +67,8 @@ def calibrate(trainer: OTDRGTrainer, studies) -> None:
     trainer.model.config.positive_thresholds = best_thresholds(probabilities, prediction.label_ids == POSITIVE)
 
 
-def main(args: StudyArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
+def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConfig) -> OTDRGTrainer:
+    """Loads studies and model. `ValueError` or `OSError`, in one line, for what a user has to change."""
     set_seed(training_args.seed)
     # Image tokens are part of the prompt: cutting it to TRL's default length would cut them off.
     training_args.max_length = None
@@ -70,17 +81,20 @@ def main(args: StudyArguments, training_args: SFTConfig, model_args: ModelConfig
         args.otdrg_config = {"state_priors": priors, **args.otdrg_config}
     if args.dataset == "phantom":
         args.otdrg_config = {"notice": PHANTOM_NOTICE, **args.otdrg_config}
-    model, processor = load_model_and_processor(args, model_args, train[args.target])
+    try:
+        model, processor = load_model_and_processor(args, model_args, train[args.target])
+    except OSError as error:
+        sources = [name for name in (model_args.model_name_or_path, args.vision_model, args.text_model) if name]
+        raise OSError(f"Cannot load {' or '.join(sources)}: {error}") from error
     frozen = apply_stage(model, args.stage)
-    peft_config = adapter_config(model, model_args) if model_args.use_peft else None
+    peft_config = adapter_config(model, model_args, args.stage)
     if peft_config is not None:
         # An adapter names its base by path, so the base has to be somewhere.
-        base_dir = os.path.join(training_args.output_dir, "base")
-        model.save_pretrained(base_dir)
-        processor.save_pretrained(base_dir)
-        model.name_or_path = base_dir
-
-    trainer = OTDRGTrainer(
+        model.name_or_path = os.path.join(training_args.output_dir, "base")
+        if training_args.process_index == 0:
+            model.save_pretrained(model.name_or_path)
+            processor.save_pretrained(model.name_or_path)
+    return OTDRGTrainer(
         model=model,
         args=training_args,
         data_collator=StudyCollator(processor, target=args.target),
@@ -92,17 +106,46 @@ def main(args: StudyArguments, training_args: SFTConfig, model_args: ModelConfig
         stage=args.stage,
         frozen_modules=frozen,
     )
-    checkpoint = last_complete_checkpoint(training_args.output_dir) if args.resume else None
+
+
+def run(trainer: OTDRGTrainer, resume: bool) -> None:
+    """Trains, chooses the thresholds and saves the model, its processor and the log in `output_dir`."""
+    output_dir = trainer.args.output_dir
+    checkpoint = last_complete_checkpoint(output_dir) if resume else None
+    if checkpoint:
+        PartialState().print(f"Going on from {checkpoint}.")
     trainer.train(resume_from_checkpoint=checkpoint)
-    calibrate(trainer, validation)
-    if peft_config is not None:
-        model.config.save_pretrained(base_dir)
-    trainer.save_model(training_args.output_dir)
+    calibrate(trainer, trainer.eval_dataset)
+    trainer.save_model(output_dir)
     if trainer.is_world_process_zero():
-        log = Path(training_args.output_dir) / "training_log.json"
-        log.write_text(json.dumps(trainer.state.log_history, indent=1))
+        # A pickle that holds this machine's paths, which the model's folder, made to be shared, can do without.
+        Path(output_dir, "training_args.bin").unlink(missing_ok=True)
+        if is_peft_model(trainer.model):
+            # The adapter's folder holds no configuration; it is that of the base.
+            path = Path(output_dir, "base", "config.json")
+            fields = json.loads(path.read_text())
+            _write_json(path, {**fields, "positive_thresholds": trainer.model.config.positive_thresholds})
+        _write_json(Path(output_dir, "training_log.json"), trainer.state.log_history)
+
+
+def _write_json(path: Path, content) -> None:
+    unfinished = path.with_name(f"{path.name}.tmp")
+    unfinished.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(unfinished, path)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line; mistakes of a user are one line on stderr and exit code 2."""
+    try:
+        # Unknown fields raise, with their names.
+        parser = TrlParser((StudyArguments, SFTConfig, ModelConfig))
+        args, training_args, model_args = parser.parse_args_and_config(arguments)
+        trainer = set_up(args, training_args, model_args)
+    except (ValueError, OSError, YAMLError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    run(trainer, args.resume)
 
 
 if __name__ == "__main__":
-    # Unknown fields raise, with their names.
-    main(*TrlParser((StudyArguments, SFTConfig, ModelConfig)).parse_args_and_config())
+    main()

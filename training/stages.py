@@ -1,7 +1,10 @@
 """What each training stage trains and what it freezes."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
+from trl import ModelConfig, get_peft_config
 
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 
@@ -50,27 +53,28 @@ def _pixel_size(model: OTDRGForConditionalGeneration) -> tuple[int, int]:
     return tuple(size) if isinstance(size, (list, tuple)) else (size, size)
 
 
-def adapter_config(model: OTDRGForConditionalGeneration, model_args):
-    """LoRA on the linear layers of the language model alone; the bridges and the disease head are trained in full."""
-    from peft import LoraConfig
+def adapter_config(model: OTDRGForConditionalGeneration, model_args: ModelConfig, stage: str):
+    """
+    LoRA on the linear layers of the language model alone; the bridges and the disease head are trained in full.
 
-    prefix = "model.language_model."
-    targets = [
-        name
-        for name, module in model.named_modules()
-        if name.startswith(prefix) and isinstance(module, nn.Linear)
-    ]
+    Returns:
+        `peft.LoraConfig`, or `None` without `use_peft`.
+
+    Raises:
+        ValueError: for another stage than `"finetune"`, or `lora_target_modules` that name no layer of the LLM.
+    """
+    if not model_args.use_peft:
+        return None
+    if stage != "finetune":
+        raise ValueError(f"use_peft adapts the LLM in the stage 'finetune': leave it out of the stage {stage!r}.")
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    # By full names: "q_proj" or "all-linear" would also hit the vision encoder.
+    targets = [name for name in linear if name.startswith("model.language_model.")]
     wanted = model_args.lora_target_modules
-    if wanted is not None:
+    if wanted not in (None, "all-linear"):
         wanted = [wanted] if isinstance(wanted, str) else wanted
         targets = [name for name in targets if name.split(".")[-1] in wanted]
         if not targets:
-            raise ValueError(f"`lora_target_modules` {wanted} names no linear layer of the language model.")
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=model_args.lora_r,
-        lora_alpha=model_args.lora_alpha,
-        lora_dropout=model_args.lora_dropout,
-        target_modules=targets,
-        modules_to_save=list(BRIDGES),
-    )
+            raise ValueError(f"lora_target_modules {wanted} names no linear layer of the language model.")
+    bridges = [f"model.{name}" for name in BRIDGES]
+    return get_peft_config(replace(model_args, lora_target_modules=targets, lora_modules_to_save=bridges))

@@ -6,7 +6,7 @@ import torch
 from trl import SFTTrainer
 
 from otdrg_hf.data.schema import STUDY_COLUMNS
-from otdrg_hf.modeling.alignment_otdrg import disease_loss
+from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 
 
 class OTDRGTrainer(SFTTrainer):
@@ -27,44 +27,57 @@ class OTDRGTrainer(SFTTrainer):
         # TRL keeps only the columns that its own collator reads, which drops the disease labels.
         self._signature_columns = list(STUDY_COLUMNS)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None):
+        model = self.model if model is None else model
+        if not isinstance(model, OTDRGForConditionalGeneration):
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        # Some backbones are saved under older names than their layers have. from_pretrained knows both, the trainer
+        # would leave such layers as they are with no more than a warning.
+        loaded = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
+        model.load_state_dict(loaded.state_dict())
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """LM, OT and disease loss of a batch. In evaluation the prompt holds predicted labels, as at test time."""
         training = self.model.training
-        inputs = dict(inputs)
-        if self.stage == "align":
-            inputs = {key: inputs[key] for key in ("pixel_values", "view_mask", "disease_labels")}
+        study = {key: inputs[key] for key in ("pixel_values", "view_mask", "disease_labels")}
+        inputs = study if self.stage == "align" else dict(inputs)
+        # TRL's own compute_loss calls the language model directly; the forward of the whole model is meant here.
+        options = {"skip_logits": True, "use_cache": False, "num_items_in_batch": num_items_in_batch}
         if training:
             for module in self.frozen_modules:
                 module.eval()
-        known = inputs["disease_labels"] if training else inputs.pop("disease_labels")
-        # TRL's own compute_loss calls the language model directly; the forward of the whole model is meant here.
-        outputs = model(**inputs, skip_logits=True, use_cache=False, num_items_in_batch=num_items_in_batch)
-        if not training:
-            outputs.disease_loss = disease_loss(outputs.disease_logits, known).mean()
-        self._log_terms(outputs, "train" if training else "eval", num_items_in_batch)
-        loss = self._combine(outputs, num_items_in_batch)
+            outputs = model(**inputs, **options)
+        else:
+            # Without input_ids the LLM is left out: true labels reach the losses that need them, not the report.
+            outputs = model(**study, **options)
+            if self.stage != "align":
+                del inputs["disease_labels"]
+                outputs.lm_loss = model(**inputs, **options).lm_loss
+        terms = self._global_terms(outputs, num_items_in_batch)
+        for name, term in terms.items():
+            mean = self.accelerator.gather_for_metrics(term.detach()).mean()
+            self._metrics["train" if training else "eval"][name].append(mean.item())
+        loss = self._combine(terms, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
-    def _combine(self, outputs, num_items_in_batch) -> torch.Tensor:
-        config = self.model.config
-        # The LM loss is a sum over this device divided by the tokens of all devices and steps, the others are means
-        # over the studies of this step: each is brought to the mean that DDP and the accumulation then take.
-        steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
-        loss = config.disease_loss_weight * outputs.disease_loss / steps
-        if outputs.ot_loss is not None:
-            loss = loss + config.ot_loss_weight * outputs.ot_loss / steps
-        if outputs.lm_loss is not None:
-            share_tokens = self.args.average_tokens_across_devices and num_items_in_batch is not None
-            loss = loss + outputs.lm_loss * (self.accelerator.num_processes if share_tokens else 1)
-        return loss
+    def _global_terms(self, outputs, num_items_in_batch) -> dict[str, torch.Tensor]:
+        """The losses, each such that its mean over steps of accumulation and devices is that of the whole batch."""
+        terms = {name: getattr(outputs, name) for name in ("lm_loss", "ot_loss", "disease_loss")}
+        terms = {name: term for name, term in terms.items() if term is not None}
+        # OT and disease loss are means over the studies of this step. The LM loss is a sum over them, divided by the
+        # tokens of all steps and, where they are counted together, of all devices.
+        if num_items_in_batch is not None and "lm_loss" in terms:
+            devices = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+            terms["lm_loss"] = terms["lm_loss"] * (self.current_gradient_accumulation_steps * devices)
+        return terms
 
-    def _log_terms(self, outputs, mode: str, num_items_in_batch):
-        scale = {"lm_loss": self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1}
-        for name in ("lm_loss", "ot_loss", "disease_loss"):
-            term = getattr(outputs, name)
-            if term is not None:
-                mean = self.accelerator.gather_for_metrics(term.detach() * scale.get(name, 1)).mean()
-                self._metrics[mode][name].append(mean.item())
+    def _combine(self, terms: dict[str, torch.Tensor], num_items_in_batch) -> torch.Tensor:
+        config = self.model.config
+        loss = config.ot_loss_weight * terms["ot_loss"] + config.disease_loss_weight * terms["disease_loss"]
+        if "lm_loss" in terms:
+            loss = loss + terms["lm_loss"]
+        # Given the number of items, the trainer leaves the mean over the steps of accumulation to the loss.
+        return loss if num_items_in_batch is None else loss / self.current_gradient_accumulation_steps
 
     def prediction_step(self, model, inputs, prediction_loss_only: bool, ignore_keys: list[str] | None = None):
         """Gives `compute_metrics` the disease logits and labels instead of token logits."""

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Union
 
 from . import image_folder, prepared, r2gen
@@ -60,7 +61,8 @@ def load_study_dataset(
     """
     split = require_split(split)
     if name_or_dir == "phantom":
-        return _phantoms(split, streaming, cache_dir, phantom_options)
+        with _plain_errors():
+            return _phantoms(split, streaming, cache_dir, phantom_options)
     if phantom_options:
         raise TypeError(f"load_study_dataset got options that only phantoms take: {', '.join(phantom_options)}")
     folder = _folder_of(name_or_dir, data_dir)
@@ -71,13 +73,24 @@ def load_study_dataset(
         return datasets.IterableDataset.from_generator(
             reader, features=study_features(), gen_kwargs=arguments, split=datasets.NamedSplit(split)
         )
-    return datasets.Dataset.from_generator(
-        reader,
-        features=study_features(),
-        gen_kwargs=arguments,
-        split=datasets.NamedSplit(split),
-        cache_dir=os.fspath(cache_dir) if cache_dir else None,
-    )
+    with _plain_errors():
+        return datasets.Dataset.from_generator(
+            reader,
+            features=study_features(),
+            gen_kwargs=arguments,
+            split=datasets.NamedSplit(split),
+            cache_dir=os.fspath(cache_dir) if cache_dir else None,
+        )
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Let what a reader says through, which `datasets` hides behind an error of its own."""
+    generation_error = require_datasets().exceptions.DatasetGenerationError
+    try:
+        yield
+    except generation_error as error:
+        raise (error.__cause__ or error) from None
 
 
 def _phantoms(split: str, streaming: bool, cache_dir: Any, options: dict[str, Any]):
@@ -116,9 +129,7 @@ def _reader_of(folder: str, split: str, image_root: Any) -> tuple[Any, dict[str,
         files = image_folder.image_folder_files(folder)
         read, studies = _read_image_folder, list(image_folder.image_folder_studies(folder, split))
         if ignored := image_folder.ignored_keys(folder):
-            _warn(
-                f"{image_folder.METADATA_FILE} has keys outside the schema, which are left out: {', '.join(ignored)}"
-            )
+            _warn(f"{image_folder.METADATA_FILE} has keys outside the schema, which are left out: {', '.join(ignored)}")
     else:
         raise DataError(
             f"Nothing to read in {os.path.basename(folder)!r}: a folder of studies has Parquet shards, "

@@ -188,9 +188,7 @@ def _check_arguments(source: str, image_size: int | None, labels: str, num_proc:
             raise DataError(f"{name} must be a positive number, not {value}")
 
 
-def _locate(
-    source: str, data_dir: Any, reports: Any, images: Any, annotation: Any, projections: Any
-) -> dict[str, str]:
+def _locate(source: str, data_dir: Any, reports: Any, images: Any, annotation: Any, projections: Any) -> dict[str, str]:
     """The absolute paths of a source's inputs, by their role; raises [`DataError`] for those that are not there."""
     folder = os.path.abspath(os.fspath(data_dir))
     if not os.path.isdir(folder):

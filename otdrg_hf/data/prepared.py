@@ -41,9 +41,7 @@ def shard_files(folder: str, split: str) -> list[str]:
     files = by_split[split]
     total = os.path.basename(files[0]).removesuffix(".parquet").rpartition("-of-")[2]
     if total.isdigit() and int(total) != len(files):
-        raise DataError(
-            f"{len(files)} of {int(total)} Parquet shards of {split!r} are there: prepare or copy it again"
-        )
+        raise DataError(f"{len(files)} of {int(total)} Parquet shards of {split!r} are there: prepare or copy it again")
     return files
 
 

@@ -15,6 +15,7 @@ UNSAFE_MEMBER = "unsafe archive member"
 DUPLICATE = "duplicate"
 NOT_IN_SPLIT = "in no split"
 UNKNOWN_SPLIT = "unknown split"
+UNKNOWN_COLUMN = "column outside the schema"
 MALFORMED_ROW = "malformed row"
 
 

@@ -47,7 +47,7 @@ def study_features(decode: bool = True):
     features = {name: datasets.Value("string") for name in STUDY_COLUMNS}
     features["images"] = datasets.List(datasets.Image(decode=decode))
     features["views"] = datasets.List(datasets.Value("string"))
-    features["disease_labels"] = datasets.List(datasets.Value("int8"))
+    features["disease_labels"] = datasets.List(datasets.Value("int8"), length=NUM_LABELS)
     return datasets.Features(features)
 
 

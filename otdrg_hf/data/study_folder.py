@@ -4,6 +4,7 @@ import os
 
 from . import image_folder, r2gen
 from .errors import DataError
+from .rejections import UNKNOWN_COLUMN
 from .schema import SPLITS, STUDY_COLUMNS
 from .study_index import StudyIndexWriter
 
@@ -21,6 +22,8 @@ def build_index(index: StudyIndexWriter, folder: str) -> None:
         splits = r2gen.read_annotation(os.path.join(folder, r2gen.ANNOTATION_FILE))
         read = r2gen.r2gen_studies
     elif image_folder.is_image_folder(folder):
+        for key in image_folder.ignored_keys(folder):
+            index.reject(UNKNOWN_COLUMN, column=key)
         splits, read = image_folder.image_folder_splits(folder), image_folder.image_folder_studies
     else:
         raise DataError("The folder to prepare has neither annotation.json (R2Gen) nor metadata.jsonl (image folder)")

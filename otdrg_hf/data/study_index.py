@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
+from urllib.parse import quote
 
 from .rejections import rejection
 
@@ -80,11 +81,8 @@ def read_rejected(path: str) -> Iterator[str]:
 
 def _open(path: str) -> sqlite3.Connection:
     # immutable: read by several processes at once, also on network disks that cannot lock
-    return sqlite3.connect(f"file:{sqlite3_uri_path(path)}?mode=ro&immutable=1", uri=True)
+    return sqlite3.connect(f"file:{_uri_path(path)}?mode=ro&immutable=1", uri=True)
 
 
-def sqlite3_uri_path(path: str) -> str:
-    """A path as SQLite URIs need it."""
-    from urllib.parse import quote
-
+def _uri_path(path: str) -> str:
     return quote(os.path.abspath(path))

@@ -100,9 +100,7 @@ def build_model(weights: Mapping[str, torch.Tensor]) -> CheXbert:
     expected = model.state_dict()
     for name in sorted(expected.keys() | weights.keys()):
         if name not in weights or name not in expected:
-            raise ValueError(
-                f"these are no CheXbert weights: {name} is {'missing' if name in expected else 'unknown'}"
-            )
+            raise ValueError(f"these are no CheXbert weights: {name} is {'missing' if name in expected else 'unknown'}")
         if weights[name].shape != expected[name].shape:
             shapes = f"{tuple(weights[name].shape)}, not {tuple(expected[name].shape)}"
             raise ValueError(f"these are no CheXbert weights: {name} has the shape {shapes}")

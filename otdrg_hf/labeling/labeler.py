@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from .labels import BLANK, LABELS, POSITIVE, STATES, UNCERTAIN
 from .matcher import Found, match_sentence
@@ -18,6 +21,8 @@ _DEVICES = LABELS.index("Support Devices")
 # CheXpert's precedence over the mentions of a report (Irvin et al., 2019): positive, then uncertain, then negative.
 _RANK = (0, 3, 1, 2)
 _CACHED_SENTENCES = 200_000
+_CHUNK = 500
+_PROGRESS_FROM = 20_000
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,9 @@ def label_reports(
 
     Returns:
         `np.ndarray`: int8 `[N, 14]`, columns as `LABELS`, codes as `STATES`. With `explain=True` a tuple of it and,
-        per report, a `dict[str, list[Mention]]` of every label that is mentioned, impression first.
+        per report, a `dict[str, list[Mention]]` of every label that is mentioned, impression first. No Finding follows
+        from the other labels: it is positive where something is said and nothing but devices is positive or uncertain;
+        its mentions are only the phrases that say so ("no acute process").
 
     Raises:
         TypeError: if `reports` is a single string or holds something else than text.
@@ -110,14 +117,22 @@ def label_reports(
         every = [_report_mentions(report, compiled) for report in reports]
         labels = np.array([_aggregate(m) for m in every], dtype=np.int8).reshape(-1, len(LABELS))
         return labels, [_evidence(r, m) for r, m in zip(reports, every, strict=True)]
-    if num_proc is None or num_proc <= 1 or len(reports) < 2 * num_proc:
-        return _label_chunk(reports, path)
-    from concurrent.futures import ProcessPoolExecutor
+    chunks = [reports[at : at + _CHUNK] for at in range(0, len(reports), _CHUNK)]
+    progress = tqdm(total=len(reports), desc="labels", unit="report", disable=len(reports) < _PROGRESS_FROM)
+    arrays = [np.zeros((0, len(LABELS)), dtype=np.int8)]
+    with progress:
+        for array in _label_chunks(chunks, path, num_proc or 1):
+            arrays.append(array)
+            progress.update(len(array))
+    return np.concatenate(arrays)
 
-    size = -(-len(reports) // num_proc)
-    chunks = [reports[at : at + size] for at in range(0, len(reports), size)]
-    with ProcessPoolExecutor(num_proc) as pool:
-        return np.concatenate(list(pool.map(_label_chunk, chunks, [path] * len(chunks))))
+
+def _label_chunks(chunks: list[list[str]], path: str | None, num_proc: int) -> Iterator[np.ndarray]:
+    if num_proc <= 1 or len(chunks) < 2:
+        yield from map(_label_chunk, chunks, repeat(path))
+        return
+    with ProcessPoolExecutor(min(num_proc, len(chunks))) as pool:
+        yield from pool.map(_label_chunk, chunks, repeat(path))
 
 
 def _evidence(report: str, mentions: list[tuple[Found, int]]) -> dict[str, list[Mention]]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .labels import LABELS, NEGATIVE
+from .labels import LABELS, NEGATIVE, UNCERTAIN
 from .phrases import TOKEN
 from .rules import Ending, MentionRule, Rules, Trigger
 
 _LISTING = frozenset(("or", "nor", "and/or", "/"))
-_VERBS = frozenset(
-    "is are was were has have seen identified noted visualized demonstrated appreciated present".split()
-)
+_VERBS = frozenset("is are was were has have seen identified noted visualized demonstrated appreciated present".split())
 _ALWAYS_ENDS = frozenset(";:-")
 _NO_FINDING = LABELS.index("No Finding")
 
@@ -84,9 +82,14 @@ def _clause(words: list[str]) -> int:
     return len(words)
 
 
-def _reaches(trigger: tuple, mention: tuple, endings: list[tuple], tokens: list[str], rules: Rules) -> bool:
+def _reaches(
+    trigger: tuple, mention: tuple, endings: list[tuple], hedges: list[tuple], tokens: list[str], rules: Rules
+) -> bool:
     first, last, _, kind = trigger
     if kind.forward and last <= mention[0]:
+        if kind.state != NEGATIVE and tokens[last] == ",":
+            # "In the right clinical setting, this is ...": the comma belongs to the trigger.
+            last += 1
         between = (last, mention[0])
         if between[1] - between[0] > kind.scope or _new_statement(tokens, last, mention[0], rules):
             return False
@@ -94,6 +97,9 @@ def _reaches(trigger: tuple, mention: tuple, endings: list[tuple], tokens: list[
     if kind.backward and first >= mention[1]:
         between = (mention[1], first)
         if between[1] - between[0] > kind.scope or _list_left(tokens, *between):
+            return False
+        # "Opacity could reflect pneumonia, which is not excluded": the nearer hedge keeps the opacity out of it.
+        if kind.state == UNCERTAIN and any(between[0] <= h[0] and h[1] <= between[1] for h in hedges):
             return False
         return not _ended(endings, tokens, *between, forward=False)
     return False
@@ -110,7 +116,9 @@ def _list_left(tokens: list[str], start: int, end: int) -> bool:
 
 
 def _ended(endings: list[tuple], tokens: list[str], start: int, end: int, forward: bool) -> bool:
-    if any(tokens[at] in _ALWAYS_ENDS for at in range(start, end)):
+    # "Effusion: none." answers the mention before the colon.
+    stop = end - 1 if not forward and end > start and tokens[end - 1] == ":" else end
+    if any(tokens[at] in _ALWAYS_ENDS for at in range(start, stop)):
         return True
     for first, last, _, kind in endings:
         if first >= start and last <= end and (kind.forward if forward else kind.backward):
@@ -159,11 +167,12 @@ def _decide(mention, triggers, endings, tokens, rules) -> tuple[int, str] | None
     if rule.label == _NO_FINDING or rule.state == NEGATIVE:
         return rule.state, ""
     best = None
+    hedges = [t for t in triggers if t[3].state == UNCERTAIN and t[3].forward and not t[3].backward]
     for trigger in triggers:
         kind = trigger[3]
         if best is not None and best.priority >= kind.priority:
             continue
-        if _reaches(trigger, mention, endings, tokens, rules):
+        if _reaches(trigger, mention, endings, hedges, tokens, rules):
             best = kind
     if best is None:
         return rule.state, ""

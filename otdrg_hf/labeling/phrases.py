@@ -3,9 +3,11 @@
 import re
 from collections.abc import Hashable, Sequence
 
-_PIECE = re.compile(r"[()\[\]|]|~\d+|[a-z0-9'/?.]+\*?|\s+")
+_PIECE = re.compile(r"[()\[\]|]|~\d+,?|[a-z0-9'/?.]+\*?|\s+")
 _CLOSING = {"(": ")", "[": "]"}
 _GAP = "~"
+# A colon may be run over: "Heart: mildly enlarged."
+_MARKS = frozenset(",;()-?")
 
 # Words between which a hyphen or a slash makes one term are kept whole; masks of de-identification are skipped.
 TOKEN = re.compile(
@@ -19,7 +21,7 @@ def expand_phrase(phrase: str) -> list[tuple[str, ...]]:
 
     Args:
         phrase (`str`): words with `(a|b c)` alternatives, `[optional]` parts (alternatives allowed), `stem*`
-            prefixes and `~N` gaps of up to N words, e.g. `"(cardiac|heart) ~3 (enlarged|large)"`.
+            prefixes and `~N` or `~N,` gaps of up to N words, e.g. `"(cardiac|heart) ~3 (enlarged|large)"`.
 
     Returns:
         `list[tuple[str, ...]]`: every spelling; `"~N"` stays as an element of its own.
@@ -73,7 +75,7 @@ class _Node:
 
     def __init__(self) -> None:
         self.children: dict[str, _Node] = {}
-        self.gap: dict[int, _Node] = {}
+        self.gap: dict[tuple[int, bool], _Node] = {}
         self.payloads: list[Hashable] = []
 
 
@@ -96,7 +98,7 @@ class PhraseTrie:
         node = self._root
         for token in spelling:
             if token.startswith(_GAP):
-                node = node.gap.setdefault(int(token[1:]), _Node())
+                node = node.gap.setdefault((int(token[1:].rstrip(",")), token.endswith(",")), _Node())
                 continue
             if token.endswith("*"):
                 self._stems.setdefault(token[:2], set()).add(token)
@@ -137,12 +139,13 @@ class PhraseTrie:
             for key in keys[at]:
                 if key in node.children:
                     self._walk(node.children[key], start, at + 1, skipped, keys, tokens, matches)
-        for most, after in node.gap.items():
+        for (most, over_commas), after in node.gap.items():
             for jump in range(most + 1):
                 if at + jump >= len(keys):
                     break
                 for key in keys[at + jump]:
                     if key in after.children:
                         self._walk(after.children[key], start, at + jump + 1, skipped + jump, keys, tokens, matches)
-                if tokens[at + jump] in self._gap_stops:
+                word = tokens[at + jump]
+                if word in self._gap_stops or (word in _MARKS and not (over_commas and word == ",")):
                     break

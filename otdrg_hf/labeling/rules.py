@@ -90,6 +90,9 @@ def read_rules(path: str | os.PathLike) -> dict[str, Any]:
     source = Path(path).name
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ValueError(f"{source}: not readable as YAML in line {line}: {error.problem}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{source}: not readable as YAML: {str(error).splitlines()[0]}") from error
     _check_keys(content, _TOP_KEYS, source, "top level")
@@ -145,9 +148,7 @@ def _compile(paths: tuple[tuple[str, int], ...]) -> Rules:
                 _add(trie, phrases, MentionRule(LABELS.index(label), _LABEL_KEYS[key], key), source, where)
         for entry in content.get("triggers", []):
             reach = _DIRECTIONS[entry["direction"]]
-            trigger = Trigger(
-                entry["name"], _TRIGGER_STATES[entry["state"]], *reach, entry["scope"], entry["priority"]
-            )
+            trigger = Trigger(entry["name"], _TRIGGER_STATES[entry["state"]], *reach, entry["scope"], entry["priority"])
             _add(trie, entry["phrases"], trigger, source, f"triggers.{entry['name']}")
         for direction, phrases in content.get("endings", {}).items():
             _add(trie, phrases, Ending(*_DIRECTIONS[direction]), source, f"endings.{direction}")

@@ -15,12 +15,13 @@ _DESCRIBED = (
     r"|view|film|x-?ray)s?"
 )
 _HEADER = re.compile(rf"(?<![\w/-])(?:(?P<skip>{_SKIPPED})|(?P<keep>{_DESCRIBED}))[ \t]*:", re.IGNORECASE)
+_LONGEST_SENTENCE = 2000
 _EMPTY_LINE = re.compile(r"\S[ \t]*\n[ \t]*\n")
 _IMPRESSION = re.compile(r"impression|conclusion|opinion|summary", re.IGNORECASE)
 
 # A full stop ends a sentence unless it stands in a number, after an abbreviation or after a list number.
 _BOUNDARY = re.compile(
-    r"(?:(?<!\bvs)(?<!\bdr)(?<!\bmr)(?<!\bms)(?<!\bapprox)(?<!\be\.g)(?<!\bi\.e)[.!]+(?=[\s\"')\]]|$)"
+    r"(?:(?<!\bvs)(?<!\bdr)(?<!\bmr)(?<!\bms)(?<!\bapprox)(?<!\be\.g)(?<!\bi\.e)[.!]{1,3}(?=[\s\"')\]]|$)"
     r"|(?<=[a-z)]{2})\.(?=[a-z]{2})|\?(?=\s*$|\s*\n)|\n[ \t]*\n|\n[ \t]*(?=(?:[-*•]|\(?\d{1,2}[.)])[ \t]))"
     r"|(?<=\s)(?=\d{1,2}\)\s)",
     re.IGNORECASE,
@@ -64,6 +65,17 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
         piece = text[start:end]
         if piece.strip():
             left = start + len(piece) - len(piece.lstrip())
-            spans.append((left, start + len(piece.rstrip())))
+            spans.extend(_pieces(text, left, start + len(piece.rstrip())))
         start = boundary.end() if boundary else end
     return spans
+
+
+def _pieces(text: str, start: int, end: int) -> list[tuple[int, int]]:
+    """The span itself, or shorter ones of it: no radiologist's sentence is so long, and matching is not linear."""
+    spans = []
+    while end - start > _LONGEST_SENTENCE:
+        cut = text.rfind(" ", start + 1, start + _LONGEST_SENTENCE)
+        cut = cut if cut > 0 else start + _LONGEST_SENTENCE
+        spans.append((start, cut))
+        start = cut
+    return [*spans, (start, end)]

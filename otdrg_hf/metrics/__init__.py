@@ -4,7 +4,7 @@ from .bootstrap import paired_bootstrap
 from .clinical import UNCERTAIN_POSITIVE
 from .module_path import metric_path
 from .protocols import PROTOCOLS
-from .report_card import ReportCard, evaluate_reports, report_card
+from .report_card import ReportCard, evaluate_reports, make_report_card
 
 __all__ = [
     "PROTOCOLS",
@@ -13,5 +13,5 @@ __all__ = [
     "evaluate_reports",
     "metric_path",
     "paired_bootstrap",
-    "report_card",
+    "make_report_card",
 ]

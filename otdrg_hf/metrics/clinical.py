@@ -23,11 +23,9 @@ def resolve_labeler(labeler: str | Labeler) -> tuple[str, Labeler]:
         return getattr(labeler, "__name__", type(labeler).__name__), labeler
     if labeler == "rules":
         return "rules", label_reports
-    if labeler == "chexbert":
-        from ..labeling import chexbert
-
-        return "chexbert", chexbert.label_reports
-    raise ValueError(f"unknown labeler {labeler!r}; give 'rules', 'chexbert' or a function from reports to states")
+    raise ValueError(
+        f"unknown labeler {labeler!r}; give 'rules' or a function from reports to states, such as CheXbertLabeler(...)"
+    )
 
 
 def check_states(states: np.ndarray | Sequence[Sequence[int]], num_reports: int, name: str) -> np.ndarray:
@@ -45,6 +43,17 @@ def check_states(states: np.ndarray | Sequence[Sequence[int]], num_reports: int,
 def is_positive(states: np.ndarray, uncertain_positive: bool = False) -> np.ndarray:
     """States `[N, 14]` to booleans: positive only, or positive or uncertain."""
     return np.isin(states, (POSITIVE, UNCERTAIN)) if uncertain_positive else states == POSITIVE
+
+
+def finding_errors(
+    predicted: np.ndarray, referred: np.ndarray, uncertain_positive: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Numbers of hallucinated findings (positive in the prediction only) and of omitted ones (positive in the reference
+    only) in each report, both `[N]`, from states `[N, 14]`. No Finding is not counted.
+    """
+    found, true = (is_positive(states, uncertain_positive)[:, _FINDINGS] for states in (predicted, referred))
+    return (found & ~true).sum(axis=1), (~found & true).sum(axis=1)
 
 
 def clinical_statistics(predicted: np.ndarray, referred: np.ndarray, uncertain_positive: bool = False) -> Statistics:
@@ -66,7 +75,7 @@ def clinical_statistics(predicted: np.ndarray, referred: np.ndarray, uncertain_p
     found, true = is_positive(predicted, uncertain_positive), is_positive(referred, uncertain_positive)
     counts = np.stack([found & true, found & ~true, ~found & true]).astype(np.float64)  # [3, N, 14]
     examples = [np.stack(_scores(*counts[..., chosen].sum(axis=-1)), axis=1) for chosen in _SETS.values()]
-    errors = counts[1:][..., _FINDINGS].sum(axis=-1).T  # [N, 2]
+    errors = np.stack(finding_errors(predicted, referred, uncertain_positive), axis=1)  # [N, 2]
     suffix = UNCERTAIN_POSITIVE if uncertain_positive else ""
     return Statistics(
         np.concatenate([*counts, *examples, errors], axis=1),
@@ -122,14 +131,13 @@ def clinical_efficacy(
     Args:
         predictions (`Sequence[str]`): N reports.
         references (`Sequence[str]` or `Sequence[Sequence[str]]`): reference reports; of several, the first is read.
-        labeler (`str` or `Callable`): `"rules"`, `"chexbert"`, or a function from N reports to states `[N, 14]`.
+        labeler (`str` or `Callable`): `"rules"`, or a function from N reports to states `[N, 14]`, such as a
+            `CheXbertLabeler`.
     """
     predictions, references = as_pairs(predictions, references)
     _, label = resolve_labeler(labeler)
     predicted = check_states(label(predictions), len(predictions), "the labels of the predictions")
-    referred = check_states(
-        label([texts[0] for texts in references]), len(predictions), "the labels of the references"
-    )
+    referred = check_states(label([texts[0] for texts in references]), len(predictions), "the labels of the references")
     figures = {}
     for uncertain_positive in (False, True):
         part = clinical_statistics(predicted, referred, uncertain_positive)

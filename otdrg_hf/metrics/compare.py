@@ -13,8 +13,8 @@ import numpy as np
 from .atomic import write_atomically
 from .bootstrap import paired_bootstrap
 from .clinical import Labeler, resolve_labeler
-from .label_plot import plot_label_f1
-from .report_card import ReportCard, report_card
+from .label_plot import plot_format, plot_label_f1
+from .report_card import ReportCard, make_report_card
 from .report_files import Studies, read_studies, read_vocabulary_reports
 from .tables import CSV_COLUMNS, csv_rows, text_table
 from .worst_cases import worst_cases_page
@@ -91,11 +91,12 @@ def evaluate_files(
         section (`str`, *optional*): `"findings"`, `"impression"` or `"both"`.
         vocabulary (`str` or `os.PathLike`, *optional*): training reports for the protocol's `<unk>` mapping: JSON
             Lines or an R2Gen annotation file.
-        labeler (`str` or `Callable`): `"rules"`, `"chexbert"` or a function; a text is labelled once for all systems.
+        labeler (`str` or `Callable`): `"rules"` or a function such as a `CheXbertLabeler`; a text is labelled
+            once for all systems.
         num_bootstrap (`int`): samples for intervals and paired tests; 0 for neither.
         seed (`int`): of the bootstrap.
         confidence (`float`): coverage of the intervals.
-        **options: `protocol` and `meteor`, as `report_card` takes them.
+        **options: `protocol` and `meteor`, as `make_report_card` takes them.
 
     Raises:
         ReportFileError: for files that cannot be used; every problem is named with its line.
@@ -106,7 +107,7 @@ def evaluate_files(
     cards = {}
     label = _label_once(labeler)
     for system, predictions in studies.predictions.items():
-        card = report_card(
+        card = make_report_card(
             predictions,
             studies.references,
             vocabulary_reports=vocabulary_reports,
@@ -125,11 +126,19 @@ def evaluate_files(
     return Evaluation(studies, cards, paired)
 
 
-def check_output_paths(*paths: str | os.PathLike | None) -> None:
-    """Raises `FileNotFoundError` if the folder of an output does not exist, so that no scoring is done in vain."""
-    for path in paths:
+def check_output_paths(*paths: str | os.PathLike | None, plot: str | os.PathLike | None = None) -> None:
+    """
+    Checks where results are to go before anything is scored.
+
+    Raises:
+        FileNotFoundError: if the folder of an output does not exist.
+        ValueError: if `plot` ends in none of .png, .pdf and .svg.
+    """
+    for path in (*paths, plot):
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise FileNotFoundError(f"the folder for {Path(path).name} does not exist; make it first")
+    if plot is not None:
+        plot_format(plot)
 
 
 def _label_once(labeler: str | Labeler) -> Labeler:

@@ -2,6 +2,7 @@
 
 import os
 
+from ..extras import require
 from ..labeling import LABELS
 from .atomic import write_atomically
 from .report_card import ReportCard
@@ -19,13 +20,10 @@ def plot_label_f1(cards: dict[str, ReportCard], path: str | os.PathLike) -> None
         ImportError: without matplotlib.
         ValueError: for another ending.
     """
-    kind = os.path.splitext(os.fspath(path))[1].lstrip(".").lower()
-    if kind not in ("png", "pdf", "svg"):
-        raise ValueError(f"cannot draw a {kind or 'nameless'} file; end the name of the plot in .png, .pdf or .svg")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError("a plot needs matplotlib: pip install 'otdrg-hf[eval]'") from None
+    kind = plot_format(path)
+    require("matplotlib", "eval")
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7.5, 5.5), layout="constrained")
     axes = figure.subplots()
     step = 0.8 / len(cards)
@@ -49,6 +47,14 @@ def plot_label_f1(cards: dict[str, ReportCard], path: str | os.PathLike) -> None
         axes.legend()
     with write_atomically(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=150)
+
+
+def plot_format(path: str | os.PathLike) -> str:
+    """`"png"`, `"pdf"` or `"svg"` from the ending of a file name; `ValueError` for any other."""
+    kind = os.path.splitext(os.fspath(path))[1].lstrip(".").lower()
+    if kind not in ("png", "pdf", "svg"):
+        raise ValueError(f"cannot draw a {kind or 'nameless'} file; end the name of the plot in .png, .pdf or .svg")
+    return kind
 
 
 def _axis_title(card: ReportCard) -> str:

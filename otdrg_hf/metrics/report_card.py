@@ -4,7 +4,7 @@ import hashlib
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import metadata, resources
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from .rouge import rouge_l_scores
 @dataclass(frozen=True)
 class ReportCard:
     """
-    What `report_card` gives for N reports.
+    What `make_report_card` gives for N reports.
 
     Attributes:
         figures (`dict[str, float | None]`): named figures, with `NAME_low` and `NAME_high` after a bootstrap.
@@ -47,7 +47,18 @@ class ReportCard:
 
 
 def evaluate_reports(
-    predictions: Sequence[str], references: Sequence[str] | Sequence[Sequence[str]], **options
+    predictions: Sequence[str],
+    references: Sequence[str] | Sequence[Sequence[str]],
+    *,
+    protocol: str = "raw",
+    vocabulary_reports: Sequence[str] | None = None,
+    labeler: str | Labeler = "rules",
+    prediction_labels: np.ndarray | None = None,
+    reference_labels: np.ndarray | None = None,
+    meteor: bool = True,
+    num_bootstrap: int = 0,
+    seed: int = 0,
+    confidence: float = 0.95,
 ) -> dict[str, float | None]:
     """
     Scores predicted reports against reference reports: NLG and clinical efficacy, each figure named exactly.
@@ -55,8 +66,8 @@ def evaluate_reports(
     Args:
         predictions (`Sequence[str]`): N reports.
         references (`Sequence[str]` or `Sequence[Sequence[str]]`): one or more reference reports for each.
-        **options: as `report_card` takes them: `protocol`, `vocabulary_reports`, `labeler`, `prediction_labels`,
-            `reference_labels`, `meteor`, `num_bootstrap`, `seed`, `confidence`.
+        protocol, vocabulary_reports, labeler, prediction_labels, reference_labels, meteor, num_bootstrap, seed,
+            confidence: as `make_report_card` takes them; `meteor=False` saves the seconds that Java takes to start.
 
     Returns:
         `dict[str, float | None]`: `bleu_1` to `bleu_4`, `rouge_l`, `cider` (0 to 10), `meteor` (`None` without Java),
@@ -70,13 +81,26 @@ def evaluate_reports(
     >>> from otdrg_hf.metrics import evaluate_reports
     >>> figures = evaluate_reports(["No effusion."], ["No pleural effusion."], meteor=False)
     >>> round(figures["bleu_1"], 3)
-    0.303
+    0.607
     ```
     """
-    return report_card(predictions, references, **options).figures
+    card = make_report_card(
+        predictions,
+        references,
+        protocol=protocol,
+        vocabulary_reports=vocabulary_reports,
+        labeler=labeler,
+        prediction_labels=prediction_labels,
+        reference_labels=reference_labels,
+        meteor=meteor,
+        num_bootstrap=num_bootstrap,
+        seed=seed,
+        confidence=confidence,
+    )
+    return card.figures
 
 
-def report_card(
+def make_report_card(
     predictions: Sequence[str],
     references: Sequence[str] | Sequence[Sequence[str]],
     *,
@@ -103,7 +127,8 @@ def report_card(
         references (`Sequence[str]` or `Sequence[Sequence[str]]`): one or more reference reports for each.
         protocol (`str`): `"raw"`, `"r2gen-iu"` or `"r2gen-mimic"`.
         vocabulary_reports (`Sequence[str]`, *optional*): training reports for the protocol's `<unk>` mapping.
-        labeler (`str` or `Callable`): `"rules"`, `"chexbert"`, or a function from N reports to states `[N, 14]`.
+        labeler (`str` or `Callable`): `"rules"`, or a function from N reports to states `[N, 14]`, such as a
+            `CheXbertLabeler`.
         prediction_labels, reference_labels (`np.ndarray` of shape `[N, 14]`, int, *optional*): states that are
             known already; the labeler is not asked for them.
         meteor (`bool`): compute METEOR where Java is found. It takes seconds to start.
@@ -160,7 +185,7 @@ def report_card(
         "references_sha256": _digest(references),
         "bootstrap": {"samples": num_bootstrap, "seed": seed, "confidence": confidence} if num_bootstrap else None,
         "not_computed": not_computed,
-        "versions": _versions(),
+        "versions": _versions(name),
     }
     labels = [
         row for flag, part in clinical.items() for row in label_table(part, flag, num_bootstrap, seed, confidence)
@@ -230,9 +255,16 @@ def _digest(references: list[list[str]]) -> str:
     return hashlib.sha256(repr(references).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _versions() -> dict[str, str]:
+def _versions(labeler: str) -> dict[str, str]:
     try:
         version = metadata.version("otdrg-hf")
     except metadata.PackageNotFoundError:
         version = "not installed"
-    return {"otdrg_hf": version, "python": platform.python_version(), "numpy": np.__version__}
+    versions = {"otdrg_hf": version, "python": platform.python_version(), "numpy": np.__version__}
+    if labeler == "rules":
+        # The rules change between releases, too; the digest tells which ones gave a figure.
+        rules = resources.files("otdrg_hf.labeling").joinpath("rules.yaml").read_bytes()
+        versions["labeler"] = f"rules.yaml sha256 {hashlib.sha256(rules).hexdigest()[:16]}"
+    else:
+        versions["labeler"] = f"{labeler}, version not known"
+    return versions

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ SECTIONS = ("findings", "impression", "both")
 _PREDICTION_FIELDS = ("generated_text", "prediction")
 _REFERENCE_FIELDS = ("reference", "references", "report")
 _SHOWN = 5
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _HEADERS = {"findings": ("finding", "observation"), "impression": ("impression", "conclusion", "opinion", "summary")}
 
 
@@ -235,7 +237,7 @@ def _encodable(text: str) -> str:
 
 def _is_text(text: str) -> bool:
     """Whether a text can be written and printed: JSON can spell half of a surrogate pair, which cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    return not _SURROGATE.search(text)
 
 
 def _check_same_ids(file: str, rows: dict[str, _Row], other_file: str, others: dict[str, _Row]) -> None:

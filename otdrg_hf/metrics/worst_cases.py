@@ -7,6 +7,7 @@ import numpy as np
 
 from ..labeling import LABELS, STATES, label_reports
 from ..labeling.labels import POSITIVE
+from .clinical import finding_errors
 from .report_card import ReportCard
 from .report_files import Studies
 
@@ -21,7 +22,6 @@ li { border: 1px solid #c9d1d9; border-radius: .3rem; padding: 0 .4rem; }
 li.hallucinated, mark.hallucinated { background: #ffd8d3; } li.omitted, mark.omitted { background: #ffe8a3; }
 li.differs { background: #e6ecf5; } mark { color: inherit; }
 """
-_FINDINGS = [index for index, label in enumerate(LABELS) if label != "No Finding"]
 
 
 def worst_studies(cards: dict[str, ReportCard], limit: int) -> list[int]:
@@ -29,7 +29,7 @@ def worst_studies(cards: dict[str, ReportCard], limit: int) -> list[int]:
     Indices of at most `limit` studies with wrong findings, most wrong findings over all systems first, then the
     lowest ROUGE-L. A finding is wrong where it is positive in one report only; No Finding is not counted.
     """
-    errors = sum(np.count_nonzero(_mistaken(card)[:, _FINDINGS], axis=1) for card in cards.values())
+    errors = sum(sum(finding_errors(card.prediction_labels, card.reference_labels)) for card in cards.values())
     overlap = sum(card.rouge_l for card in cards.values())
     order = np.lexsort((np.arange(len(errors)), overlap, -errors))
     return [int(index) for index in order[:limit] if errors[index]]

@@ -22,9 +22,7 @@ def read_reports(path):
     with tarfile.open(path) as archive:
         for member in archive:
             if member.name.endswith(".xml"):
-                parts = {
-                    part.get("Label"): part.text for part in ElementTree.parse(archive.extractfile(member)).iter()
-                }
+                parts = {part.get("Label"): part.text for part in ElementTree.parse(archive.extractfile(member)).iter()}
                 text = " ".join(filter(None, (parts.get("FINDINGS"), parts.get("IMPRESSION"))))
                 if text:
                     reports.append(text.lower())
@@ -43,7 +41,7 @@ def make_pairs(reports, number, seed):
 
 
 def ours(predictions, references, num_bootstrap):
-    """Point figures and intervals, as report_card computes them without clinical efficacy."""
+    """Point figures and intervals, as make_report_card computes them without clinical efficacy."""
     from otdrg_hf.metrics.bleu import bleu_from_totals, bleu_statistics
     from otdrg_hf.metrics.bootstrap import Statistics, interval, join_statistics, mean_statistics
     from otdrg_hf.metrics.cider import cider_scores

@@ -9,6 +9,7 @@ import time
 
 import ot
 import torch
+
 from otdrg_hf.modeling.optimal_transport import cosine_cost, sinkhorn
 
 ITERATIONS = 100

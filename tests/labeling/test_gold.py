@@ -1,4 +1,10 @@
-"""Agreement of the labeler with the gold labels of real IU X-Ray reports, where those are at hand."""
+"""Agreement of the labeler with the gold labels of real IU X-Ray reports, where those are at hand.
+
+gold_disputed.csv lists disagreements judged to be the gold's fault; they count all the same. Its reasons: stated (the
+report states the finding, the gold has 0), denied (it denies the finding, the gold has 1), shadow (an enlarged cardiac
+silhouette that the gold does not call cardiomegaly), scar (scarring that the gold calls a nodule), typo (the report
+lacks a word).
+"""
 
 from pathlib import Path
 

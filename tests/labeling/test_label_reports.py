@@ -1,12 +1,9 @@
 """What label_reports takes, gives and refuses, and how it reads the parts of a report."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
-from otdrg_hf.labeling import LABELS, LABELS_5, STATES, Mention, label_reports
+from otdrg_hf.labeling import LABELS, LABELS_5, STATES, Mention, label_reports, labeler
 
 REPORT = """FINAL REPORT
 INDICATION: ___-year-old with pneumonia, evaluate for effusion.
@@ -73,17 +70,23 @@ def test_devices_alone_are_no_finding():
     assert named(label_reports(["Right PICC in place."])[0]) == expected
 
 
-def test_processes_give_the_same(monkeypatch):
-    reports = [f"Nodule of {k} mm. No effusion. Possible pneumonia {k}." for k in range(40)] + [REPORT, ""]
-    assert (label_reports(reports, num_proc=2) == label_reports(reports)).all()
+@pytest.mark.parametrize("num_proc", [None, 1, 2])
+def test_chunks_and_processes_keep_the_order(monkeypatch, num_proc):
+    monkeypatch.setattr(labeler, "_CHUNK", 7)
+    reports = [REPORT, ""] + [f"Nodule of {k} mm. {'No' if k % 3 else 'Small'} effusion." for k in range(40)]
+    expected = np.concatenate([label_reports([report]) for report in reports])
+    assert (label_reports(reports, num_proc=num_proc) == expected).all()
+    assert len(np.unique(expected, axis=0)) > 3
+
+
+def test_a_sentence_without_end_is_labelled_in_pieces():
+    text = "no effusion or edema and possible pneumonia, " * 2000
+    array, (evidence,) = label_reports([text + "small nodule"], explain=True)
+    assert array[0, LABELS.index("Lung Lesion")] == 1
+    assert all(text[slice(*m.span)] == m.text for m in evidence["Edema"])
 
 
 @pytest.mark.parametrize("bad, message", [("No effusion.", "wrap the one report"), ([None], "report 0 is NoneType")])
 def test_input_that_is_no_list_of_text_is_named(bad, message):
     with pytest.raises(TypeError, match=message):
         label_reports(bad)
-
-
-def test_importing_stays_light():
-    code = "import sys, otdrg_hf.labeling.labels; assert 'datasets' not in sys.modules and 'pandas' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -89,9 +89,7 @@ def test_negating_flips(mention, positive, negative):
 
 
 @fast
-@given(
-    st.lists(st.sampled_from(sorted(MENTIONS)), min_size=2, max_size=5, unique=True), st.sampled_from(["or", "nor"])
-)
+@given(st.lists(st.sampled_from(sorted(MENTIONS)), min_size=2, max_size=5, unique=True), st.sampled_from(["or", "nor"]))
 def test_negation_reaches_every_member_of_a_list(mentions, joint):
     text = f"No {', '.join(mentions[:-1])} {joint} {mentions[-1]}."
     assert {labels(text)[LABELS.index(MENTIONS[m])] for m in mentions} == {NEGATIVE}

@@ -64,7 +64,7 @@ def test_packaged_rules_are_valid_and_speak_of_every_label():
         ("endings: {sideways: []}", "endings.sideways: unknown key"),
         ("neutral: word", "neutral: must be a list"),
         ("- a", "top level: must be a mapping"),
-        ("a: [", "not readable as YAML"),
+        ("labels:\n  Edema: [", "not readable as YAML in line 2"),
     ],
 )
 def test_a_bad_key_is_named(tmp_path, text, message):

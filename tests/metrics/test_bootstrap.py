@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from otdrg_hf.metrics import paired_bootstrap, report_card
+from otdrg_hf.metrics import make_report_card, paired_bootstrap
 from otdrg_hf.metrics.bleu import corpus_bleu
 from otdrg_hf.metrics.bootstrap import Statistics, interval, mean_statistics, resample_counts
 from otdrg_hf.metrics.clinical import clinical_statistics
@@ -31,7 +31,9 @@ def test_resampled_figures_are_those_of_scoring_again(real_pairs):
     predictions, references = (part[:60] for part in real_pairs)
     generator = np.random.default_rng(0)
     states = generator.integers(0, 4, size=(2, 60, 14))
-    card = report_card(predictions, references, prediction_labels=states[0], reference_labels=states[1], meteor=False)
+    card = make_report_card(
+        predictions, references, prediction_labels=states[0], reference_labels=states[1], meteor=False
+    )
     totals = card.statistics.resampled_totals(4, seed=7)
     samples = card.statistics.figures(totals, 60)
     for index, count in enumerate(np.concatenate(list(resample_counts(60, 4, seed=7)))):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from otdrg_hf.labeling import LABELS, LABELS_5
-from otdrg_hf.metrics.clinical import check_states, clinical_efficacy, clinical_statistics, is_positive
+from otdrg_hf.metrics.clinical import check_states, clinical_efficacy, clinical_statistics, finding_errors, is_positive
 from otdrg_hf.metrics.laterality import finding_sides, laterality_statistics
 from otdrg_hf.metrics.report_card import label_table
 
@@ -67,6 +67,7 @@ def test_false_and_missed_findings_leave_no_finding_out():
     predicted[0, [1, 4]], referred[0, [4, 8, 9]] = 1, 1
     predicted[1, LABELS.index("No Finding")] = 1
     predicted[1, 5], referred[1, 5] = 3, 2
+    assert [part.tolist() for part in finding_errors(predicted, referred)] == [[1, 0], [2, 0]]
     named = figures(predicted, referred, False)
     assert (named["hallucinations_per_report"], named["omissions_per_report"]) == (0.5, 1.0)
     named = figures(predicted, referred, True)

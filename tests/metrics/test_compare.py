@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from html.parser import HTMLParser
 
 import pytest
@@ -78,6 +79,8 @@ def test_json_and_csv_hold_the_same_figures(evaluation, tmp_path):
         assert sum(bool(row["label"]) for row in rows if row["system"] == system) == 28
         assert content["systems"][system]["record"]["section"] == "texts as given"
     assert {row["uncertain"] for row in rows if row["figure"] == "bleu_1"} == {""}
+    mappings = [row["uncertain"] for row in rows if row["system"] == "bad" and row["label"] == "Edema"]
+    assert mappings == ["not positive", "positive"]
     assert content["warnings"] == evaluation.studies.warnings
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
@@ -157,6 +160,9 @@ def test_bad_outputs_are_named_and_leave_nothing(evaluation, tmp_path):
         evaluation.write_json(tmp_path / "missing" / "out.json")
     with pytest.raises(FileNotFoundError, match=r"the folder for x\.csv"):
         check_output_paths(None, tmp_path / "a.json", tmp_path / "no" / "x.csv")
+    with pytest.raises(ValueError, match="end the name of the plot in"):
+        check_output_paths(plot=tmp_path / "plot")
+    check_output_paths(tmp_path / "a.json", plot=tmp_path / "plot.PNG")
     assert not list(tmp_path.glob(".out*")) and not list(tmp_path.glob("out*"))
 
 
@@ -168,6 +174,15 @@ def test_a_failed_write_keeps_the_old_file(evaluation, tmp_path, monkeypatch):
         evaluation.write_html(target)
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_finished_file_takes_the_place_of_the_old_one(evaluation, tmp_path):
+    target, link = tmp_path / "out.json", tmp_path / "link.json"
+    target.write_text("old")
+    os.link(target, link)
+    evaluation.write_json(target)
+    assert link.read_text() == "old"  # it was replaced, never written into
+    assert json.loads(target.read_text())["warnings"]
 
 
 def test_each_text_is_labelled_once_for_all_systems(files):

@@ -1,5 +1,6 @@
 """evaluate_reports names every figure, bounds them, and the report card records where they come from."""
 
+import doctest
 import json
 import math
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from otdrg_hf.metrics import evaluate_reports, report_card
+from otdrg_hf.metrics import evaluate_reports, make_report_card
 from otdrg_hf.metrics.bleu import corpus_bleu
 from otdrg_hf.metrics.protocols import clean_r2gen
 
@@ -32,9 +33,7 @@ def test_names_are_exactly_these():
     figures = evaluate_reports(PREDICTIONS, REFERENCES, meteor=False)
     assert list(figures) == NAMES
     assert figures["meteor"] is None
-    assert all(
-        isinstance(value, float) and math.isfinite(value) for name, value in figures.items() if name != "meteor"
-    )
+    assert all(isinstance(value, float) and math.isfinite(value) for name, value in figures.items() if name != "meteor")
     assert figures["laterality_agreement"] == 1.0
     assert figures["bleu_1"] == pytest.approx(corpus_bleu(PREDICTIONS, REFERENCES)[0])
 
@@ -64,18 +63,18 @@ def test_given_labels_are_used_instead_of_the_labeler():
 
     states = np.zeros((3, 14), dtype=int)
     states[:, 4] = 1
-    card = report_card(
+    card = make_report_card(
         PREDICTIONS, REFERENCES, labeler=never, prediction_labels=states, reference_labels=states, meteor=False
     )
     assert card.figures["ce14_micro_f1"] == 1 and card.figures["ce5_macro_f1"] == pytest.approx(0.2)
     assert card.record["clinical"]["prediction_labels"] == "given"
     with pytest.raises(ValueError, match=r"prediction_labels has shape \(2, 14\)"):
-        report_card(PREDICTIONS, REFERENCES, prediction_labels=states[:2], meteor=False)
+        make_report_card(PREDICTIONS, REFERENCES, prediction_labels=states[:2], meteor=False)
 
 
 def test_protocol_prepares_nlg_texts_and_leaves_labels_alone():
     raw = evaluate_reports(PREDICTIONS, REFERENCES, meteor=False)
-    card = report_card(PREDICTIONS, REFERENCES, protocol="r2gen-iu", meteor=False)
+    card = make_report_card(PREDICTIONS, REFERENCES, protocol="r2gen-iu", meteor=False)
     cleaned = [[clean_r2gen(text, "iu") if text else "" for text in texts] for texts in (PREDICTIONS, REFERENCES)]
     assert card.figures["bleu_4"] == pytest.approx(corpus_bleu(*cleaned)[3], abs=1e-12)
     assert card.figures["bleu_1"] != raw["bleu_1"]
@@ -83,14 +82,21 @@ def test_protocol_prepares_nlg_texts_and_leaves_labels_alone():
     assert card.record["protocol"]["name"] == "r2gen-iu"
 
 
+def test_truncation_hides_no_finding():
+    long = "The osseous structures are unremarkable. " * 20 + "There is a right pneumothorax."
+    figures = evaluate_reports(["There is a right pneumothorax."], [long], protocol="r2gen-iu", meteor=False)
+    assert figures["ce14_micro_recall"] == 1.0 and figures["laterality_agreement"] == 1.0
+
+
 def test_record_traces_a_figure():
     references = [[text, ""] for text in REFERENCES]
-    record = report_card(PREDICTIONS, references, meteor=False, num_bootstrap=10, confidence=0.9).record
+    record = make_report_card(PREDICTIONS, references, meteor=False, num_bootstrap=10, confidence=0.9).record
     assert record["counts"] == {"reports": 3, "references": 6, "empty_predictions": 1, "empty_references": 3}
     assert record["bootstrap"] == {"samples": 10, "seed": 0, "confidence": 0.9}
     assert record["not_computed"] == {"meteor": "not computed: not asked for"}
-    assert record["versions"]["python"] and record["clinical"]["labeler"] == "rules"
-    other = report_card(PREDICTIONS, REFERENCES, meteor=False).record
+    assert set(record["versions"]) == {"otdrg_hf", "python", "numpy", "labeler"}
+    assert record["versions"]["labeler"].startswith("rules.yaml sha256 ") and record["clinical"]["labeler"] == "rules"
+    other = make_report_card(PREDICTIONS, REFERENCES, meteor=False).record
     assert other["references_sha256"] != record["references_sha256"] and other["bootstrap"] is None
     json.dumps(record)
 
@@ -98,13 +104,13 @@ def test_record_traces_a_figure():
 def test_without_java_meteor_is_none_with_the_reason(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("JAVA_HOME", raising=False)
-    card = report_card(PREDICTIONS, REFERENCES)
+    card = make_report_card(PREDICTIONS, REFERENCES)
     assert card.figures["meteor"] is None
     assert card.record["not_computed"]["meteor"] == "not computed: needs Java"
 
 
 def test_no_side_to_compare_is_none():
-    card = report_card(["Clear."], ["Clear."], meteor=False, num_bootstrap=5)
+    card = make_report_card(["Clear."], ["Clear."], meteor=False, num_bootstrap=5)
     assert card.figures["laterality_agreement"] is card.figures["laterality_agreement_low"] is None
     assert "laterality_agreement" in card.record["not_computed"]
 
@@ -131,3 +137,10 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_example_in_the_docstring_is_true():
+    text = evaluate_reports.__doc__.replace("```", "")
+    test = doctest.DocTestParser().get_doctest(text, {}, "evaluate_reports", None, None)
+    outcome = doctest.DocTestRunner().run(test)
+    assert (outcome.attempted, outcome.failed) == (3, 0)

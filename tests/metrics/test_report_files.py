@@ -144,9 +144,7 @@ def test_sections(tmp_path):
 
 def test_vocabulary_reports(tmp_path):
     annotation = tmp_path / "annotation.json"
-    annotation.write_text(
-        json.dumps({"train": [{"id": "a", "report": "one"}], "test": [{"id": "b", "report": "two"}]})
-    )
+    annotation.write_text(json.dumps({"train": [{"id": "a", "report": "one"}], "test": [{"id": "b", "report": "two"}]}))
     assert read_vocabulary_reports(annotation) == ["one"]
     assert read_vocabulary_reports(write(tmp_path / "train.jsonl", {"id": "a", "report": "three"})) == ["three"]
     annotation.write_text("{}")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from otdrg_hf.modeling.optimal_transport import cosine_cost, sinkhorn, transport_cost
 
 EXACT = {"max_iterations": 2000, "tolerance": 1e-12}

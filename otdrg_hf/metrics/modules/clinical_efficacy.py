@@ -13,7 +13,7 @@ _INPUTS = """
 Args:
     predictions (list of str): one report for each study.
     references (list of str, or list of lists of str): reference reports; of several, the first is read.
-    labeler (str or function): "rules", "chexbert", or a function from N reports to states [N, 14].
+    labeler (str or function): "rules", or a function from N reports to states [N, 14].
 Returns:
     dict: ce14_micro_precision and so on; names of figures that count uncertain as positive end in
         _uncertain_positive.

@@ -1,0 +1,194 @@
+"""Tests of the alignment: masses of the plan, label-wise features, losses, and that features do not collapse."""
+
+import pytest
+import torch
+from torch import nn
+
+from otdrg_hf.modeling.alignment_otdrg import (
+    DiseaseHead,
+    Fusion,
+    LabelEncoder,
+    PatchProjection,
+    TransportAlignment,
+    disease_loss,
+    phrase_contrast,
+)
+from tests.conftest import make_config
+
+
+@pytest.fixture(scope="module")
+def config():
+    return make_config(background_mass=0.4)
+
+
+def aligned(config, seed=0, views=2, patches_per_view=16):
+    torch.manual_seed(seed)
+    alignment = TransportAlignment(config)
+    nn.init.normal_(alignment.background)
+    patches = torch.randn(3, views * patches_per_view, config.alignment_dim)
+    mask = torch.ones(3, views, dtype=torch.bool)
+    mask[1, 1:] = False
+    patch_mask = mask.repeat_interleave(patches_per_view, 1)
+    labels = torch.randn(3, 14, config.alignment_dim)
+    masses = torch.rand(3, 14) + 0.1
+    return alignment, patches, patch_mask, labels, masses
+
+
+def test_plan_has_the_masses_of_patches_labels_and_background(config):
+    alignment, patches, mask, labels, masses = aligned(config)
+    plan, _, _ = alignment(patches, mask, labels, masses)
+    assert plan.shape == (3, 32, 15) and plan.dtype == torch.float32
+    expected = mask / mask.sum(-1, keepdim=True)
+    torch.testing.assert_close(plan.sum(-1), expected, atol=2e-4, rtol=0)
+    assert (plan[1, 16:] == 0).all()
+    expected = 0.6 * masses / masses.sum(-1, keepdim=True)
+    torch.testing.assert_close(plan.sum(1)[:, :-1], expected, atol=2e-4, rtol=0)
+    torch.testing.assert_close(plan.sum(1)[:, -1], torch.full((3,), 0.4), atol=2e-4, rtol=0)
+
+
+def test_label_features_are_weighted_means_of_patches(config):
+    alignment, patches, mask, labels, masses = aligned(config)
+    plan, seen, cost = alignment(patches, mask, labels, masses)
+    for study in range(3):
+        for label in (0, 13):
+            weights = plan[study, :, label] / plan[study, :, label].sum()
+            torch.testing.assert_close(seen[study, label], weights @ patches[study], atol=1e-5, rtol=1e-4)
+    columns = torch.cat([labels, alignment.background.expand(3, 1, -1)], 1)
+    distance = 1 - torch.cosine_similarity(patches[:, :, None], columns[:, None], dim=-1)
+    torch.testing.assert_close(cost, (plan * distance).sum((1, 2)), atol=1e-5, rtol=1e-4)
+
+
+def test_a_label_sees_the_patches_that_look_like_it(config):
+    alignment, patches, mask, labels, masses = aligned(config)
+    labels[0, 3] = 5 * patches[0, 7]
+    plan, _, _ = alignment(patches, mask, labels, masses)
+    assert plan[0, :, 3].argmax() == 7
+
+
+def test_padded_views_change_nothing(config):
+    alignment, patches, mask, labels, masses = aligned(config)
+    once = alignment(patches[1:2, :16], mask[1:2, :16], labels[1:2], masses[1:2])
+    patches[1, 16:] = 1e4
+    padded = alignment(patches, mask, labels, masses)
+    torch.testing.assert_close(padded[0][1, :16], once[0][0], atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(padded[1][1], once[1][0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(padded[2][1], once[2][0], atol=1e-6, rtol=1e-4)
+
+
+def test_no_background(config):
+    alignment, patches, mask, labels, masses = aligned(make_config(background_mass=0.0))
+    plan, seen, _ = alignment(patches, mask, labels, masses)
+    assert (plan[..., -1] == 0).all() and seen.isfinite().all()
+
+
+def test_settings_are_read_from_the_configuration_at_each_call():
+    config = make_config()
+    alignment, patches, mask, labels, masses = aligned(config)
+    sharp, _, _ = alignment(patches, mask, labels, masses)
+    config.epsilon = 1.0
+    smooth, _, _ = alignment(patches, mask, labels, masses)
+    assert smooth.std() < 0.8 * sharp.std()
+
+
+def test_label_encoder_ignores_padding_of_the_phrases(config):
+    torch.manual_seed(0)
+    embedding = nn.Embedding(400, 32)
+    encoder = LabelEncoder(config)
+    names, phrases = encoder(embedding)
+    assert names.shape == (14, 16) and phrases.shape == (14, 4, 16)
+    encoder.phrase_ids = nn.functional.pad(encoder.phrase_ids, (0, 3), value=-1)
+    again, _ = encoder(embedding)
+    torch.testing.assert_close(again, names)
+
+
+def test_label_encoder_does_not_care_for_the_scale_of_the_embeddings(config):
+    torch.manual_seed(0)
+    embedding = nn.Embedding(400, 32)
+    encoder = LabelEncoder(config)
+    names, _ = encoder(embedding)
+    embedding.weight.data.mul_(100)
+    torch.testing.assert_close(encoder(embedding)[0], names, atol=1e-3, rtol=1e-3)
+
+
+def test_label_encoder_without_phrase_ids_says_what_to_do():
+    config = make_config()
+    config.label_phrase_ids = None
+    with pytest.raises(ValueError, match="`label_phrase_ids` is not set"):
+        LabelEncoder(config)
+
+
+def test_state_priors_are_where_the_scores_of_a_new_head_start():
+    priors = [[0.7, 0.1, 0.15, 0.05]] * 14
+    head = DiseaseHead(make_config(state_priors=priors))
+    nn.init.zeros_(head.classifier_weight)
+    nn.init.zeros_(head.classifier_bias)
+    logits = head(torch.randn(2, 14, 16), torch.randn(14, 16))
+    torch.testing.assert_close(logits.softmax(-1), torch.tensor(priors).expand(2, -1, -1))
+
+
+def test_pooled_visual_tokens_keep_every_view_apart():
+    config = make_config(image_token_pooling=3, image_grid=[4, 4])
+    fusion = Fusion(config)
+    maps = torch.randn(2, 3, 4, 4, 16)
+    tokens = fusion.visual_tokens(maps)
+    assert tokens.shape == (2, 3, 4, 32) and config.image_seq_length == 4
+    torch.testing.assert_close(fusion.visual_tokens(maps[1:, 2:])[0, 0], tokens[1, 2])
+    corner = fusion.image_output(fusion.act(fusion.image_dense(maps[0, 0, 3, 3])))
+    torch.testing.assert_close(tokens[0, 0, 3], corner)  # 1 x 1 patch is left over
+
+
+def test_disease_loss_averages_over_known_labels_of_a_study():
+    logits = torch.randn(2, 14, 4)
+    states = torch.randint(0, 4, (2, 14))
+    states[0, 5:] = -100
+    expected = nn.functional.cross_entropy(logits[0, :5], states[0, :5])
+    torch.testing.assert_close(disease_loss(logits, states)[0], expected)
+    assert disease_loss(logits, torch.full((2, 14), -100)).tolist() == [0, 0]
+
+
+def test_contrast_is_cross_entropy_over_all_phrases():
+    seen, phrases, states = torch.randn(2, 14, 16), torch.randn(14, 4, 16), torch.randint(0, 4, (2, 14))
+    states[1, 3] = -100
+    similarity = torch.cosine_similarity(seen[:, :, None], phrases.flatten(0, 1)[None, None], dim=-1) / 0.1
+    logs = similarity.log_softmax(-1)
+    expected = [
+        -torch.stack([logs[study, j, 4 * j + s] for j, s in enumerate(states[study].tolist()) if s >= 0]).mean()
+        for study in range(2)
+    ]
+    torch.testing.assert_close(phrase_contrast(seen, phrases, states, 0.1), torch.stack(expected))
+
+
+def train_on_transport_alone(config, contrast: bool, steps: int = 200) -> tuple[float, float]:
+    """Mean pairwise cosine of the phrases, and of the patches, after training on the transport loss alone."""
+    torch.manual_seed(0)
+    embedding = nn.Embedding(400, 32)
+    encoder, projection, alignment = LabelEncoder(config), PatchProjection(config), TransportAlignment(config)
+    nn.init.normal_(alignment.background)
+    films = torch.randn(4, 4, 4, 16)
+    states = torch.randint(0, 4, (4, 14))
+    mask, equal = torch.ones(4, 16), torch.ones(4, 14)
+    parameters = [p for module in (encoder, projection, alignment) for p in module.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=1e-2)
+    for _ in range(steps):
+        patches = projection(films).flatten(1, 2)
+        names, phrases = encoder(embedding)
+        _, seen, _ = alignment(patches, mask, names.expand(4, -1, -1), equal)
+        _, _, cost = alignment(patches, mask, phrases[torch.arange(14), states], equal)
+        loss = cost + phrase_contrast(seen, phrases, states, config.contrast_temperature) if contrast else cost
+        optimizer.zero_grad()
+        loss.mean().backward()
+        optimizer.step()
+    return mean_cosine(phrases.flatten(0, 1)), mean_cosine(patches.flatten(0, 1))
+
+
+def mean_cosine(features: torch.Tensor) -> float:
+    unit = nn.functional.normalize(features.detach(), dim=-1)
+    count = len(unit)
+    return float(((unit @ unit.T).sum() - count) / (count * (count - 1)))
+
+
+def test_contrast_keeps_features_apart_and_transport_alone_collapses():
+    phrases, patches = train_on_transport_alone(make_config(), contrast=False)
+    assert phrases > 0.95 and patches > 0.95
+    phrases, patches = train_on_transport_alone(make_config(), contrast=True)
+    assert phrases < 0.2 and patches < 0.5

@@ -1,0 +1,228 @@
+"""Tests of image loading: every kind of picture gives the right grey values, or one line that names the culprit."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+
+from otdrg_hf.modeling.image_loading import load_radiograph, load_views
+
+FILM = np.add.outer(np.arange(40) * 4, np.arange(50)).astype(np.uint8)  # 0 to 205
+few = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+def grey(image, name=None):
+    """The loaded picture as `[H, W]`, all three channels of which are equal."""
+    picture = load_radiograph(image, name)
+    assert picture.mode == "RGB"
+    pixels = np.asarray(picture)
+    assert (pixels == pixels[..., :1]).all()
+    return pixels[..., 0].astype(int)
+
+
+def file_of(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def clear_error(match):
+    return pytest.raises(ValueError, match=match)
+
+
+@pytest.mark.parametrize(
+    "form", ["path", "str", "bytes", "bytearray", "pil", "array", "tensor", "channel", "rgb", "chw"]
+)
+def test_every_way_to_give_a_film(form, tmp_path):
+    path = tmp_path / "film.png"
+    Image.fromarray(FILM).save(path)
+    image = {
+        "path": path,
+        "str": str(path),
+        "bytes": path.read_bytes(),
+        "bytearray": bytearray(path.read_bytes()),
+        "pil": Image.fromarray(FILM),
+        "array": FILM,
+        "tensor": torch.from_numpy(FILM),
+        "channel": FILM[:, :, None],
+        "rgb": np.stack([FILM] * 3, -1),
+        "chw": np.stack([FILM] * 3),
+    }[form]
+    assert (grey(image) == FILM).all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "CMYK", "YCbCr", "HSV", "I", "F"])
+def test_modes_keep_the_grey_values(mode):
+    image = Image.fromarray(FILM).convert("RGB" if mode in ("CMYK", "YCbCr", "HSV") else "L").convert(mode)
+    pixels = np.asarray(load_radiograph(image)).astype(int)
+    assert abs(pixels - FILM[..., None].astype(int)).max() <= 2
+
+
+def test_palette_is_looked_up():
+    image = Image.fromarray(np.tile(np.arange(4, dtype=np.uint8), (40, 10)), "P")
+    image.putpalette([v for shade in (200, 10, 90, 255) for v in (shade,) * 3])
+    assert (grey(image)[0, :4] == [200, 10, 90, 255]).all()
+    assert (grey(file_of(image))[0, :4] == [200, 10, 90, 255]).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_is_black(mode):
+    image = Image.fromarray(FILM).convert(mode)
+    alpha = np.full(FILM.shape, 255, np.uint8)
+    alpha[:, :10] = 0
+    image.putalpha(Image.fromarray(alpha))
+    pixels = grey(file_of(image))
+    assert (pixels[:, :10] == 0).all() and (pixels[:, 10:] == FILM[:, 10:]).all()
+
+
+def test_one_bit_image():
+    image = Image.fromarray(((FILM > 100) * 255).astype(np.uint8)).convert("1", dither=0)
+    assert (grey(image) == (FILM > 100) * 255).all()
+
+
+@few
+@given(arrays.arrays(np.uint8, (16, 16)), st.sampled_from([257, 256]))
+def test_16_bit_version_of_a_film_is_the_same_picture(film, step):
+    assert abs(grey(film.astype(np.uint16) * step) - film).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("brightest", [40, 205, 255])
+def test_16_bit_file_is_the_same_picture(kind, brightest, tmp_path):
+    film = np.round(FILM * (brightest / FILM.max())).astype(np.uint8)
+    path = tmp_path / f"film.{kind.lower()}"
+    Image.fromarray(film.astype(np.uint16) * 257).save(path)
+    assert abs(grey(path) - film).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_smallest_depth_that_holds_the_values(bits):
+    full = 2**bits - 1
+    film = np.tile(np.linspace(0, full, 50).astype(np.int32), (40, 1))
+    pixels = grey(film)
+    assert pixels[0, 0] == 0 and pixels[0, -1] == 255
+    assert abs(pixels - film * (255 / full)).max() <= 0.51
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_from_0_to_1_and_from_0_to_255(dtype):
+    unit = (FILM / 255).astype(dtype)
+    assert abs(grey(unit) - FILM).max() <= 1
+    assert (grey(FILM.astype(dtype)) == FILM).all()
+    bright = FILM.astype(dtype)
+    bright[0, 0] = 255.6  # a resampled film may overshoot; it must not wrap around to black
+    assert grey(bright)[0, 0] == 255
+
+
+def test_orientation_of_a_photograph_is_followed():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise
+    pixels = grey(file_of(Image.fromarray(FILM), exif=exif))
+    assert pixels.shape == (50, 40) and (pixels == np.rot90(FILM, -1)).all()
+
+
+def test_given_picture_is_left_as_it_is():
+    image = Image.fromarray(FILM).convert("LA")
+    load_radiograph(image)
+    assert image.mode == "LA"
+
+
+def test_long_film_is_read():
+    assert load_radiograph(np.zeros((20_000, 20), np.uint8)).size == (20, 20_000)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_too_many_pixels(monkeypatch, tmp_path):
+    path = tmp_path / "huge.png"
+    Image.new("1", (20_000, 20_000)).save(path)
+    with clear_error("image 'huge.png': too many pixels"):
+        load_radiograph(path)
+    with clear_error("too many pixels"):
+        load_radiograph(Image.new("1", (20_000, 20_000)))
+    with clear_error("too many pixels"):
+        load_radiograph(np.broadcast_to(np.uint8(0), (20_000, 20_000)))
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    empty, text, cut = tmp_path / "empty.png", tmp_path / "text.png", tmp_path / "cut.png"
+    empty.touch()
+    text.write_text("This is no image.")
+    noise = np.random.default_rng(0).integers(0, 255, (200, 200), np.uint8)
+    cut.write_bytes(file_of(Image.fromarray(noise))[:20_000])
+    for path, match in [
+        (empty, "image 'empty.png': the file is empty"),
+        (text, "image 'text.png': not an image file"),
+        (cut, "image 'cut.png': the image data is damaged or cut short"),
+        (tmp_path / "none.png", "image 'none.png': no such file"),
+        (tmp_path, "is a folder"),
+        (b"", "image given as bytes: the file is empty"),
+        (b"no image", "image given as bytes: not an image file"),
+    ]:
+        with clear_error(match) as error:
+            load_radiograph(path)
+        assert "\n" not in str(error.value)
+        assert str(tmp_path) not in str(error.value)
+
+
+def test_pixels_that_cannot_be():
+    holes = np.full((40, 40), 0.5)
+    holes[3, 4] = np.nan
+    for image, match in [
+        (holes, "holds NaN or infinite pixels"),
+        (np.full((40, 40), np.inf), "holds NaN or infinite pixels"),
+        (Image.fromarray(holes.astype(np.float32)), "holds NaN or infinite pixels"),
+        (torch.from_numpy(holes), "holds NaN or infinite pixels"),
+        (np.full((40, 40), -1.0), r"holds negative pixels \(down to -1\)"),
+        (np.full((40, 40), 2**16), "pixels up to 65536 are beyond 16 bits"),
+        (np.zeros((40, 40), bool), "pixels of type bool"),
+        (np.zeros((40, 40), complex), "pixels of type complex128"),
+        (np.full((40, 40), "a"), "pixels of type <U1"),
+        (np.zeros((2, 3, 40, 40)), r"an array of shape \(2, 3, 40, 40\)"),
+        (np.zeros((40, 40, 4), np.uint8), r"an array of shape \(40, 40, 4\)"),
+        (np.zeros((0, 40)), r"an array of shape \(0, 40\)"),
+        (np.zeros((1, 1), np.uint8), "1 x 1 pixels, at least 16 a side"),
+        (Image.new("L", (1, 1)), "1 x 1 pixels, at least 16 a side"),
+        (Image.new("La", (40, 40)), "an image of mode La cannot be converted"),
+        (None, "expected an image, path, URL, bytes or array, got NoneType"),
+        (7, "got int"),
+    ]:
+        with clear_error(match) as error:
+            load_radiograph(image)
+        assert str(error.value).startswith("image given as ") and "\n" not in str(error.value)
+
+
+def test_closed_picture(tmp_path):
+    Image.fromarray(FILM).save(tmp_path / "film.png")
+    image = Image.open(tmp_path / "film.png")
+    image.close()
+    with clear_error("image 'film.png'"):
+        load_radiograph(image)
+
+
+def test_culprit_among_several_is_named(tmp_path):
+    with clear_error(r"image given as ndarray \(view 1 of study 3\): 1 x 1 pixels"):
+        load_views([FILM, np.zeros((1, 1), np.uint8)], "study 3")
+    with clear_error("image 'b.png': no such file"):
+        load_views([FILM, tmp_path / "b.png"], "study 3")
+
+
+def test_address_that_cannot_be_fetched():
+    with clear_error(r"image 'film.png': could not be fetched") as error:
+        load_radiograph("http://127.0.0.1:9/folder/film.png")
+    assert "127.0.0.1" not in str(error.value)
+
+
+def test_real_films():
+    folder = Path(__file__).parents[3] / "shared" / "data"
+    films = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    if not films:
+        pytest.skip("the real films (shared/data) are not beside this checkout")
+    for path in films[:6]:
+        pixels = np.asarray(load_radiograph(path))
+        assert pixels.std() > 10 and pixels.max() > 100, path.name

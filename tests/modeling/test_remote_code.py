@@ -1,0 +1,75 @@
+"""Tests of a saved folder where otdrg_hf is not installed: `trust_remote_code=True` writes the same report."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from transformers import pipeline
+
+from tests.conftest import make_films
+
+WRITE = """
+import json, sys
+sys.modules["otdrg_hf"] = None  # as if it were not installed: importing it raises ImportError
+import numpy as np
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, pipeline
+folder, film = sys.argv[1:]
+trust = {"trust_remote_code": True}
+report = pipeline("radiology-report", model=folder, **trust)
+answer = report(np.load(film), max_new_tokens=8)
+autos = AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+loaded = [auto.from_pretrained(folder, **trust) for auto in autos]
+report.save_pretrained(folder + "-again")
+print(json.dumps([answer, [type(each).__name__ for each in loaded], type(report).__module__.split(".")[0]]))
+"""
+
+
+@pytest.fixture(scope="module")
+def written(folder, tmp_path_factory):
+    """A saved pipeline, what it writes here, and what it writes in an interpreter without otdrg_hf."""
+    path = tmp_path_factory.mktemp("remote")
+    report = pipeline("radiology-report", model=str(folder))
+    report.save_pretrained(path / "model")
+    film = make_films(1)[0]
+    np.save(path / "film.npy", film)
+    process = subprocess.run(
+        [sys.executable, "-c", WRITE, str(path / "model"), str(path / "film.npy")],
+        capture_output=True,
+        text=True,
+        cwd=path,
+        env={"HF_MODULES_CACHE": str(path / "modules"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": ""},
+    )
+    assert process.returncode == 0, process.stderr
+    return path, report(film, max_new_tokens=8), json.loads(process.stdout.splitlines()[-1])
+
+
+def test_remote_code_writes_the_same(written):
+    _, expected, (answer, classes, package) = written
+    assert answer == expected
+    assert classes == ["OTDRGConfig", *["OTDRGForConditionalGeneration"] * 2, "OTDRGProcessor"]
+    assert package == "transformers_modules"
+
+
+def test_saved_by_remote_code_it_loads_here(written):
+    path, expected, _ = written
+    report = pipeline("radiology-report", model=str(path / "model-again"))
+    assert type(report).__module__ == "otdrg_hf.modeling.pipeline_otdrg"
+    assert report(make_films(1)[0], max_new_tokens=8) == expected
+
+
+def test_folder_holds_all_the_code_and_configuration_without_local_paths(written):
+    path, _, _ = written
+    for folder in (path / "model", path / "model-again"):
+        config = json.loads((folder / "config.json").read_text())
+        assert config["custom_pipelines"]["radiology-report"]["impl"] == "pipeline_otdrg.RadiologyReportPipeline"
+        for reference in config["auto_map"].values():
+            assert (folder / f"{reference.split('.')[0]}.py").is_file()
+        assert not [file for file in folder.iterdir() if str(path).encode() in file.read_bytes()]
+
+
+def test_local_configuration_does_not_ask_for_trust(folder):
+    assert "custom_pipelines" in json.loads((folder / "config.json").read_text())
+    report = pipeline("radiology-report", model=str(folder))
+    assert not hasattr(report.model.config, "custom_pipelines")

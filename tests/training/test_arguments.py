@@ -1,0 +1,149 @@
+"""The command line: JSON fields, unknown fields, model sources and recipes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny_training import LLAMA, SENTENCES, VIT, tiny_model, tiny_rows
+from trl import ModelConfig, SFTConfig, TrlParser
+
+from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
+from otdrg_hf.training.arguments import StudyArguments
+from otdrg_hf.training.collator import StudyCollator
+from otdrg_hf.training.model_setup import load_model_and_processor
+from otdrg_hf.training.stages import adapter_config
+
+TRAINING = Path(__file__).parents[2] / "training"
+RECIPES = sorted((TRAINING / "recipes").glob("*.yaml"))
+
+
+def parse(*arguments: str):
+    return TrlParser((StudyArguments, SFTConfig, ModelConfig)).parse_args_and_config(list(arguments))
+
+
+def test_json_fields_on_the_command_line():
+    args, *_ = parse("--otdrg_config", '{"epsilon": 0.1}', "--load_kwargs", '{"data_dir": "data"}', "--bf16", "false")
+    assert args.otdrg_config == {"epsilon": 0.1}
+    assert args.load_kwargs == {"data_dir": "data"}
+
+
+@pytest.mark.parametrize("value", ["{epsilon: 0.1", "[1]", "3", "yes"])
+def test_json_that_is_no_object_is_named(value):
+    with pytest.raises(ValueError, match="--otdrg_config must be"):
+        parse("--otdrg_config", value, "--bf16", "false")
+
+
+def test_unknown_fields_raise_with_their_name(tmp_path):
+    with pytest.raises(ValueError, match="no_such_field"):
+        parse("--no_such_field", "1", "--bf16", "false")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("no_such_field: 1\nbf16: false\n")
+    with pytest.raises(ValueError, match="no_such_field"):
+        parse("--config", str(recipe))
+
+
+def test_the_command_line_wins_over_the_file(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("stage: align\ntrain_studies: 5\nbf16: false\n")
+    args, *_ = parse("--config", str(recipe), "--stage", "finetune")
+    assert (args.stage, args.train_studies) == ("finetune", 5)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipes_parse(recipe):
+    # bf16 is a question to the hardware, which is not what is tested.
+    args, training_args, model_args = parse("--config", str(recipe), "--bf16", "false", "--use_cpu", "true")
+    fields = yaml.safe_load(recipe.read_text())
+    for name in fields.keys() - {"bf16", "report_to"}:  # "none" is read as an empty list
+        holder = next(holder for holder in (args, training_args, model_args) if hasattr(holder, name))
+        assert getattr(holder, name) == fields[name], name
+    OTDRGConfig(**args.otdrg_config)  # validates
+    sources = [model_args.model_name_or_path, args.vision_model, args.vision_config]
+    assert sum(source is not None for source in sources) == 1
+    assert not model_args.use_peft or args.stage == "finetune"
+
+
+@pytest.mark.parametrize("name", ["cpu", "multi_gpu"])
+def test_accelerate_configs_are_known_to_accelerate(name):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(TRAINING / "accelerate" / f"{name}.yaml"))
+    assert config.mixed_precision == {"cpu": "no", "multi_gpu": "bf16"}[name]
+
+
+def load(model_name_or_path=None, **fields):
+    return load_model_and_processor(
+        StudyArguments(**fields), ModelConfig(model_name_or_path=model_name_or_path), SENTENCES
+    )
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {},
+        {"vision_model": "a"},
+        {"text_model": "a"},
+        {"vision_config": VIT},
+        {"vision_config": VIT, "text_model": "a"},
+        {"vision_model": "a", "text_model": "a", "vision_config": VIT, "text_config": LLAMA},
+        {"model_name_or_path": "a", "vision_model": "a", "text_model": "a"},
+        {"model_name_or_path": "a", "vision_config": VIT, "text_config": LLAMA},
+    ],
+)
+def test_exactly_one_model_source(source):
+    with pytest.raises(ValueError, match="Give one of: model_name_or_path"):
+        load(**source)
+
+
+def without(fields: dict, name: str) -> dict:
+    return {key: value for key, value in fields.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"vision_config": without(VIT, "model_type"), "text_config": LLAMA}, "vision_config needs model_type"),
+        ({"vision_config": VIT, "text_config": without(LLAMA, "vocab_size")}, "text_config needs vocab_size"),
+        ({"vision_config": without(VIT, "image_size"), "text_config": LLAMA}, "image_size"),
+        ({"vision_config": VIT, "text_config": LLAMA, "otdrg_config": {"epsilom": 1}}, "epsilom"),
+        ({"vision_config": VIT, "text_config": LLAMA, "otdrg_config": {"epsilon": -1}}, "`epsilon` must be > 0"),
+    ],
+)
+def test_incomplete_configurations_are_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        load(**fields)
+
+
+def test_a_checkpoint_takes_other_settings_in_earnest(tmp_path):
+    model, processor = tiny_model()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    changed, _ = load(str(tmp_path), otdrg_config={"epsilon": 0.2, "predicted_label_rate": 0.5})
+    assert changed.config.predicted_label_rate == 0.5
+    batch = StudyCollator(processor)(tiny_rows(2))
+    study = {key: batch[key] for key in ("pixel_values", "view_mask")}
+    plans = [model.eval()(**study).transport_plan for model in (model, changed)]
+    assert not torch.allclose(*plans, atol=1e-4)  # another epsilon, another plan
+    with pytest.raises(ValueError, match="epsilom"):
+        load(str(tmp_path), otdrg_config={"epsilom": 0.2})
+    with pytest.raises(ValueError, match="predicted_label_rate"):
+        load(str(tmp_path), otdrg_config={"predicted_label_rate": 2.0})
+
+
+def test_a_model_that_is_no_otdrg_is_named(tmp_path):
+    model, _ = tiny_model()
+    model.config.text_config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="no OTDRG checkpoint"):
+        load(str(tmp_path))
+
+
+def test_lora_targets_are_layers_of_the_llm():
+    model, _ = tiny_model()  # its vision encoder has a q_proj, too
+    config = adapter_config(model, ModelConfig(use_peft=True, lora_target_modules=["q_proj"]), "finetune")
+    assert config.target_modules == {f"model.language_model.layers.{index}.self_attn.q_proj" for index in range(2)}
+    with pytest.raises(ValueError, match="no_such_layer"):
+        adapter_config(model, ModelConfig(use_peft=True, lora_target_modules=["no_such_layer"]), "finetune")
+    with pytest.raises(ValueError, match="use_peft.*finetune"):
+        adapter_config(model, ModelConfig(use_peft=True), "joint")
+    assert adapter_config(model, ModelConfig(use_peft=False), "joint") is None

@@ -1,0 +1,182 @@
+"""The training script: a run killed and resumed, a LoRA run, and mistakes of the user in one line each."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny_training import LLAMA, OTDRG, VIT, tiny_rows
+from transformers import AutoModelForImageTextToText
+
+from otdrg_hf import OTDRGForConditionalGeneration
+from otdrg_hf.labeling import label_reports
+from otdrg_hf.training.arguments import StudyArguments
+from otdrg_hf.training.sft import load_studies, main
+
+TRAINING = Path(__file__).parents[2] / "training"
+STEPS = 40
+NO_CONFIGS = {"vision_config": None, "text_config": None}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """An image folder of 12 studies to train on and 4 to validate on."""
+    folder = tmp_path_factory.mktemp("data")
+    for split, count in (("train", 12), ("validation", 4)):
+        (folder / split).mkdir()
+        lines = []
+        for index, row in enumerate(tiny_rows(count)):
+            row["impression"] = "The lungs are clear." if split == "train" and index % 3 == 0 else ""
+            names = [f"{index}-{view}.png" for view in range(len(row["images"]))]
+            for name, image in zip(names, row["images"], strict=True):
+                image.save(folder / split / name)
+            lines.append({**row, "images": None, "file_names": names})
+        lines = [{key: value for key, value in line.items() if value is not None} for line in lines]
+        (folder / split / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+@pytest.fixture
+def recipe(data, tmp_path):
+    """Writes a recipe for a tiny run into `tmp_path/NAME` and returns its path."""
+
+    def write(name: str, **changes) -> str:
+        fields = {
+            "dataset": str(data),
+            "load_kwargs": {"cache_dir": str(tmp_path / "cache")},
+            "labels_from": "dataset",
+            "vision_config": VIT,
+            "text_config": LLAMA,
+            "otdrg_config": OTDRG | {"predicted_label_rate": 0.5},
+            "output_dir": str(tmp_path / name),
+            "max_steps": STEPS,
+            "per_device_train_batch_size": 2,
+            "learning_rate": 1e-2,
+            "lr_scheduler_type": "cosine",
+            "bf16": False,
+            "use_cpu": True,
+            "gradient_checkpointing": False,
+            "save_strategy": "steps",
+            "save_steps": 4,
+            "logging_steps": 4,
+            "report_to": "none",
+            "disable_tqdm": True,
+            **changes,
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({key: value for key, value in fields.items() if value is not None}))
+        return str(path)
+
+    return write
+
+
+def launch(recipe: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", TRAINING / "accelerate/cpu.yaml"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    log = open(f"{recipe}.log", "w")
+    return subprocess.Popen(
+        [*command, TRAINING / "sft.py", "--config", recipe],
+        env=environment,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return OTDRGForConditionalGeneration.from_pretrained(folder).state_dict()
+
+
+def test_a_killed_run_ends_where_an_unbroken_one_does(recipe, tmp_path, capsys):
+    killed = recipe("killed")
+    process = launch(killed)
+    # Until the first checkpoint is whole; the launcher runs the script as its child, in one session.
+    while process.poll() is None and not (tmp_path / "killed/checkpoint-4/trainer_state.json").is_file():
+        time.sleep(0.02)
+    assert process.poll() is None, Path(f"{killed}.log").read_text()[-3000:]
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed/model.safetensors").exists()
+    # Whatever the kill has hit, a newer checkpoint that is not whole must not be in the way.
+    torn = tmp_path / f"killed/checkpoint-{STEPS - 1}"
+    torn.mkdir()
+    (torn / "model.safetensors").write_bytes(b"")
+
+    main(["--config", killed])
+    assert re.search(rf"Going on from \S*/killed/checkpoint-(?!{STEPS - 1}\b)\d+\.", capsys.readouterr().out)
+    main(["--config", recipe("unbroken")])
+    resumed, unbroken = weights(tmp_path / "killed"), weights(tmp_path / "unbroken")
+    assert resumed.keys() == unbroken.keys()
+    for name, value in unbroken.items():
+        torch.testing.assert_close(resumed[name], value, atol=1e-6, rtol=0, msg=name)
+    logs = [json.loads((tmp_path / name / "training_log.json").read_text()) for name in ("killed", "unbroken")]
+    assert [entry["loss"] for entry in logs[0] if "loss" in entry] == pytest.approx(
+        [entry["loss"] for entry in logs[1] if "loss" in entry], abs=1e-6
+    )
+    config = json.loads((tmp_path / "unbroken/config.json").read_text())
+    assert len(config["positive_thresholds"]) == len(config["state_priors"]) == 14
+
+
+def test_align_then_lora_by_the_command_line(recipe, tmp_path):
+    main(["--config", recipe("align", stage="align", max_steps=2)])
+    sources = {**NO_CONFIGS, "model_name_or_path": str(tmp_path / "align")}
+    main(["--config", recipe("lora", stage="finetune", max_steps=2, **sources), "--use_peft", "true", "--lora_r", "4"])
+    assert (tmp_path / "lora/adapter_config.json").is_file()
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "lora")
+    base = json.loads((tmp_path / "lora/base/config.json").read_text())
+    assert loaded.config.positive_thresholds == base["positive_thresholds"] is not None
+    assert "radiology-report" in base["custom_pipelines"]
+    assert not [*tmp_path.glob("**/*.tmp"), *tmp_path.glob("lora/*.bin")]
+
+
+def test_studies_without_the_target_are_left_out(data, tmp_path, capsys):
+    args = StudyArguments(dataset=str(data), load_kwargs={"cache_dir": str(tmp_path)}, target="impression")
+    studies = load_studies(args, "train", None, None)
+    assert studies["id"] == ["study-0", "study-3", "study-6", "study-9"]
+    assert studies["disease_labels"] == label_reports(studies["report"]).tolist()
+    assert "8 of 12 studies have no impression" in capsys.readouterr().out
+    assert load_studies(args, "train", 4, None)["id"] == ["study-0", "study-3"]
+    args.labels_from = "dataset"
+    assert load_studies(args, "train", 4, None)["disease_labels"] == [tiny_rows(4)[i]["disease_labels"] for i in (0, 3)]
+
+
+@pytest.mark.parametrize(
+    "changes, arguments, message",
+    [
+        ({}, ["--no_such_field", "1"], "no_such_field"),
+        ({"no_such_field": 1}, [], "no_such_field"),
+        ({"dataset": "nowhere"}, [], "nowhere"),
+        ({"load_kwargs": {"num_studies": 3}}, [], "num_studies"),
+        ({"target": "impression"}, [], "impression"),
+        ({"vision_config": None}, [], "Give one of: model_name_or_path"),
+        ({"otdrg_config": {"epsilon": 0}}, [], "epsilon"),
+        ({}, ["--otdrg_config", "{"], "--otdrg_config must be JSON"),
+        ({"use_peft": True}, [], "use_peft"),
+        ({**NO_CONFIGS, "model_name_or_path": "not/a/path"}, [], "Cannot load not/a/path"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(changes, arguments, message, recipe, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--config", recipe("wrong", **changes), *arguments])
+    assert stop.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and message in errors[0]
+
+
+@pytest.mark.parametrize("content, message", [(None, "absent.yaml"), ("a: [", "expected"), ("- a", "YAML mapping")])
+def test_a_recipe_that_cannot_be_read_is_one_line(content, message, tmp_path, capsys):
+    path = tmp_path / "absent.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SystemExit) as stop:
+        main(["--config", str(path)])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1

@@ -1,0 +1,121 @@
+"""Tiny models, studies and trainers for the tests of training, all made up from a seed."""
+
+import numpy as np
+from datasets import Dataset
+from PIL import Image
+from transformers import set_seed
+from trl import ModelConfig, SFTConfig
+
+from otdrg_hf.data.schema import study_features
+from otdrg_hf.training.arguments import StudyArguments
+from otdrg_hf.training.collator import StudyCollator
+from otdrg_hf.training.disease_metrics import disease_metrics
+from otdrg_hf.training.model_setup import load_model_and_processor
+from otdrg_hf.training.stages import adapter_config, apply_stage
+from otdrg_hf.training.trainer import OTDRGTrainer
+
+SENTENCES = (
+    "The heart is normal in size.",
+    "There is a small right pleural effusion.",
+    "No pneumothorax.",
+    "Possible left basilar pneumonia.",
+    "The lungs are clear.",
+)
+# A ViT has a pooler, which nothing depends on; a ResNet has batch-norm statistics, which move without a gradient.
+VIT = {
+    "model_type": "vit",
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": 64,
+    "patch_size": 16,
+}
+RESNET = {
+    "model_type": "resnet",
+    "embedding_size": 16,
+    "hidden_sizes": [16, 32],
+    "depths": [1, 1],
+    "layer_type": "basic",
+    "downsample_in_first_stage": False,
+}
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+OTDRG = {"alignment_dim": 32, "image_token_pooling": 2, "max_iterations": 20}
+
+
+def tiny_rows(count: int) -> list[dict]:
+    """Studies of one or two 64-pixel noise films, with reports of different lengths."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(count):
+        views = ["frontal", "lateral"][: 1 + index % 2]
+        findings = " ".join(rng.choice(SENTENCES, size=1 + index % 3, replace=False))
+        rows.append(
+            {
+                "id": f"study-{index}",
+                "images": [Image.fromarray(rng.integers(0, 256, (64, 64), dtype=np.uint8)) for _ in views],
+                "views": views,
+                "indication": "Cough." if index % 2 else "",
+                "comparison": "",
+                "findings": findings,
+                "impression": "",
+                "report": findings,
+                "disease_labels": rng.integers(0, 4, 14).tolist(),
+            }
+        )
+    return rows
+
+
+def tiny_studies(count: int) -> Dataset:
+    return Dataset.from_list(tiny_rows(count), features=study_features())
+
+
+def tiny_model(vision: dict = VIT, seed: int = 0, **otdrg_config):
+    """A model and its processor, built as training builds one from scratch."""
+    set_seed(seed)
+    args = StudyArguments(vision_config=vision, text_config=LLAMA, otdrg_config=OTDRG | otdrg_config, image_size=64)
+    return load_model_and_processor(args, ModelConfig(), SENTENCES)
+
+
+def tiny_trainer(output_dir, train, validation=None, stage="joint", lora=False, built=None, **options) -> OTDRGTrainer:
+    """A trainer of 4 steps of 2 studies, unless `options` of SFTConfig say otherwise."""
+    model, processor = built or tiny_model()
+    frozen = apply_stage(model, stage)
+    peft_config = adapter_config(model, ModelConfig(use_peft=lora, lora_r=4, lora_dropout=0.0), stage)
+    defaults = {
+        "per_device_train_batch_size": 2,
+        "per_device_eval_batch_size": 2,
+        "max_steps": 4,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "save_strategy": "no",
+        "max_length": None,
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": 0,
+    }
+    return OTDRGTrainer(
+        model=model,
+        args=SFTConfig(output_dir=str(output_dir), **defaults | options),
+        data_collator=StudyCollator(processor),
+        train_dataset=train,
+        eval_dataset=validation,
+        processing_class=processor,
+        compute_metrics=disease_metrics(model.config),
+        peft_config=peft_config,
+        stage=stage,
+        frozen_modules=frozen,
+    )

@@ -1,0 +1,37 @@
+"""Run by torch.distributed in each of two processes: trains every case and saves what each process ends with."""
+
+import sys
+from pathlib import Path
+
+import torch
+from tiny_training import tiny_model, tiny_studies, tiny_trainer
+
+CASES = {"align": {"stage": "align"}, "joint": {"stage": "joint"}, "lora": {"stage": "finetune", "lora": True}}
+
+
+def train(folder: Path, case: str, batch_size: int):
+    """Two steps of plain gradient descent, in which a wrong scale of the loss shows as a wrong step."""
+    options = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 0.0, "max_steps": 2}
+    trainer = tiny_trainer(
+        folder,
+        tiny_studies(8),
+        tiny_studies(8),
+        built=tiny_model(),
+        per_device_train_batch_size=batch_size,
+        # Stalls, or raises, if a stage leaves a parameter that it trains without a gradient.
+        ddp_find_unused_parameters=False,
+        eval_strategy="steps",
+        eval_steps=2,
+        **options,
+        **CASES[case],
+    )
+    trainer.train()
+    return trainer
+
+
+if __name__ == "__main__":
+    for case in CASES:
+        trainer = train(Path(sys.argv[1], case), case, batch_size=2)
+        rank = trainer.accelerator.process_index
+        trained = {name: value for name, value in trainer.model.named_parameters() if value.requires_grad}
+        torch.save((trained, trainer.state.log_history), Path(sys.argv[1], f"{case}-{rank}.pt"))
