@@ -40,9 +40,7 @@ def test_views_are_only_told_where_the_caption_does(make, caption, count, views)
     assert parse_iu_report(make.report(1, stems=stems, caption=caption)).views == views
 
 
-@pytest.mark.parametrize(
-    "bomb", [BOMB, EXTERNAL, BOMB.decode().replace("?>", ' encoding="utf-16"?>').encode("utf-16")]
-)
+@pytest.mark.parametrize("bomb", [BOMB, EXTERNAL, BOMB.decode().replace("?>", ' encoding="utf-16"?>').encode("utf-16")])
 def test_document_types_are_refused(bomb):
     with pytest.raises(Rejected, match="document type"):
         parse_iu_report(bomb)

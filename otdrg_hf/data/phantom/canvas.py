@@ -32,9 +32,7 @@ def spline(points: np.ndarray, closed: bool = False, steps: int = 6) -> np.ndarr
     )
     p0, p1, p2, p3 = (padded[k : len(padded) - 3 + k, None] for k in range(4))
     t = np.linspace(0, 1, steps, endpoint=False, dtype=np.float32)[None, :, None]
-    curve = 0.5 * (
-        2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3
-    )
+    curve = 0.5 * (2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3)
     curve = curve.reshape(-1, 2)
     return curve if closed else np.concatenate([curve, points[-1:]])
 

@@ -24,9 +24,7 @@ from .finding import Finding
 ZONES = {"upper": 0.20, "mid": 0.50, "lower": 0.78}  # height between apex and costophrenic angle
 
 
-def zone_centre(
-    p: Patient, side: str, zone: str, rng: np.random.Generator, spread: float = 1.0
-) -> tuple[float, float]:
+def zone_centre(p: Patient, side: str, zone: str, rng: np.random.Generator, spread: float = 1.0) -> tuple[float, float]:
     """A place inside a lung zone, clear of the heart."""
     t = ZONES[zone] + spread * rng.uniform(-0.05, 0.05)
     if zone == "lower":
@@ -124,9 +122,7 @@ def edema(film: Film, f: Finding, rng: np.random.Generator) -> None:
         x, y = p.hilum(side)
         for _ in range(8):
             end = (x + sign * rng.uniform(0.02, 0.09), y - rng.uniform(0.10, 0.22))
-            lines.line(
-                spline(np.array([(x, y - 0.02), ((x + end[0]) / 2, (y + end[1]) / 2 - 0.01), end])), 0.009, 0.55
-            )
+            lines.line(spline(np.array([(x, y - 0.02), ((x + end[0]) / 2, (y + end[1]) / 2 - 0.01), end])), 0.009, 0.55)
     film.add((change + blur(lines.field(), 0.0025) * 0.16) * film.lungs, f.label)
 
 
@@ -251,9 +247,7 @@ def pleural_other(film: Film, f: Finding, rng: np.random.Generator) -> None:
                 x = float(p.wall(y, side)) - sign * rng.uniform(0.03, 0.12)
                 angles = np.linspace(0, 6.28, 9)[:-1]
                 r = rng.uniform(0.6, 1.3, 8) * (0.022 + 0.012 * f.severity)
-                sheet.polygon(
-                    spline(np.stack([x + r * np.cos(angles) * 0.75, y + r * np.sin(angles)], 1), closed=True)
-                )
+                sheet.polygon(spline(np.stack([x + r * np.cos(angles) * 0.75, y + r * np.sin(angles)], 1), closed=True))
             film.add(blur(sheet.field(), 0.002) * (0.32 + 0.12 * f.severity) * lung, f.label)
         else:
             thick = 0.024 + 0.028 * f.severity
