@@ -1,7 +1,6 @@
 """PyTorch OTDRG model: vision encoder, optimal-transport alignment with disease labels, and an LLM that they prompt."""
 
 from contextlib import suppress
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -9,9 +8,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
-from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .alignment_otdrg import (
@@ -25,74 +22,9 @@ from .alignment_otdrg import (
 )
 from .configuration_otdrg import OTDRGConfig
 from .disease_states import predict_states, resolve_states
+from .outputs_otdrg import OTDRGCausalLMOutputWithPast, OTDRGModelOutputWithPast, OTDRGStudyFeatures
 from .processing_otdrg import OTDRGProcessor
 from .vision_otdrg import encode_images, patch_features
-
-
-@dataclass
-class OTDRGStudyFeatures(ModelOutput):
-    """
-    All that the LLM and the losses need of a batch of studies, computed once per study.
-
-    Args:
-        image_embeds (`torch.FloatTensor` of shape `[B, V, tokens, hidden]`): Visual tokens of each view.
-        view_mask (`torch.BoolTensor` of shape `[B, V]`): False where a view is padding.
-        finding_embeds (`torch.FloatTensor` of shape `[B, m, hidden]`): One token per label.
-        disease_logits (`torch.FloatTensor` of shape `[B, m, states]`): fp32, from a transport that knows no states.
-        disease_states (`torch.LongTensor` of shape `[B, m]`): The states that the label tokens speak of.
-        transport_plan (`torch.FloatTensor` of shape `[B, V * n, m + 1]`): fp32; the background comes last.
-        transport_cost (`torch.FloatTensor` of shape `[B]`): Cross-modal distance `<T, C>`.
-        ot_loss, disease_loss (`torch.FloatTensor` of shape `[B]`, *optional*): With `disease_labels` only.
-        patches (`torch.FloatTensor` of shape `[B, V * n, d]`): Patch features in the alignment space.
-        label_phrases (`torch.FloatTensor` of shape `[m, states, d]`): Phrase features in the alignment space.
-    """
-
-    image_embeds: torch.FloatTensor | None = None
-    view_mask: torch.BoolTensor | None = None
-    finding_embeds: torch.FloatTensor | None = None
-    disease_logits: torch.FloatTensor | None = None
-    disease_states: torch.LongTensor | None = None
-    transport_plan: torch.FloatTensor | None = None
-    transport_cost: torch.FloatTensor | None = None
-    ot_loss: torch.FloatTensor | None = None
-    disease_loss: torch.FloatTensor | None = None
-    patches: torch.FloatTensor | None = None
-    label_phrases: torch.FloatTensor | None = None
-
-
-@dataclass
-class OTDRGModelOutputWithPast(BaseModelOutputWithPast):
-    """`BaseModelOutputWithPast` with `study_features`, `None` where no image was given (as in cached decoding)."""
-
-    study_features: OTDRGStudyFeatures | None = None
-
-
-@dataclass
-class OTDRGCausalLMOutputWithPast(ModelOutput):
-    """
-    Args:
-        loss (`torch.FloatTensor` of shape `[]`, *optional*):
-            `lm_loss + ot_loss_weight * ot_loss + disease_loss_weight * disease_loss`, of those terms that there are.
-        lm_loss (`torch.FloatTensor` of shape `[]`, *optional*): With `labels`.
-        ot_loss, disease_loss (`torch.FloatTensor` of shape `[]`, *optional*): With `disease_labels` and images.
-        logits (`torch.FloatTensor` of shape `[B, T, vocab]`, *optional*): Without `skip_logits`.
-        disease_logits (`torch.FloatTensor` of shape `[B, m, states]`, *optional*): With images.
-        disease_states (`torch.LongTensor` of shape `[B, m]`, *optional*): States that the report is prompted with.
-        transport_plan (`torch.FloatTensor` of shape `[B, V * n, m + 1]`, *optional*): With images; background last.
-        past_key_values, hidden_states, attentions: As of the language model.
-    """
-
-    loss: torch.FloatTensor | None = None
-    lm_loss: torch.FloatTensor | None = None
-    ot_loss: torch.FloatTensor | None = None
-    disease_loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    disease_logits: torch.FloatTensor | None = None
-    disease_states: torch.LongTensor | None = None
-    transport_plan: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor] | None = None
-    attentions: tuple[torch.FloatTensor] | None = None
 
 
 class OTDRGPreTrainedModel(PreTrainedModel):

@@ -23,6 +23,9 @@ class OTDRGTrainer(SFTTrainer):
         self.stage, self.frozen_modules = stage, frozen_modules
         super().__init__(*args, **kwargs)
 
+    def _send_telemetry(self):
+        """Nothing: a run on patients' films tells nobody that it runs."""
+
     def _set_signature_columns_if_needed(self):
         # TRL keeps only the columns that its own collator reads, which drops the disease labels.
         self._signature_columns = list(STUDY_COLUMNS)

@@ -16,7 +16,7 @@ SIDE_CODES = {"left": 1, "right": 2, "bilateral": 3}
 NLG = ("bleu_1", "bleu_4", "rouge_l", "cider")
 
 
-def phantom_figures(report, num_studies: int, image_size: int = 160, batch_size: int = 32) -> dict[str, float]:
+def phantom_figures(report, num_studies: int, image_size: int = 128, batch_size: int = 32) -> dict[str, float]:
     """
     Reports `num_studies` phantoms of the test split, which no training sees, and scores them against what was drawn.
 

@@ -1,0 +1,61 @@
+"""The `otdrg` command: what it prints, and one clear line for what a user got wrong."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from otdrg_hf import DEMO_CHECKPOINT
+from tests.conftest import make_films
+
+pytestmark = pytest.mark.skipif(not DEMO_CHECKPOINT.exists(), reason="the demo checkpoint is not bundled yet")
+
+
+def otdrg(*arguments, cwd):
+    return subprocess.run([sys.executable, "-m", "otdrg_hf", *arguments], capture_output=True, text=True, cwd=cwd)
+
+
+def test_help_names_every_command(tmp_path):
+    result = otdrg("--help", cwd=tmp_path)
+    assert result.returncode == 0
+    for command in ("report", "demo", "label", "prepare", "evaluate", "train"):
+        assert command in result.stdout
+
+
+def test_report_goes_on_after_a_bad_file_and_says_so(tmp_path):
+    Image.fromarray(make_films(1)[0]).save(tmp_path / "good.png")
+    (tmp_path / "empty.png").write_bytes(b"")
+    result = otdrg("report", "empty.png", "good.png", "--json", "--max_new_tokens", "8", cwd=tmp_path)
+    bad, good = map(json.loads, result.stdout.splitlines())
+    assert result.returncode == 1
+    assert "empty.png" in bad["error"] and "empty" in bad["error"]
+    assert good["image"] == "good.png" and len(good["findings"]) == 14
+    assert str(tmp_path) not in result.stdout
+
+
+def test_label_reads_lines_and_explains(tmp_path):
+    (tmp_path / "reports.txt").write_text("Large left pleural effusion.\nNo pneumothorax.\n")
+    result = otdrg("label", "reports.txt", "--explain", cwd=tmp_path)
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert first["labels"]["Pleural Effusion"] == "positive"
+    assert first["evidence"][0]["text"] in "Large left pleural effusion."
+    assert second["labels"]["Pneumothorax"] == "negative"
+
+
+def test_a_broken_line_is_named(tmp_path):
+    (tmp_path / "reports.jsonl").write_text('{"report": "Clear."}\n{"report":\n')
+    result = otdrg("label", "reports.jsonl", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.strip() == "error: reports.jsonl, line 2: not a JSON object with a 'report'."
+
+
+def test_the_demo_writes_pictures_and_a_record(tmp_path):
+    Image.fromarray(make_films(1)[0]).save(tmp_path / "film.png")
+    result = otdrg("demo", "film.png", "--num_studies", "0", "--output_dir", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    record = json.loads((tmp_path / "out" / "demo.json").read_text())
+    assert len(record["studies"]) == 4
+    assert all((tmp_path / "out" / study["picture"]).stat().st_size > 0 for study in record["studies"])
+    assert "not for clinical use" in result.stdout
