@@ -169,7 +169,8 @@ def test_converged_sample_waits_unchanged_for_a_slow_one():
     cost, a, b = random_problem(12, n=30, m=6, zero_share=0)
     cost[0] *= 0.1
     options = {"epsilon": 0.02, "tolerance": 1e-3}
-    close(sinkhorn(cost, a, b, **options)[:1], sinkhorn(cost[:1], a[:1], b[:1], **options), 1e-12)
+    # A sample that went on would move by about the tolerance; BLAS rounds batches of two sizes differently by 3e-11.
+    close(sinkhorn(cost, a, b, **options)[:1], sinkhorn(cost[:1], a[:1], b[:1], **options), 1e-9)
 
 
 def test_plan_cut_short_still_belongs_to_its_epsilon():
