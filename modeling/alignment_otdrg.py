@@ -1,14 +1,38 @@
 """The core of OTDRG: label phrases and patches in one space, transport between them, disease head and fusion."""
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from .configuration_otdrg import OTDRGConfig
-from .optimal_transport import cosine_cost, sinkhorn, transport_cost
+from .coupling_otdrg import couple
+from .disease_states import POSITIVE
+from .optimal_transport import cosine_cost, transport_cost
 from .vision_otdrg import grid_positions
 
 POSITION_SIZE = 24
+PRESENCE_SCALE = 20.0
+
+
+class Aligned(NamedTuple):
+    """
+    What a coupling of patches and labels gives.
+
+    Attributes:
+        plan (`torch.Tensor` of shape `[B, N, m + 1]`): fp32; the background comes last.
+        label_patches (`torch.Tensor` of shape `[B, m, d]`): Label-wise visual features *Z*.
+        cost (`torch.Tensor` of shape `[B]`): Cross-modal distance `<T, C>`, fp32.
+        evidence (`torch.Tensor` of shape `[B, N, m]`): The mass that a patch moved to a label times how well it fits
+            it, `T max(cos, 0)`, fp32. A patch cannot give more than it has, so that the plan alone is flat where a
+            label takes all of several patches.
+    """
+
+    plan: torch.Tensor
+    label_patches: torch.Tensor
+    cost: torch.Tensor
+    evidence: torch.Tensor
 
 
 class PatchProjection(nn.Module):
@@ -71,8 +95,8 @@ class TransportAlignment(nn.Module):
     Optimal transport between the patches of a study and a set of label features.
 
     Patches carry equal mass (padded views none). The background, a learned feature, takes `background_mass` of it, and
-    the labels share the rest in proportion to `label_masses`. With the plan *T* of cost `1 - cos`, label *j* sees the
-    label-wise visual feature `Z_j = sum_i T_ij X_i / sum_i T_ij`.
+    the labels share the rest in proportion to `label_masses`. With the plan *T* of cost `1 - cos` (or another coupling,
+    see [`couple`]), label *j* sees the label-wise visual feature `Z_j = sum_i T_ij X_i / sum_i T_ij`.
     """
 
     def __init__(self, config: OTDRGConfig):
@@ -82,16 +106,13 @@ class TransportAlignment(nn.Module):
 
     def forward(
         self, patches: torch.Tensor, patch_mask: torch.Tensor, labels: torch.Tensor, label_masses: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> Aligned:
         """
         Args:
             patches (`torch.Tensor` of shape `[B, N, d]`): Patches of all views.
             patch_mask (`torch.Tensor` of shape `[B, N]`): 1 where the view is real, 0 where it is padding.
             labels (`torch.Tensor` of shape `[B, m, d]`): Label features.
             label_masses (`torch.Tensor` of shape `[B, m]`): Relative masses, > 0.
-
-        Returns:
-            The plan `[B, N, m + 1]` (fp32; the background comes last), `Z` `[B, m, d]` and the cost `[B]` (fp32).
         """
         config, batch = self.config, patches.shape[0]
         background = self.background.to(labels.dtype).expand(batch, 1, -1)
@@ -99,34 +120,63 @@ class TransportAlignment(nn.Module):
         a = patch_mask.float() / patch_mask.float().sum(-1, keepdim=True)  # [B, N]
         b = label_masses.float() / label_masses.float().sum(-1, keepdim=True) * (1 - config.background_mass)
         b = torch.cat([b, b.new_full((batch, 1), config.background_mass)], dim=1)  # [B, m + 1]
-        plan = sinkhorn(cost, a, b, config.epsilon, config.max_iterations, config.tolerance, solver=config.solver)
+        plan = couple(cost, a, b, config)
         of_labels = plan[..., :-1]
         weights = of_labels / of_labels.sum(1, keepdim=True).clamp(min=1e-12)  # [B, N, m]
         label_patches = weights.transpose(1, 2).to(patches.dtype) @ patches  # [B, m, d]
-        return plan, label_patches, transport_cost(plan, cost)
+        evidence = of_labels * (1 - cost[..., :-1]).clamp(min=0)  # [B, N, m]
+        return Aligned(plan, label_patches, transport_cost(plan, cost), evidence)
 
 
 class DiseaseHead(nn.Module):
-    """State logits of each label from its own label-wise visual feature: `[B, m, d]` -> `[B, m, states]` in fp32."""
+    """
+    State logits of each label from what it sees.
+
+    Whether a label is positive is read off the cosine between its label-wise visual feature and the phrase of its
+    presence, `p = sigmoid(prior log-odds + scale * (cos - offset))`. A classifier of any form could as well learn that
+    a sign is present where something normal is missed, and would then look there; similarity to "is present" can only
+    rise where the sign is, which is what makes the plan evidence. The other states share the rest by a classifier.
+    """
 
     def __init__(self, config: OTDRGConfig):
         super().__init__()
-        m, states, d = config.num_disease_labels, config.num_states, config.alignment_dim
+        m, others, d = config.num_disease_labels, config.num_states - 1, config.alignment_dim
         self.config = config
+        self.presence_log_scale = nn.Parameter(torch.empty(m))
+        self.presence_offset = nn.Parameter(torch.empty(m))
         self.norm = nn.LayerNorm(d)
         self.dense = nn.Linear(d, d)
         self.act = nn.GELU()
-        self.classifier_weight = nn.Parameter(torch.empty(m, states, d))
-        self.classifier_bias = nn.Parameter(torch.empty(m, states))
+        self.classifier_weight = nn.Parameter(torch.empty(m, others, d))
+        self.classifier_bias = nn.Parameter(torch.empty(m, others))
 
-    def forward(self, label_patches: torch.Tensor, names: torch.Tensor) -> torch.Tensor:
+    def forward(self, label_patches: torch.Tensor, names: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            label_patches (`torch.Tensor` of shape `[B, m, d]`): `Z` of a transport that does not know the states.
+            names, present (`torch.Tensor` of shape `[m, d]`): Features of the names, and of the phrases of presence.
+
+        Returns:
+            `torch.Tensor` of shape `[B, m, states]`: Log-probabilities, fp32.
+        """
+        priors = self._priors(label_patches.device)  # [m, states]
+        similarity = F.cosine_similarity(label_patches.float(), present.float(), dim=-1)  # [B, m]
+        scale = PRESENCE_SCALE * self.presence_log_scale.float().exp()
+        presence = priors[:, POSITIVE].logit() + scale * (similarity - self.presence_offset.float())  # [B, m]
         hidden = self.act(self.dense(self.norm(label_patches + names)))  # [B, m, d]
-        logits = torch.einsum("bmd,msd->bms", hidden, self.classifier_weight.to(hidden.dtype))
-        logits = logits.float() + self.classifier_bias.float()
-        if self.config.state_priors is not None:
-            # Rare states start where they belong, and the logits stay those of a posterior.
-            logits = logits + torch.tensor(self.config.state_priors, device=logits.device).log()
-        return logits
+        others = torch.einsum("bmd,msd->bms", hidden, self.classifier_weight.to(hidden.dtype))
+        others = others.float() + self.classifier_bias.float()
+        # Rare states start where they belong.
+        others = others + torch.cat([priors[:, :POSITIVE], priors[:, POSITIVE + 1 :]], dim=-1).log()
+        others = others.log_softmax(-1) + F.logsigmoid(-presence).unsqueeze(-1)  # [B, m, states - 1]
+        positive = F.logsigmoid(presence).unsqueeze(-1)
+        return torch.cat([others[..., :POSITIVE], positive, others[..., POSITIVE:]], dim=-1)
+
+    def _priors(self, device: torch.device) -> torch.Tensor:
+        m, states = self.config.num_disease_labels, self.config.num_states
+        if self.config.state_priors is None:
+            return torch.full((m, states), 1 / states, device=device)
+        return torch.tensor(self.config.state_priors, device=device)
 
 
 class Fusion(nn.Module):
@@ -138,7 +188,7 @@ class Fusion(nn.Module):
         self.pooling = config.image_token_pooling
         self.image_dense = nn.Linear(d, hidden_size)
         self.image_output = nn.Linear(hidden_size, hidden_size)
-        self.finding_dense = nn.Linear(2 * d, hidden_size)
+        self.finding_dense = nn.Linear(2 * d + POSITION_SIZE, hidden_size)
         self.finding_output = nn.Linear(hidden_size, hidden_size)
         self.act = nn.GELU()
 
@@ -151,10 +201,22 @@ class Fusion(nn.Module):
             patches = maps.permute(0, 2, 3, 1).unflatten(0, (batch, views))
         return self.image_output(self.act(self.image_dense(patches.flatten(2, 3))))
 
-    def label_tokens(self, phrases: torch.Tensor, label_patches: torch.Tensor) -> torch.Tensor:
-        """`[B, m, d]` and `[B, m, d]` -> `[B, m, hidden]`: what is said of a label, and what is seen of it."""
-        pair = torch.cat([phrases, label_patches], dim=-1)
-        return self.finding_output(self.act(self.finding_dense(pair)))
+    def label_tokens(self, phrases: torch.Tensor, label_patches: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """`[B, m, d]` twice and `[B, m, p]` -> `[B, m, hidden]`: what is said of a label, what is seen of it, where."""
+        return self.finding_output(self.act(self.finding_dense(torch.cat([phrases, label_patches, places], dim=-1))))
+
+
+def label_places(evidence: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """
+    Where each label was seen: the mean position code of its evidence in the first view, `[B, N, m]` -> `[B, m, p]`.
+
+    Left and right are read off the first view alone, the frontal one by convention: a lateral view shows neither, and
+    a mean over both would hide them.
+    """
+    positions = grid_positions(rows, columns, POSITION_SIZE, evidence.device, evidence.dtype).flatten(0, 1)  # [n, p]
+    first_view = evidence[:, : rows * columns]  # [B, n, m]
+    weights = first_view / first_view.sum(1, keepdim=True).clamp(min=1e-12)
+    return weights.transpose(1, 2) @ positions
 
 
 def phrase_contrast(

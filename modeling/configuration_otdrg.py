@@ -21,6 +21,7 @@ CHEXBERT_LABELS = (
     "Support Devices",
     "No Finding",
 )
+COUPLINGS = ("transport", "unbalanced", "attention", "pooling")
 STATES = ("blank", "positive", "negative", "uncertain")
 PHRASE_TEMPLATES = ("{} is not mentioned", "{} is present", "no {}", "possible {}")
 
@@ -56,6 +57,11 @@ class OTDRGConfig(PreTrainedConfig):
         image_token_pooling (`int`, *optional*, defaults to 1):
             Side of the square of patches averaged into one visual token of the LLM. Transport sees all patches.
         alignment_dim (`int`, *optional*, defaults to 256): Width *d* of the space shared by patches and labels.
+        coupling (`str`, *optional*, defaults to `"transport"`):
+            How patches and labels are coupled: `"transport"`, or, to compare it with, `"unbalanced"`, `"attention"` or
+            `"pooling"`.
+        patch_relaxation (`float`, *optional*, defaults to 0.1):
+            Weight, in units of the cost, of the KL term that draws patch masses to their marginal when unbalanced.
         epsilon (`float`, *optional*, defaults to 0.05): Entropic regularisation, in units of the cosine cost (0 to 2).
         max_iterations (`int`, *optional*, defaults to 100): Bound on Sinkhorn iterations.
         tolerance (`float`, *optional*, defaults to 1e-4): Marginal error (L1, of a total mass of 1) at which they stop.
@@ -64,7 +70,7 @@ class OTDRGConfig(PreTrainedConfig):
             Share of the patch mass that goes to no label, between 0 (no background) and 1 (exclusive).
         state_masses (`list[float]`, *optional*, defaults to `[0.25, 1.0, 0.5, 1.0]`):
             Relative label mass of each state; a positive label claims more of the image than a denied one.
-        ot_loss_weight (`float`, *optional*, defaults to 0.1): Weight of the transport loss.
+        ot_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the transport loss.
         disease_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the disease loss.
         contrast_temperature (`float`, *optional*, defaults to 0.1):
             Temperature of the contrast between the phrases, the force that keeps the transport loss from collapsing.
@@ -101,13 +107,15 @@ class OTDRGConfig(PreTrainedConfig):
     image_grid: list[int] | tuple[int, ...] = (14, 14)
     image_token_pooling: int = 1
     alignment_dim: int = 256
+    coupling: str = "transport"
+    patch_relaxation: float = 0.1
     epsilon: float = 0.05
     max_iterations: int = 100
     tolerance: float = 1e-4
     solver: str = "sinkhorn"
     background_mass: float = 0.5
     state_masses: list[float] | tuple[float, ...] = (0.25, 1.0, 0.5, 1.0)
-    ot_loss_weight: float = 0.1
+    ot_loss_weight: float = 1.0
     disease_loss_weight: float = 1.0
     contrast_temperature: float = 0.1
     predicted_label_rate: float = 0.0
@@ -184,7 +192,7 @@ class OTDRGConfig(PreTrainedConfig):
             raise ValueError(f"`{name}` must have {self.num_disease_labels} rows (labels) of {columns} entries.")
 
     def _validate_numbers(self):
-        for name in ("epsilon", "tolerance", "contrast_temperature"):
+        for name in ("epsilon", "patch_relaxation", "tolerance", "contrast_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be > 0, got {getattr(self, name)}.")
         for name in ("max_iterations", "alignment_dim", "image_token_pooling", "vision_feature_size"):
@@ -197,6 +205,8 @@ class OTDRGConfig(PreTrainedConfig):
             raise ValueError(f"`background_mass` must be in [0, 1), got {self.background_mass}.")
         if not 0 <= self.predicted_label_rate <= 1:
             raise ValueError(f"`predicted_label_rate` must be in [0, 1], got {self.predicted_label_rate}.")
+        if self.coupling not in COUPLINGS:
+            raise ValueError(f"`coupling` must be one of {', '.join(COUPLINGS)}, got {self.coupling!r}.")
         if self.solver not in ("sinkhorn", "pot"):
             raise ValueError(f"`solver` must be 'sinkhorn' or 'pot', got {self.solver!r}.")
         if len(self.image_grid) != 2 or min(self.image_grid) < 1:

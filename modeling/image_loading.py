@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from transformers.image_utils import load_image
+
+from .dicom_otdrg import MAX_BYTES, MAX_PIXELS, is_dicom, read_dicom
+from .image_fetching import fetch
 
 MIN_SIDE = 16
-MAX_PIXELS = 15_000 * 10_000
+VIEW = "radiograph_view"
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 
 
@@ -23,14 +25,17 @@ def load_radiograph(image, name: str | None = None) -> Image.Image:
         image (`PIL.Image.Image`, `str`, `os.PathLike`, `bytes`, `np.ndarray` or `torch.Tensor`):
             A picture, its path, URL, file content, or pixels as `[H, W]`, `[H, W, channels]` or `[channels, H, W]`.
             Integers are read at the smallest of 8, 10, 12, 14 and 16 bits that holds them, floats as 0..1 or 0..255.
+            Files are DICOM (see [`read_dicom`]) or anything that Pillow reads, by their content, not by their name.
+            A URL may be of any host, also of this machine and its network, where picture archives are.
         name (`str`, *optional*): What to call it in an error. Default: its file name or kind.
 
     Returns:
-        `PIL.Image.Image`: RGB.
+        `PIL.Image.Image`: RGB; [`view_in`] tells the view that a DICOM file names.
 
     Raises:
-        ValueError: if it is missing, unreadable, empty, smaller than 16 pixels a side, too large to be a radiograph,
-            or holds NaN or infinite pixels.
+        ImportError: for DICOM without pydicom.
+        ValueError: if it is missing, unreadable, empty, smaller than 16 pixels a side, too large to be a radiograph
+            (over 15,000 x 10,000 pixels or 200 MB), no radiograph, or holds NaN or infinite pixels.
     """
     name = name or _describe(image)
     if isinstance(image, (np.ndarray, torch.Tensor)):
@@ -38,9 +43,7 @@ def load_radiograph(image, name: str | None = None) -> Image.Image:
     elif isinstance(image, Image.Image):
         picture = _decode(image, name)
     elif isinstance(image, (bytes, bytearray)):
-        if len(image) == 0:
-            raise ValueError(f"{name}: the file is empty.")
-        picture = _open(io.BytesIO(image), name)
+        picture = _from_content(bytes(image), name)
     elif isinstance(image, (str, os.PathLike)):
         picture = _from_location(str(image), name)
     else:
@@ -61,40 +64,75 @@ def load_views(images: Sequence, study: str | None = None) -> list[Image.Image]:
     return pictures
 
 
+def view_in(picture: Image.Image) -> str:
+    """The view of a loaded picture as its DICOM file named it: `"frontal"`, `"lateral"` or `"unknown"`."""
+    view = picture.info.get(VIEW)
+    return view if view in ("frontal", "lateral") else "unknown"
+
+
 def _describe(image) -> str:
     if isinstance(image, (str, os.PathLike)):
-        # The file name alone: folders may name a patient.
-        return f"image {Path(str(image)).name!r}"
+        return f"image {file_name(str(image))!r}"
     filename = getattr(image, "filename", "")
     return f"image {Path(filename).name!r}" if filename else f"image given as {type(image).__name__}"
 
 
+def is_url(location: str) -> bool:
+    return location.startswith(("http://", "https://"))
+
+
+def file_name(location: str) -> str:
+    """The name alone: folders may name a patient, and the query of an address may hold a key."""
+    if is_url(location):
+        location = location.partition("://")[2].partition("?")[0].partition("#")[0].partition("/")[2]
+    return Path(location).name
+
+
 def _from_location(location: str, name: str) -> Image.Image:
-    if location.startswith(("http://", "https://")):
-        try:
-            image = load_image(location, timeout=30.0)
-        except Exception as error:  # whatever the HTTP client raises; its message may quote the whole address
-            raise ValueError(f"{name}: could not be fetched ({type(error).__name__}).") from None
-        return _decode(image, name)
-    if not os.path.exists(location):
-        raise ValueError(f"{name}: no such file.")
+    if is_url(location):
+        return _from_content(fetch(location, name, MAX_BYTES), name)
     if os.path.isdir(location):
         raise ValueError(f"{name}: is a folder, not an image file.")
-    if os.path.getsize(location) == 0:
-        raise ValueError(f"{name}: the file is empty.")
-    return _open(location, name)
-
-
-def _open(source, name: str) -> Image.Image:
+    if not os.path.exists(location):
+        raise ValueError(f"{name}: no such file.")
+    if not os.path.isfile(location):
+        raise ValueError(f"{name}: is no ordinary file.")
     try:
-        with Image.open(source) as image:
-            return _decode(image, name)
-    except UnidentifiedImageError:
-        raise ValueError(f"{name}: not an image file that can be read (PNG, JPEG, TIFF, ...).") from None
-    except Image.DecompressionBombError:
-        raise ValueError(_too_large(name)) from None
+        with open(location, "rb") as file:
+            return _from_content(file.read(MAX_BYTES + 1), name)
     except PermissionError:
         raise ValueError(f"{name}: no permission to read it.") from None
+    except OSError as error:
+        raise ValueError(f"{name}: could not be read ({error.strerror}).") from None
+
+
+def _from_content(content: bytes, name: str) -> Image.Image:
+    if len(content) == 0:
+        raise ValueError(f"{name}: the file is empty.")
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{name}: more than {MAX_BYTES // 10**6} MB, too large for a radiograph.")
+    return _from_dicom(content, name) if is_dicom(content[:132]) else _open(content, name)
+
+
+def _from_dicom(content: bytes, name: str) -> Image.Image:
+    radiograph = read_dicom(content, name)
+    picture = _from_array(radiograph.pixels, name)
+    picture = ImageOps.invert(picture) if radiograph.inverted else picture
+    picture.info = {VIEW: radiograph.view}
+    return picture
+
+
+def _open(content: bytes, name: str) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(content))
+    except UnidentifiedImageError:
+        raise ValueError(f"{name}: not an image file that can be read (PNG, JPEG, TIFF, DICOM, ...).") from None
+    except Image.DecompressionBombError:
+        raise ValueError(_too_large(name)) from None
+    except Exception:  # of a damaged header, or of a text in it that unpacks to megabytes
+        raise ValueError(f"{name}: the image data is damaged or cut short.") from None
+    with image:
+        return _decode(image, name)
 
 
 def _decode(image: Image.Image, name: str) -> Image.Image:
@@ -103,8 +141,9 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
     try:
         image.load()
         image = ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{name}: the image data is damaged or cut short ({error}).") from None
+    except Exception as error:  # Pillow's decoders raise almost anything; what the system says may hold a path
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{name}: the image data is damaged or cut short ({reason}).") from None
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _from_array(np.asarray(image), name)
     try:

@@ -18,12 +18,14 @@ from .alignment_otdrg import (
     PatchProjection,
     TransportAlignment,
     disease_loss,
+    label_places,
     phrase_contrast,
 )
 from .configuration_otdrg import OTDRGConfig
-from .disease_states import predict_states, resolve_states
+from .disease_states import POSITIVE, predict_states, resolve_states
 from .outputs_otdrg import OTDRGCausalLMOutputWithPast, OTDRGModelOutputWithPast, OTDRGStudyFeatures
 from .processing_otdrg import OTDRGProcessor
+from .study_inputs_otdrg import check_counts, check_labels, check_views, fill_placeholders
 from .vision_otdrg import encode_images, patch_features
 
 
@@ -51,6 +53,8 @@ class OTDRGPreTrainedModel(PreTrainedModel):
         elif isinstance(module, DiseaseHead):
             init.zeros_(module.classifier_weight)
             init.zeros_(module.classifier_bias)
+            init.zeros_(module.presence_log_scale)
+            init.zeros_(module.presence_offset)
         elif isinstance(module, (PatchProjection, LabelEncoder, Fusion)):
             # Bridges between spaces of any width: keep the variance, whatever `initializer_range` of the backbones.
             for layer in module.children():
@@ -128,8 +132,8 @@ class OTDRGModel(OTDRGPreTrainedModel):
         Raises:
             ValueError: if a shape is wrong or a study has no view.
         """
-        pixel_values, view_mask = self._check_views(pixel_values, view_mask)
-        disease_labels = self._check_labels(disease_labels, pixel_values)
+        pixel_values, view_mask = check_views(pixel_values, view_mask)
+        disease_labels = check_labels(disease_labels, pixel_values, self.config)
         maps = self.encode_views(pixel_values, view_mask)  # [B, V, rows, columns, d]
         patches = maps.flatten(1, 3)  # [B, V * n, d]
         patch_mask = view_mask.repeat_interleave(maps.shape[2] * maps.shape[3], dim=1)  # [B, V * n]
@@ -137,64 +141,35 @@ class OTDRGModel(OTDRGPreTrainedModel):
         phrases, names = phrases.to(patches.dtype), names.to(patches.dtype)
 
         batch = patches.shape[0]
-        anchors = names.expand(batch, -1, -1)
-        equal = torch.ones(anchors.shape[:2], device=patches.device)
-        _, seen, _ = self.alignment(patches, patch_mask, anchors, equal)  # knows no states
-        disease_logits = self.disease_head(seen, names)
+        # Each label is looked for by the phrase of its presence, whatever its state.
+        present = phrases[:, POSITIVE]  # [m, d]
+        equal = torch.ones(batch, len(present), device=patches.device)
+        seen = self.alignment(patches, patch_mask, present.expand(batch, -1, -1), equal).label_patches  # [B, m, d]
+        disease_logits = self.disease_head(seen, names, present)
 
         states = self._prompted_states(disease_logits.detach(), disease_labels)  # [B, m]
         stated = phrases[torch.arange(states.shape[1], device=states.device), states]  # [B, m, d]
         masses = torch.tensor(self.config.state_masses, device=patches.device)[states]  # [B, m]
-        plan, label_patches, cost = self.alignment(patches, patch_mask, stated, masses)
+        aligned = self.alignment(patches, patch_mask, stated, masses)
+        places = label_places(aligned.evidence, *maps.shape[2:4]).to(patches.dtype)  # [B, m, p]
 
         features = OTDRGStudyFeatures(
             image_embeds=self.fusion.visual_tokens(maps),
             view_mask=view_mask,
-            finding_embeds=self.fusion.label_tokens(stated, label_patches),
+            finding_embeds=self.fusion.label_tokens(stated, aligned.label_patches, places),
             disease_logits=disease_logits,
             disease_states=states,
-            transport_plan=plan,
-            transport_cost=cost,
+            transport_plan=aligned.plan,
+            transport_cost=aligned.cost,
+            evidence=aligned.evidence,
             patches=patches,
             label_phrases=phrases,
         )
         if disease_labels is not None:
             contrast = phrase_contrast(seen, phrases, disease_labels, self.config.contrast_temperature)
-            features.ot_loss = cost + contrast
+            features.ot_loss = aligned.cost + contrast
             features.disease_loss = disease_loss(disease_logits, disease_labels)
         return features
-
-    def _check_views(self, pixel_values, view_mask) -> tuple[torch.Tensor, torch.Tensor]:
-        if pixel_values.dim() == 4:
-            pixel_values = pixel_values.unsqueeze(1)
-        if pixel_values.dim() != 5:
-            raise ValueError(f"`pixel_values` must be [B, V, 3, H, W] or [B, 3, H, W], got {list(pixel_values.shape)}.")
-        if view_mask is None:
-            view_mask = torch.ones(pixel_values.shape[:2], device=pixel_values.device)
-        if view_mask.shape != pixel_values.shape[:2]:
-            raise ValueError(
-                f"`view_mask` must be {tuple(pixel_values.shape[:2])} to match `pixel_values`, "
-                f"got {tuple(view_mask.shape)}."
-            )
-        view_mask = view_mask.to(pixel_values.device).bool()
-        if not view_mask.any(-1).all():
-            raise ValueError("`view_mask` leaves a study without any view.")
-        return pixel_values, view_mask
-
-    def _check_labels(self, disease_labels: torch.Tensor | None, pixel_values: torch.Tensor) -> torch.Tensor | None:
-        if disease_labels is None:
-            return None
-        expected, states = (pixel_values.shape[0], self.config.num_disease_labels), self.config.num_states
-        if tuple(disease_labels.shape) != expected or disease_labels.is_floating_point():
-            raise ValueError(
-                f"`disease_labels` must be integers of shape {expected}, "
-                f"got {disease_labels.dtype} of shape {tuple(disease_labels.shape)}."
-            )
-        wrong = (disease_labels != -100) & ((disease_labels < 0) | (disease_labels >= states))
-        if wrong.any():
-            code = int(disease_labels[wrong][0])
-            raise ValueError(f"`disease_labels` holds {code}: states are 0 to {states - 1}, or -100 to predict.")
-        return disease_labels.to(pixel_values.device, torch.long)
 
     def _prompted_states(self, disease_logits: torch.Tensor, disease_labels: torch.Tensor | None) -> torch.Tensor:
         """Given states, predicted where unknown; in training, predicted for a share of the studies (exposure gap)."""
@@ -214,12 +189,12 @@ class OTDRGModel(OTDRGPreTrainedModel):
         if view_mask.shape[0] != inputs_embeds.shape[0]:
             raise ValueError(f"{inputs_embeds.shape[0]} prompts for {view_mask.shape[0]} studies.")
         places = self._placeholders(input_ids, inputs_embeds, self.config.image_token_id)  # [B, T]
-        _check_counts("Image", places, view_mask.sum(-1) * image_embeds.shape[2])
-        inputs_embeds = _fill(inputs_embeds, places, image_embeds[view_mask])
+        check_counts("Image", places, view_mask.sum(-1) * image_embeds.shape[2])
+        inputs_embeds = fill_placeholders(inputs_embeds, places, image_embeds[view_mask])
         places = self._placeholders(input_ids, inputs_embeds, self.config.finding_token_id)
         prompted = places.any(-1)  # [B]; a prompt may do without the findings
-        _check_counts("Finding", places, prompted * finding_embeds.shape[1])
-        return _fill(inputs_embeds, places, finding_embeds[prompted.to(finding_embeds.device)])
+        check_counts("Finding", places, prompted * finding_embeds.shape[1])
+        return fill_placeholders(inputs_embeds, places, finding_embeds[prompted.to(finding_embeds.device)])
 
     def _placeholders(self, input_ids, inputs_embeds, token_id: int) -> torch.Tensor:
         if input_ids is not None:
@@ -256,7 +231,7 @@ class OTDRGModel(OTDRGPreTrainedModel):
             inputs_embeds = self.merge_features(input_ids, inputs_embeds, features)
         elif input_ids is not None and (past_key_values is None or past_key_values.get_seq_length() == 0):
             places = input_ids == self.config.image_token_id
-            _check_counts("Image", places, places.new_zeros(len(places), dtype=torch.long))
+            check_counts("Image", places, places.new_zeros(len(places), dtype=torch.long))
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -281,23 +256,6 @@ class OTDRGModel(OTDRGPreTrainedModel):
         if features is not None:
             raise ValueError("You cannot specify both pixel_values and mm_encoder_outputs at the same time")
         return self.get_image_features(pixel_values, view_mask, disease_labels)
-
-
-def _check_counts(name: str, places: torch.Tensor, expected: torch.Tensor):
-    """`ValueError` unless each row of `places` `[B, T]` has as many placeholders as there are features for it `[B]`."""
-    tokens = places.sum(-1)  # [B]
-    if not torch.equal(tokens, expected.to(tokens)):
-        study = int((tokens != expected.to(tokens)).nonzero()[0])
-        raise ValueError(
-            f"{name} features and {name.lower()} tokens do not match, "
-            f"tokens: {int(tokens[study])}, features: {int(expected[study])} (study {study})"
-        )
-
-
-def _fill(inputs_embeds: torch.Tensor, places: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
-    """Writes `embeds` `[..., hidden]` in order into the `places` `[B, T]` of `inputs_embeds` `[B, T, hidden]`."""
-    embeds = embeds.to(inputs_embeds.device, inputs_embeds.dtype)
-    return inputs_embeds.masked_scatter(places.unsqueeze(-1), embeds)
 
 
 class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):

@@ -21,6 +21,7 @@ class OTDRGStudyFeatures(ModelOutput):
         disease_states (`torch.LongTensor` of shape `[B, m]`): The states that the label tokens speak of.
         transport_plan (`torch.FloatTensor` of shape `[B, V * n, m + 1]`): fp32; the background comes last.
         transport_cost (`torch.FloatTensor` of shape `[B]`): Cross-modal distance `<T, C>`.
+        evidence (`torch.FloatTensor` of shape `[B, V * n, m]`): fp32; how much of each label was seen in each patch.
         ot_loss, disease_loss (`torch.FloatTensor` of shape `[B]`, *optional*): With `disease_labels` only.
         patches (`torch.FloatTensor` of shape `[B, V * n, d]`): Patch features in the alignment space.
         label_phrases (`torch.FloatTensor` of shape `[m, states, d]`): Phrase features in the alignment space.
@@ -33,6 +34,7 @@ class OTDRGStudyFeatures(ModelOutput):
     disease_states: torch.LongTensor | None = None
     transport_plan: torch.FloatTensor | None = None
     transport_cost: torch.FloatTensor | None = None
+    evidence: torch.FloatTensor | None = None
     ot_loss: torch.FloatTensor | None = None
     disease_loss: torch.FloatTensor | None = None
     patches: torch.FloatTensor | None = None

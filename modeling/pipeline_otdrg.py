@@ -1,5 +1,7 @@
 """`pipeline("radiology-report")`: from a study to its report, the disease states behind it and where each was seen."""
 
+from collections.abc import Sized
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -7,12 +9,16 @@ from transformers import GenerationConfig, Pipeline
 from transformers.utils import logging
 
 from .disease_states import POSITIVE, UNCERTAIN
-from .image_loading import load_views
+from .image_loading import load_views, view_in
+from .prefetching import Prefetched
+from .report_sections import report_sections
+from .roomy_cache import make_cache
 
 logger = logging.get_logger(__name__)
 
 TASK = "radiology-report"
 STUDY_KEYS = ("images", "views", "indication", "comparison", "disease_labels")
+PLAIN_GENERATION = {"max_new_tokens", "streamer", "num_beams", "num_return_sequences", "do_sample"}
 CUSTOM_PIPELINES = {
     TASK: {
         "impl": "pipeline_otdrg.RadiologyReportPipeline",
@@ -56,12 +62,15 @@ class RadiologyReportPipeline(Pipeline):
 
         Args:
             study:
-                An image (PIL, path, URL, bytes, array), or a dict with `images` (a list) and, optionally, `views`
-                (`"frontal"`, `"lateral"` or `"unknown"` per image), `indication`, `comparison` (the earlier report) and
-                `disease_labels` (`{"Pneumothorax": "positive"}`: a state that is known and overrides the prediction).
-                A list, generator or dataset of these is a batch of studies.
+                An image (PIL, path, URL, bytes, array; files may be DICOM), or a dict with `images` (a list) and,
+                optionally, `views` (`"frontal"`, `"lateral"` or `"unknown"` per image; by default what DICOM files
+                say), `indication`, `comparison` (the earlier report) and `disease_labels`
+                (`{"Pneumothorax": "positive"}`: a state that is known and overrides the prediction).
+                A list, generator or dataset of these, or of lists of views, is a batch of studies; generators and
+                datasets are answered as they are read, the next batch being decoded while the model runs.
             evidence (`bool`, *optional*, defaults to `False`): Add heat maps.
             max_new_tokens (`int`, *optional*, defaults to 256): Bound on the length of the report, in tokens.
+            streamer (`BaseStreamer`, *optional*): Gets the report of one study as it is written.
             generate_kwargs (`dict`, *optional*): Further arguments of `generate`.
             batch_size (`int`, *optional*, defaults to 1): Studies that go through the model together.
 
@@ -69,6 +78,7 @@ class RadiologyReportPipeline(Pipeline):
             A `dict`, or a list of them, with
 
             - **generated_text** (`str`): The report; **candidates** (`list[str]`) if several were asked for.
+            - **sections** (`dict[str, str]`): `findings` and `impression`, where the report has both headers.
             - **findings** (`list[dict]`): For each label `label`, `state` and `score`, the probability of positive.
             - **evidence** (`dict[str, list[np.ndarray]]`, with `evidence=True`): For each label that is positive or
               uncertain a map per view, float32 `[H, W]` of that image, from 0 to 1, of where it was seen.
@@ -78,18 +88,27 @@ class RadiologyReportPipeline(Pipeline):
         """
         return super().__call__(study, **kwargs)
 
-    def _sanitize_parameters(self, evidence=None, max_new_tokens=None, generate_kwargs=None, **unknown):
+    def get_iterator(self, inputs, num_workers: int, *args):
+        answers = super().get_iterator(inputs, num_workers, *args)
+        if num_workers == 0:
+            forwarded = answers.loader  # below the answers are the forward passes, below these the batches
+            forwarded.loader = Prefetched(forwarded.loader, once=not isinstance(inputs, Sized))
+        return answers
+
+    def _sanitize_parameters(self, evidence=None, max_new_tokens=None, streamer=None, generate_kwargs=None, **unknown):
         if unknown:
             raise ValueError(f"Unknown argument {next(iter(unknown))!r}; what belongs to a study goes into its dict.")
         forward = {"generate_kwargs": dict(generate_kwargs or {})}
         if max_new_tokens is not None:
             forward["generate_kwargs"]["max_new_tokens"] = max_new_tokens
+        if streamer is not None:
+            forward["generate_kwargs"]["streamer"] = streamer
         if evidence is not None:
             forward["evidence"] = evidence
         return {}, forward, {}
 
     def preprocess(self, study) -> dict:
-        study = study if isinstance(study, dict) else {"images": [study]}
+        study = study if isinstance(study, dict) else {"images": study}
         unknown = set(study) - set(STUDY_KEYS)
         if unknown:
             raise ValueError(f"A study has no {sorted(unknown)[0]!r}; its keys are {', '.join(STUDY_KEYS)}.")
@@ -97,8 +116,9 @@ class RadiologyReportPipeline(Pipeline):
         images = images if isinstance(images, (list, tuple)) else [images]
         if len(images) == 0 or any(image is None for image in images):
             raise ValueError("A study needs at least one image under 'images'.")
-        views, labels = study.get("views"), study.get("disease_labels")
+        labels = study.get("disease_labels")
         pictures = load_views(images)
+        views = study.get("views") or [view_in(picture) for picture in pictures]
         prompt = self.processor.build_prompt(len(images), views, study.get("indication"), study.get("comparison"))
         inputs = self.processor([pictures], text=[prompt], disease_labels=labels or {})
         # One opaque entry: batches of studies with different numbers of views are padded in `_forward`.
@@ -112,7 +132,10 @@ class RadiologyReportPipeline(Pipeline):
         features = self.model.get_image_features(
             batch["pixel_values"].to(self.model.dtype), batch["view_mask"], batch["disease_labels"]
         )
-        generate_kwargs = self._prepare_generate_kwargs(generate_kwargs)
+        # Whoever asks `generate` for something special may want a cache of his own.
+        plain = set(generate_kwargs) <= PLAIN_GENERATION
+        cache = {"past_key_values": make_cache(self.model.config.get_text_config(decoder=True))} if plain else {}
+        generate_kwargs = {**self._prepare_generate_kwargs(generate_kwargs), **cache}
         sequences = self.model.generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
@@ -130,7 +153,7 @@ class RadiologyReportPipeline(Pipeline):
                     "texts": texts[index * per_study : (index + 1) * per_study],
                     "states": features.disease_states[index].tolist(),
                     "scores": scores[index].tolist(),
-                    "plan": features.transport_plan[index].float().cpu() if evidence else None,
+                    "evidence": features.evidence[index].float().cpu() if evidence else None,
                     "sizes": study["sizes"],
                 }
             )
@@ -158,9 +181,11 @@ class RadiologyReportPipeline(Pipeline):
             for label, state, score in zip(config.label_names, answer["states"], answer["scores"], strict=True)
         ]
         result = {"generated_text": texts[0], "findings": findings}
+        if sections := report_sections(texts[0]):
+            result["sections"] = sections
         if len(texts) > 1:
             result["candidates"] = texts
-        if answer["plan"] is not None:
+        if answer["evidence"] is not None:
             result["evidence"] = self._evidence(answer)
         return result
 
@@ -168,7 +193,7 @@ class RadiologyReportPipeline(Pipeline):
         config = self.model.config
         views = len(answer["sizes"])
         rows, columns = config.image_grid
-        maps = answer["plan"][: views * rows * columns].T.unflatten(1, (views, rows, columns))  # [m + 1, V, h, w]
+        maps = answer["evidence"][: views * rows * columns].T.unflatten(1, (views, rows, columns))  # [m, V, h, w]
         evidence = {}
         for index, (label, state) in enumerate(zip(config.label_names, answer["states"], strict=True)):
             if state in (POSITIVE, UNCERTAIN):

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 import torch
+from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 
 from .configuration_otdrg import CHEXBERT_LABELS, STATES, OTDRGConfig
-from .image_loading import load_views
+from .image_loading import load_views, view_in
 
 IMAGE_TOKEN, FINDING_TOKEN = "<image>", "<finding>"
 UNKNOWN = -100
@@ -24,6 +25,8 @@ class OTDRGProcessor(ProcessorMixin):
         chat_template (`str`, *optional*): Overrides the tokenizer's own. Without either, prompts are plain text.
         num_image_tokens (`int`, *optional*, defaults to 196): Visual tokens of one view (`config.image_seq_length`).
         label_names (`list[str]`, *optional*): The labels, in the order of `config.label_names`.
+        label_prompt (`bool`, *optional*, defaults to `True`):
+            Whether prompts show the LLM the labels. Without, it sees the image alone, as in LLaVA.
     """
 
     def __init__(
@@ -33,9 +36,11 @@ class OTDRGProcessor(ProcessorMixin):
         chat_template: str | None = None,
         num_image_tokens: int = 196,
         label_names: Sequence[str] = CHEXBERT_LABELS,
+        label_prompt: bool = True,
         **kwargs,
     ):
         self.num_image_tokens = num_image_tokens
+        self.label_prompt = label_prompt
         self.label_names = list(label_names)
         self.image_token, self.finding_token = IMAGE_TOKEN, FINDING_TOKEN
         vocabulary = tokenizer.get_vocab()
@@ -73,7 +78,8 @@ class OTDRGProcessor(ProcessorMixin):
                 views of each study). Everything that [`load_radiograph`] takes is an image.
             text (`str` or `list[str]`, *optional*):
                 A prompt per study with one `<image>` per view and at most one `<finding>`. Default: `build_prompt`.
-            views (`list[str]` or `list[list[str]]`, *optional*): `"frontal"`, `"lateral"` or `"unknown"` per image.
+            views (`list[str]` or `list[list[str]]`, *optional*):
+                `"frontal"`, `"lateral"` or `"unknown"` per image. Default: what DICOM files say, else `"unknown"`.
             indication, comparison (`str` or `list[str]`, *optional*): Why the film was taken; the earlier report.
             disease_labels (*optional*):
                 Known states: a dict such as `{"Pneumothorax": "positive"}` per study, or codes `[B, m]`.
@@ -90,9 +96,10 @@ class OTDRGProcessor(ProcessorMixin):
             raise ValueError("The processor needs `images`, `text` or both.")
         data = {}
         if images is not None:
-            studies = _as_studies(images)
+            studies = [load_views(study, f"study {index}") for index, study in enumerate(_as_studies(images))]
             data = self._pixel_inputs(studies)
             views = _per_study(views, len(studies), "views", nested=True)
+            views = [given or [view_in(p) for p in study] for given, study in zip(views, studies, strict=True)]
             if text is None:
                 indication = _per_study(indication, len(studies), "indication")
                 comparison = _per_study(comparison, len(studies), "comparison")
@@ -129,7 +136,8 @@ class OTDRGProcessor(ProcessorMixin):
             if name not in VIEW_NAMES:
                 raise ValueError(f"{name!r} is no view; choose from {', '.join(VIEW_NAMES)}.")
         lines = [f"{VIEW_NAMES[name]} {IMAGE_TOKEN}" for name in names]
-        lines.append(f"Findings: {FINDING_TOKEN}")
+        if self.label_prompt:
+            lines.append(f"Findings: {FINDING_TOKEN}")
         if indication:
             lines.append(f"Indication: {_plain(indication, 'indication')}")
         if comparison:
@@ -186,11 +194,11 @@ class OTDRGProcessor(ProcessorMixin):
         """Token ids of `config.label_phrases`, for `config.label_phrase_ids`."""
         return [self.tokenizer(phrases, add_special_tokens=False)["input_ids"] for phrases in config.label_phrases]
 
-    def _pixel_inputs(self, studies: list[list]) -> dict[str, torch.Tensor]:
+    def _pixel_inputs(self, studies: list[list[Image.Image]]) -> dict[str, torch.Tensor]:
         for index, study in enumerate(studies):
             if len(study) == 0:
                 raise ValueError(f"Study {index} has no image.")
-        pictures = [picture for index, study in enumerate(studies) for picture in load_views(study, f"study {index}")]
+        pictures = [picture for study in studies for picture in study]
         pixels = self.image_processor(pictures, return_tensors="pt")["pixel_values"]  # [all views, 3, H, W]
         counts = torch.tensor([len(study) for study in studies])
         view_mask = torch.arange(int(counts.max())) < counts[:, None]  # [B, V]

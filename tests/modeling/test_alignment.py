@@ -13,6 +13,7 @@ from otdrg_hf.modeling.alignment_otdrg import (
     disease_loss,
     phrase_contrast,
 )
+from otdrg_hf.modeling.disease_states import POSITIVE
 from tests.conftest import make_config
 
 
@@ -36,7 +37,7 @@ def aligned(config, seed=0, views=2, patches_per_view=16):
 
 def test_plan_has_the_masses_of_patches_labels_and_background(config):
     alignment, patches, mask, labels, masses = aligned(config)
-    plan, _, _ = alignment(patches, mask, labels, masses)
+    plan = alignment(patches, mask, labels, masses).plan
     assert plan.shape == (3, 32, 15) and plan.dtype == torch.float32
     expected = mask / mask.sum(-1, keepdim=True)
     torch.testing.assert_close(plan.sum(-1), expected, atol=2e-4, rtol=0)
@@ -48,7 +49,7 @@ def test_plan_has_the_masses_of_patches_labels_and_background(config):
 
 def test_label_features_are_weighted_means_of_patches(config):
     alignment, patches, mask, labels, masses = aligned(config)
-    plan, seen, cost = alignment(patches, mask, labels, masses)
+    plan, seen, cost, _ = alignment(patches, mask, labels, masses)
     for study in range(3):
         for label in (0, 13):
             weights = plan[study, :, label] / plan[study, :, label].sum()
@@ -61,7 +62,7 @@ def test_label_features_are_weighted_means_of_patches(config):
 def test_a_label_sees_the_patches_that_look_like_it(config):
     alignment, patches, mask, labels, masses = aligned(config)
     labels[0, 3] = 5 * patches[0, 7]
-    plan, _, _ = alignment(patches, mask, labels, masses)
+    plan = alignment(patches, mask, labels, masses).plan
     assert plan[0, :, 3].argmax() == 7
 
 
@@ -77,16 +78,16 @@ def test_padded_views_change_nothing(config):
 
 def test_no_background(config):
     alignment, patches, mask, labels, masses = aligned(make_config(background_mass=0.0))
-    plan, seen, _ = alignment(patches, mask, labels, masses)
+    plan, seen, *_ = alignment(patches, mask, labels, masses)
     assert (plan[..., -1] == 0).all() and seen.isfinite().all()
 
 
 def test_settings_are_read_from_the_configuration_at_each_call():
     config = make_config()
     alignment, patches, mask, labels, masses = aligned(config)
-    sharp, _, _ = alignment(patches, mask, labels, masses)
+    sharp = alignment(patches, mask, labels, masses).plan
     config.epsilon = 1.0
-    smooth, _, _ = alignment(patches, mask, labels, masses)
+    smooth = alignment(patches, mask, labels, masses).plan
     assert smooth.std() < 0.8 * sharp.std()
 
 
@@ -117,13 +118,44 @@ def test_label_encoder_without_phrase_ids_says_what_to_do():
         LabelEncoder(config)
 
 
+def make_head(**fields) -> DiseaseHead:
+    head = DiseaseHead(make_config(**fields))
+    for parameter in (*head.classifier_weight, *head.classifier_bias, head.presence_log_scale, head.presence_offset):
+        nn.init.zeros_(parameter)
+    return head
+
+
 def test_state_priors_are_where_the_scores_of_a_new_head_start():
     priors = [[0.7, 0.1, 0.15, 0.05]] * 14
-    head = DiseaseHead(make_config(state_priors=priors))
-    nn.init.zeros_(head.classifier_weight)
-    nn.init.zeros_(head.classifier_bias)
-    logits = head(torch.randn(2, 14, 16), torch.randn(14, 16))
-    torch.testing.assert_close(logits.softmax(-1), torch.tensor(priors).expand(2, -1, -1))
+    seen, present = torch.zeros(2, 14, 16), torch.zeros(14, 16)
+    seen[..., :8], present[:, 8:] = torch.randn(2, 14, 8), torch.randn(14, 8)  # unlike each other: says nothing
+    probabilities = make_head(state_priors=priors)(seen, torch.randn(14, 16), present).exp()
+    torch.testing.assert_close(probabilities, torch.tensor(priors).expand(2, -1, -1))
+
+
+def test_a_label_is_as_present_as_what_it_sees_resembles_the_phrase_of_its_presence():
+    head = make_head()
+    nn.init.normal_(head.classifier_weight)
+    present, names = torch.randn(14, 16), torch.randn(14, 16)
+    other = torch.randn(14, 16)
+    other -= (other * present).sum(-1, keepdim=True) / (present**2).sum(-1, keepdim=True) * present  # orthogonal
+    other *= present.norm(dim=-1, keepdim=True) / other.norm(dim=-1, keepdim=True)
+    seen = torch.stack([share * present + (1 - share) * other for share in (0.0, 0.5, 1.0)])  # [3, m, d]
+    probabilities = head(seen, names, present).exp()
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(3, 14))
+    odds = torch.logit(probabilities[..., POSITIVE], eps=1e-12)
+    expected = torch.logit(torch.tensor(0.25)) + 20 * torch.tensor([0.0, 0.5**0.5, 1.0])
+    torch.testing.assert_close(odds[:2], expected[:2, None].expand(2, 14), atol=1e-2, rtol=0)
+    assert (probabilities[2, :, POSITIVE] > 0.999).all()
+
+
+def test_evidence_is_what_moved_times_how_well_it_fits(config):
+    alignment, patches, mask, labels, masses = aligned(config)
+    labels[0, 3] = 5 * patches[0, 7]
+    result = alignment(patches, mask, labels, masses)
+    fit = torch.cosine_similarity(patches[:, :, None], labels[:, None], dim=-1)
+    torch.testing.assert_close(result.evidence, result.plan[..., :-1] * fit.clamp(min=0))
+    assert result.evidence[0, :, 3].argmax() == 7 and (result.evidence[1, 16:] == 0).all()
 
 
 def test_pooled_visual_tokens_keep_every_view_apart():
@@ -171,9 +203,9 @@ def train_on_transport_alone(config, contrast: bool, steps: int = 200) -> tuple[
     optimizer = torch.optim.Adam(parameters, lr=1e-2)
     for _ in range(steps):
         patches = projection(films).flatten(1, 2)
-        names, phrases = encoder(embedding)
-        _, seen, _ = alignment(patches, mask, names.expand(4, -1, -1), equal)
-        _, _, cost = alignment(patches, mask, phrases[torch.arange(14), states], equal)
+        _, phrases = encoder(embedding)
+        seen = alignment(patches, mask, phrases[:, POSITIVE].expand(4, -1, -1), equal).label_patches
+        cost = alignment(patches, mask, phrases[torch.arange(14), states], equal).cost
         loss = cost + phrase_contrast(seen, phrases, states, config.contrast_temperature) if contrast else cost
         optimizer.zero_grad()
         loss.mean().backward()

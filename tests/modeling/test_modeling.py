@@ -322,7 +322,8 @@ def test_losses_without_the_language_model(model, inputs):
     with torch.no_grad():
         short, full = model(**images), model(**batch)
     assert short.logits is None and short.lm_loss is None
-    close(short.loss, 0.1 * full.ot_loss + full.disease_loss)
+    weights = model.config.ot_loss_weight, model.config.disease_loss_weight
+    close(short.loss, weights[0] * full.ot_loss + weights[1] * full.disease_loss)
     close(short.transport_plan, full.transport_plan)
 
 

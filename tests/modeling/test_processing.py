@@ -43,6 +43,15 @@ def test_prompt_says_what_is_known(processor, films):
     )
 
 
+def test_labels_can_be_left_out_of_the_prompt(processor, films, tmp_path):
+    plain = OTDRGProcessor(processor.image_processor, processor.tokenizer, num_image_tokens=16, label_prompt=False)
+    plain.save_pretrained(tmp_path)
+    plain = OTDRGProcessor.from_pretrained(tmp_path)
+    ids = plain(images=films[0])["input_ids"]
+    assert plain.finding_token_id not in ids and plain.image_token_id in ids
+    assert "Findings" not in plain.build_prompt(1)
+
+
 def test_views_of_studies_are_padded_and_prompts_are_padded_left(processor, films):
     inputs = processor(images=[[films[0]], [films[1], films[2]]])
     assert inputs["view_mask"].tolist() == [[True, False], [True, True]]

@@ -1,0 +1,60 @@
+"""Checks of what a study is given to the model as, each with an error that names what is wrong, and placeholders."""
+
+import torch
+
+from .configuration_otdrg import OTDRGConfig
+
+
+def check_views(pixel_values: torch.Tensor, view_mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """`[B, V, 3, H, W]` or `[B, 3, H, W]` and a mask or none -> `[B, V, 3, H, W]` and a mask `[B, V]` (bool)."""
+    if pixel_values.dim() == 4:
+        pixel_values = pixel_values.unsqueeze(1)
+    if pixel_values.dim() != 5:
+        raise ValueError(f"`pixel_values` must be [B, V, 3, H, W] or [B, 3, H, W], got {list(pixel_values.shape)}.")
+    if view_mask is None:
+        view_mask = torch.ones(pixel_values.shape[:2], device=pixel_values.device)
+    if view_mask.shape != pixel_values.shape[:2]:
+        raise ValueError(
+            f"`view_mask` must be {tuple(pixel_values.shape[:2])} to match `pixel_values`, "
+            f"got {tuple(view_mask.shape)}."
+        )
+    view_mask = view_mask.to(pixel_values.device).bool()
+    if not view_mask.any(-1).all():
+        raise ValueError("`view_mask` leaves a study without any view.")
+    return pixel_values, view_mask
+
+
+def check_labels(
+    disease_labels: torch.Tensor | None, pixel_values: torch.Tensor, config: OTDRGConfig
+) -> torch.Tensor | None:
+    """State codes `[B, m]` as int64 on the device of the pixels; -100 where the state is to be predicted."""
+    if disease_labels is None:
+        return None
+    expected, states = (pixel_values.shape[0], config.num_disease_labels), config.num_states
+    if tuple(disease_labels.shape) != expected or disease_labels.is_floating_point():
+        raise ValueError(
+            f"`disease_labels` must be integers of shape {expected}, "
+            f"got {disease_labels.dtype} of shape {tuple(disease_labels.shape)}."
+        )
+    wrong = (disease_labels != -100) & ((disease_labels < 0) | (disease_labels >= states))
+    if wrong.any():
+        code = int(disease_labels[wrong][0])
+        raise ValueError(f"`disease_labels` holds {code}: states are 0 to {states - 1}, or -100 to predict.")
+    return disease_labels.to(pixel_values.device, torch.long)
+
+
+def check_counts(name: str, places: torch.Tensor, expected: torch.Tensor):
+    """`ValueError` unless each row of `places` `[B, T]` has as many placeholders as there are features for it `[B]`."""
+    tokens = places.sum(-1)  # [B]
+    if not torch.equal(tokens, expected.to(tokens)):
+        study = int((tokens != expected.to(tokens)).nonzero()[0])
+        raise ValueError(
+            f"{name} features and {name.lower()} tokens do not match, "
+            f"tokens: {int(tokens[study])}, features: {int(expected[study])} (study {study})"
+        )
+
+
+def fill_placeholders(inputs_embeds: torch.Tensor, places: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+    """Writes `embeds` `[..., hidden]` in order into the `places` `[B, T]` of `inputs_embeds` `[B, T, hidden]`."""
+    embeds = embeds.to(inputs_embeds.device, inputs_embeds.dtype)
+    return inputs_embeds.masked_scatter(places.unsqueeze(-1), embeds)
