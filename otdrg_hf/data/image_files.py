@@ -6,6 +6,7 @@ import warnings
 
 from PIL import Image
 
+from .dicom import register_dicom
 from .rejections import IMAGE_MISSING, IMAGE_UNREADABLE, Rejected
 
 JPEG_QUALITY = 95
@@ -14,7 +15,7 @@ _PROBE_SIZE = 256
 
 def check_image(path: str) -> None:
     """
-    Read an image file through to its end; raises [`Rejected`] for one that is missing, cut short or no image.
+    Read an image file, also DICOM, to its end; raises [`Rejected`] for one that is missing, cut short or no image.
 
     JPEGs are decoded at a reduced size, which reads all of the file. Damage in the middle that the decoder can paint
     over is not seen.
@@ -40,6 +41,7 @@ def resized_jpeg(path: str, image_size: int) -> bytes:
 def _open(path: str, draft_size: int) -> Image.Image:
     if not os.path.isfile(path):
         raise Rejected(IMAGE_MISSING)
+    register_dicom()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -47,7 +49,7 @@ def _open(path: str, draft_size: int) -> Image.Image:
             # A JPEG decoder can leave out detail for less than half the time; it never goes below the size asked for.
             image.draft("L", (draft_size, draft_size))
             image.load()
-    except MemoryError:
+    except (MemoryError, ImportError):
         raise
     except Exception as error:  # Pillow's decoders raise almost anything for damaged files
         raise Rejected(IMAGE_UNREADABLE, _first_line(error, path)) from None

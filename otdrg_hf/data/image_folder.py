@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from .dicom import view_in_file
 from .errors import DataError
 from .paths import join_inside
 from .schema import NUM_LABELS, STUDY_COLUMNS, TEXT_COLUMNS, make_study, split_name, view_of
@@ -48,6 +49,7 @@ def image_folder_studies(folder: str, split: str) -> Iterator[dict[str, Any]]:
     """
     Yield the studies of a split. A line has `file_name` or `file_names`, relative to its metadata.jsonl, and any
     columns of the schema; `disease_labels` is 14 states in the CheXbert order or an object `{label: state name}`.
+    Images may be DICOM; a line without `views` has those that its DICOM files name.
 
     A folder with one metadata.jsonl at its top is split by a `split` key of its lines, else by their first folder
     (`train/...`); lines that say neither are train. Raises [`DataError`], naming file and line, where one
@@ -119,15 +121,15 @@ def _study(line: dict[str, Any], where: str, folder: str) -> dict[str, Any]:
         raise DataError(f"{where}: {', '.join(wrong)} must be text")
     texts = {name: None if text is None else " ".join(text.split()) for name, text in texts.items()}
     images = [join_inside(folder, name) for name in names]
-    return make_study(
-        **texts, images=images, views=_views(line, where, len(names)), disease_labels=_labels(line, where)
-    )
+    return make_study(**texts, images=images, views=_views(line, where, images), disease_labels=_labels(line, where))
 
 
-def _views(line: dict[str, Any], where: str, count: int) -> list[str]:
-    views = line.get("views") or ["unknown"] * count
-    if not isinstance(views, list) or len(views) != count:
-        raise DataError(f"{where}: views must be a list with one view for each of its {count} images")
+def _views(line: dict[str, Any], where: str, images: list[str]) -> list[str]:
+    if not line.get("views"):
+        return [view_in_file(path) for path in images]
+    views = line["views"]
+    if not isinstance(views, list) or len(views) != len(images):
+        raise DataError(f"{where}: views must be a list with one view for each of its {len(images)} images")
     return [view_of(view) for view in views]
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Union
 
 from . import image_folder, prepared, r2gen
+from .dicom import register_dicom
 from .errors import DataError, require_datasets
 from .label_filling import fill_labels, labeler_fingerprint
 from .paths import file_stamp, missing_files
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 PREPARED_NAMES = ("iu_xray", "mimic_cxr")
+HARD_PHANTOM, BROKEN_SPLIT = "phantom_hard", "test_broken"
 
 
 def load_study_dataset(
@@ -31,17 +33,18 @@ def load_study_dataset(
     Load the studies of a split, with exactly the columns of [`~data.schema.study_features`]: id, images, views,
     indication, comparison, findings, impression, report, disease_labels.
 
-    Images are lazy: a row that is not read is not decoded (`dataset.select_columns` avoids it for rows that are).
-    Studies without labels get the labeler's of their report, or 14 blanks without a report. MIMIC's view positions
-    PA and AP read "frontal", LATERAL and LL "lateral" (see [`~data.schema.view_of`]); R2Gen folders do not name views.
+    Images may be DICOM. They are lazy: a row that is not read is not decoded (`dataset.select_columns` avoids it for
+    rows that are). Studies without labels get the labeler's of their report, or 14 blanks without a report. MIMIC's
+    view positions PA and AP read "frontal", LATERAL and LL "lateral" (see [`~data.schema.view_of`]); R2Gen folders do
+    not name views.
 
     Args:
         name_or_dir (`str` or `os.PathLike`):
-            `"phantom"` (synthetic), `"iu_xray"` or `"mimic_cxr"` with the folder that `otdrg prepare` wrote as
-            `data_dir`, or a folder itself: a prepared one, an R2Gen-format one (images/ and annotation.json) or an
-            image folder with metadata.jsonl.
+            `"phantom"` or `"phantom_hard"` (synthetic), `"iu_xray"` or `"mimic_cxr"` with the folder that
+            `otdrg prepare` wrote as `data_dir`, or a folder itself: a prepared one, an R2Gen-format one (images/ and
+            annotation.json) or an image folder with metadata.jsonl.
         split (`str`, *optional*, defaults to `"train"`):
-            `"train"`, `"validation"` (or `"val"`) or `"test"`.
+            `"train"`, `"validation"` (or `"val"`) or `"test"`; of `"phantom_hard"` also `"test_broken"`.
         streaming (`bool`, *optional*, defaults to `False`):
             Give a `datasets.IterableDataset`, which reads the studies as they are asked for and caches nothing.
         data_dir (`str` or `os.PathLike`, *optional*):
@@ -51,7 +54,7 @@ def load_study_dataset(
         cache_dir (`str` or `os.PathLike`, *optional*):
             Where `datasets` keeps its Arrow files instead of its own cache. It holds the reports' text.
         phantom_options:
-            For `"phantom"` only: what [`~data.phantom.phantom_dataset`] takes, such as `num_studies` and `image_size`.
+            For phantoms only: what [`~data.phantom.phantom_dataset`] takes, such as `num_studies` and `image_size`.
 
     Returns:
         `datasets.Dataset`, or `datasets.IterableDataset` with `streaming=True`.
@@ -59,12 +62,14 @@ def load_study_dataset(
     Raises:
         [`DataError`]: for a folder of no known form, an unknown split, or files that cannot be read.
     """
-    split = require_split(split)
-    if name_or_dir == "phantom":
+    if (name_or_dir, split) != (HARD_PHANTOM, BROKEN_SPLIT):  # a split of the hard phantoms alone
+        split = require_split(split)
+    if name_or_dir in ("phantom", HARD_PHANTOM):
         with _plain_errors():
-            return _phantoms(split, streaming, cache_dir, phantom_options)
+            return _phantoms(name_or_dir, split, streaming, cache_dir, phantom_options)
     if phantom_options:
         raise TypeError(f"load_study_dataset got options that only phantoms take: {', '.join(phantom_options)}")
+    register_dicom()
     folder = _folder_of(name_or_dir, data_dir)
     reader, arguments = _reader_of(folder, split, image_root)
 
@@ -93,12 +98,13 @@ def _plain_errors() -> Iterator[None]:
         raise (error.__cause__ or error) from None
 
 
-def _phantoms(split: str, streaming: bool, cache_dir: Any, options: dict[str, Any]):
-    from .phantom import phantom_dataset
+def _phantoms(name: str, split: str, streaming: bool, cache_dir: Any, options: dict[str, Any]):
+    from .phantom import hard_phantom_dataset, phantom_dataset
 
     if cache_dir:
         options["cache_dir"] = os.fspath(cache_dir)
-    studies = phantom_dataset(split, **options).select_columns(list(STUDY_COLUMNS))
+    draw = hard_phantom_dataset if name == HARD_PHANTOM else phantom_dataset
+    studies = draw(split, **options).select_columns(list(STUDY_COLUMNS))
     return studies.to_iterable_dataset() if streaming else studies
 
 
@@ -114,7 +120,10 @@ def _folder_of(name_or_dir: Any, data_dir: Any) -> str:
         name_or_dir = data_dir
     folder = os.path.abspath(os.fspath(name_or_dir))
     if not os.path.isdir(folder):
-        raise DataError(f"{os.fspath(name_or_dir)!r} is neither phantom, {', '.join(PREPARED_NAMES)} nor a folder")
+        raise DataError(
+            f"{os.fspath(name_or_dir)!r} is neither phantom, {', '.join(PREPARED_NAMES)} nor a folder, "
+            f"nor {HARD_PHANTOM}"
+        )
     return folder
 
 

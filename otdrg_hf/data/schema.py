@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from otdrg_hf.modeling.dicom_otdrg import view_of as view_of
+
 from .errors import DataError, require_datasets
 
 STUDY_COLUMNS = (
@@ -67,21 +69,6 @@ def require_split(name: str) -> str:
 def compose_report(findings: str, impression: str) -> str:
     """The report of a study: its findings, then its impression, whichever of them there is."""
     return " ".join(part for part in (findings, impression) if part)
-
-
-def view_of(position: str | None) -> str:
-    """
-    Map a DICOM ViewPosition, as in MIMIC-CXR's metadata, or a plain word to one of "frontal", "lateral", "unknown".
-
-    PA and AP, also axial or decubitus (`AP AXIAL`, `AP LLD`, `PA RLD`), are frontal; LATERAL, LL, RL and
-    `XTABLE LATERAL` are lateral; obliques (LAO, RPO, ...), `SWIMMERS` and an empty position are unknown.
-    """
-    words = (position or "").upper().replace("-", " ").split()
-    if "LATERAL" in words or words in (["LL"], ["RL"], ["LAT"]):
-        return "lateral"
-    if words and words[0] in ("PA", "AP", "FRONTAL"):
-        return "frontal"
-    return "unknown"
 
 
 def make_study(**columns: Any) -> dict[str, Any]:

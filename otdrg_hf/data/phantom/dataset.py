@@ -10,31 +10,43 @@ from typing import TYPE_CHECKING
 
 from otdrg_hf.labeling.labels import LABELS
 
-from .study import make_phantom
+from .hard import HARD_SPLITS, make_hard_phantom
+from .study import PhantomStudy, make_phantom
 
 if TYPE_CHECKING:
     import datasets
 
 GENERATOR_VERSION = 2  # raise it whenever the drawing or the grammar changes: caches of older films are left alone
+HARD_VERSION = 1  # the same for what only hard phantoms have
 
 
 def phantom_rows(seeds: list[int], split: str, image_size: int, version: int) -> Iterator[dict]:
     """Rows of the study schema for these seeds; `version` is only there to be part of the cache's key."""
     for seed in seeds:
-        study = make_phantom(seed, split, image_size)
-        yield {
-            "id": study.id,
-            "images": [{"bytes": png_bytes(image), "path": None} for image in study.images],
-            "views": study.views,
-            "indication": study.indication,
-            "comparison": "",
-            "findings": study.findings,
-            "impression": study.impression,
-            "report": study.report,
-            "disease_labels": study.disease_labels,
-            "boxes": json.dumps(study.boxes),
-            "sides": json.dumps(study.sides),
-        }
+        yield study_row(make_phantom(seed, split, image_size))
+
+
+def hard_phantom_rows(seeds: list[int], split: str, image_size: int, version: tuple[int, int]) -> Iterator[dict]:
+    """Like [`phantom_rows`] for hard phantoms, which have two more columns."""
+    for seed in seeds:
+        study = make_hard_phantom(seed, split, image_size)
+        yield study_row(study) | {"severities": json.dumps(study.severities), "look_alikes": study.look_alikes}
+
+
+def study_row(study: PhantomStudy) -> dict:
+    return {
+        "id": study.id,
+        "images": [{"bytes": png_bytes(image), "path": None} for image in study.images],
+        "views": study.views,
+        "indication": study.indication,
+        "comparison": "",
+        "findings": study.findings,
+        "impression": study.impression,
+        "report": study.report,
+        "disease_labels": study.disease_labels,
+        "boxes": json.dumps(study.boxes),
+        "sides": json.dumps(study.sides),
+    }
 
 
 def png_bytes(image) -> bytes:
@@ -68,13 +80,58 @@ def phantom_dataset(
         ImportError: if the datasets library is missing.
         ValueError: if `num_studies` is not positive.
     """
+    datasets = require_datasets("phantom_dataset", num_studies)
+    return draw_dataset(
+        phantom_rows, phantom_features(datasets), split, num_studies, image_size, GENERATOR_VERSION, num_proc, cache_dir
+    )
+
+
+def hard_phantom_dataset(
+    split: str = "train",
+    num_studies: int = 1000,
+    image_size: int = 224,
+    num_proc: int | None = None,
+    cache_dir: str | os.PathLike | None = None,
+) -> datasets.Dataset:
+    """Hard synthetic studies ([`make_hard_phantom`]) as a dataset: faint signs, look-alikes, rare labels.
+
+    Columns: those of [`phantom_dataset`], severities (a JSON string) and look_alikes (a list of names). Drawn once and
+    cached like it.
+
+    Args:
+        split (`str`): "train", "validation", "test" or "test_broken".
+        num_studies (`int`): studies with the seeds 0 .. num_studies - 1.
+        image_size (`int`): side of the films in pixels.
+        num_proc (`int`, *optional*): processes to draw with; all give the same dataset.
+        cache_dir (`str`, *optional*): where to keep it; the datasets library's cache by default.
+
+    Raises:
+        ImportError: if the datasets library is missing.
+        ValueError: if `num_studies` is not positive or the split unknown.
+    """
+    datasets = require_datasets("hard_phantom_dataset", num_studies)
+    if split not in HARD_SPLITS:
+        raise ValueError(f"split {split!r} is unknown: hard phantoms have {', '.join(HARD_SPLITS)}.")
+    features = phantom_features(datasets)
+    features["severities"] = datasets.Value("string")
+    features["look_alikes"] = datasets.List(datasets.Value("string"))
+    version = (GENERATOR_VERSION, HARD_VERSION)
+    return draw_dataset(hard_phantom_rows, features, split, num_studies, image_size, version, num_proc, cache_dir)
+
+
+def require_datasets(name: str, num_studies: int):
+    """The datasets library, for the function `name` that was asked for `num_studies`."""
     try:
         import datasets
     except ImportError:
-        raise ImportError("phantom_dataset needs the datasets library: pip install 'otdrg-hf[train]'") from None
+        raise ImportError(f"{name} needs the datasets library: pip install 'otdrg-hf[train]'") from None
     if num_studies < 1:
         raise ValueError(f"num_studies is {num_studies}: ask for at least one phantom.")
-    features = datasets.Features(
+    return datasets
+
+
+def phantom_features(datasets) -> datasets.Features:
+    return datasets.Features(
         {
             "id": datasets.Value("string"),
             "images": datasets.List(datasets.Image()),
@@ -89,15 +146,16 @@ def phantom_dataset(
             "sides": datasets.Value("string"),
         }
     )
-    arguments = {
-        "seeds": list(range(num_studies)),
-        "split": split,
-        "image_size": image_size,
-        "version": GENERATOR_VERSION,
-    }
+
+
+def draw_dataset(rows, features, split, num_studies, image_size, version, num_proc, cache_dir) -> datasets.Dataset:
+    """The rows of seeds 0 .. num_studies - 1, from the cache if they were drawn before."""
+    import datasets
+
+    arguments = {"seeds": list(range(num_studies)), "split": split, "image_size": image_size, "version": version}
     workers = min(num_proc, num_studies) if num_proc else None
     return datasets.Dataset.from_generator(
-        phantom_rows,
+        rows,
         features=features,
         gen_kwargs=arguments,
         num_proc=workers if workers and workers > 1 else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,6 +21,8 @@ from .signs import FRONTAL_SIGNS, broken_bones, reshape_patient
 
 VIEWS = ("frontal", "lateral")
 BOTH_LUNGS = ("Edema", "Lung Opacity", "Pneumonia", "Atelectasis")  # drawn as one layer on both sides
+DRAWING_ORDER = tuple(FRONTAL_SIGNS)
+OPAQUE = ("Fracture", "Support Devices")  # bone and metal do not fade
 Box = list[float]
 
 
@@ -80,25 +83,34 @@ def plan_study(seed: int, split: str, lateral: bool | None = None, findings: lis
     return StudyPlan(split, seed, sample_patient(split, seed), tuple(found), views, text)
 
 
-def draw_view(plan: StudyPlan, view: int, size: int) -> tuple[Image.Image, dict[str, list[Box]]]:
-    """One film of the plan and the boxes of the signs on it."""
+def draw_film(plan: StudyPlan, view: int, size: int, strength: float = 1.0) -> Film:
+    """The attenuation of a view of the plan and where each sign is; `strength` below 1 lets soft signs fade."""
     findings = list(plan.findings)
     # from the side the two domes overlap: one that is raised changes little, so it is left where it was
     patient = reshape_patient(plan.patient, [f for f in findings if view == 0 or f.kind != "volume loss"])
     if view == 0:
         film = frontal_film(patient, size, broken_bones(findings, patient))
-        for label, sign in FRONTAL_SIGNS.items():
-            for f in findings:
-                if f.label == label:
-                    sign(film, f, f.rng(plan.split, plan.seed, view))
     else:
         film = lateral_film(patient, size)
-        for f in sorted(findings, key=lambda f: list(FRONTAL_SIGNS).index(f.label)):
-            draw_lateral_sign(film, f, f.rng(plan.split, plan.seed, view))
-    nuisance = sample_nuisance(plan.split, plan.seed, view)
-    density = sample_at(film.density, *warp_map(nuisance, size))
-    image = expose(density, nuisance, stream(plan.split, plan.seed, 8, view))
-    return image, {label: mark_boxes(film, label, nuisance, halves=view == 0) for label in film.marks}
+    for f in sorted(findings, key=lambda f: DRAWING_ORDER.index(f.label)):
+        before = film.density.copy()
+        sign = FRONTAL_SIGNS[f.label] if view == 0 else draw_lateral_sign
+        sign(film, f, f.rng(plan.split, plan.seed, view))
+        if strength < 1 and f.label not in OPAQUE:
+            film.density = before + np.float32(strength) * (film.density - before)
+    return film
+
+
+def draw_view(plan: StudyPlan, view: int, size: int) -> tuple[Image.Image, dict[str, list[Box]]]:
+    """One film of the plan and the boxes of the signs on it."""
+    film, nuisance = draw_film(plan, view, size), sample_nuisance(plan.split, plan.seed, view)
+    boxes = {label: mark_boxes(film, label, nuisance, halves=view == 0) for label in film.marks}
+    return expose_film(plan, view, film, nuisance), boxes
+
+
+def expose_film(plan: StudyPlan, view: int, film: Film, nuisance: Nuisance) -> Image.Image:
+    density = sample_at(film.density, *warp_map(nuisance, film.size))
+    return expose(density, nuisance, stream(plan.split, plan.seed, 8, view))
 
 
 def mark_boxes(film: Film, label: str, nuisance: Nuisance, halves: bool) -> list[Box]:
@@ -133,25 +145,34 @@ def make_phantom(seed: int, split: str = "train", image_size: int = 224, lateral
     Raises:
         ValueError: for a negative seed, an image size out of range or an empty split name.
     """
-    if seed < 0:
-        raise ValueError(f"seed {seed} is negative: phantoms are numbered from 0.")
-    if not 64 <= image_size <= 1024:
-        raise ValueError(f"image_size {image_size} is out of range: phantoms are drawn at 64 to 1024 pixels.")
+    check_phantom(seed, image_size)
     if not split:
         raise ValueError("split is empty: give it a name such as 'train'.")
     plan = plan_study(seed, split, lateral)
     drawn = [draw_view(plan, VIEWS.index(view), image_size) for view in plan.views]
-    return PhantomStudy(
-        id=f"phantom-{split}-{seed:06d}",
-        images=[image for image, _ in drawn],
-        views=list(plan.views),
-        indication=plan.text.indication,
-        findings=plan.text.findings,
-        impression=plan.text.impression,
-        disease_labels=[plan.text.states[label] for label in LABELS],
-        boxes=[boxes for _, boxes in drawn],
-        sides={f.label: f.side for f in plan.findings},
-        severities={f.label: f.severity for f in plan.findings},
-        severity_words=plan.text.severity_words,
-        places={f.label: f.place for f in plan.findings},
-    )
+    return PhantomStudy(id=f"phantom-{split}-{seed:06d}", **study_fields(plan, drawn))
+
+
+def check_phantom(seed: int, image_size: int) -> None:
+    """Raises `ValueError` for a negative seed or an image size out of range."""
+    if seed < 0:
+        raise ValueError(f"seed {seed} is negative: phantoms are numbered from 0.")
+    if not 64 <= image_size <= 1024:
+        raise ValueError(f"image_size {image_size} is out of range: phantoms are drawn at 64 to 1024 pixels.")
+
+
+def study_fields(plan: StudyPlan, drawn: list[tuple[Image.Image, dict[str, list[Box]]]]) -> dict[str, Any]:
+    """The fields of [`PhantomStudy`] but for its id, of a plan and its films with their boxes."""
+    return {
+        "images": [image for image, _ in drawn],
+        "views": list(plan.views),
+        "indication": plan.text.indication,
+        "findings": plan.text.findings,
+        "impression": plan.text.impression,
+        "disease_labels": [plan.text.states[label] for label in LABELS],
+        "boxes": [boxes for _, boxes in drawn],
+        "sides": {f.label: f.side for f in plan.findings},
+        "severities": {f.label: f.severity for f in plan.findings},
+        "severity_words": plan.text.severity_words,
+        "places": {f.label: f.place for f in plan.findings},
+    }
