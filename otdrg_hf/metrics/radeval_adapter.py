@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Sequence
+from importlib import metadata
 from numbers import Real
 
 from .pairs import as_pairs
@@ -12,6 +13,23 @@ SCORES = ("radgraph", "ratescore", "green")
 def radeval_is_available() -> bool:
     """Whether `RadEval` can be imported; it pins older versions of numpy than this package needs."""
     return importlib.util.find_spec("RadEval") is not None
+
+
+def radeval_version() -> str:
+    """Of the installed package, for the record."""
+    try:
+        return metadata.version("RadEval")
+    except metadata.PackageNotFoundError:
+        return "not known"
+
+
+def check_radeval(scores: Sequence[str]) -> None:
+    """Raises `ValueError` for an unknown score, `ImportError` if scores are asked for and RadEval is not installed."""
+    unknown = sorted(set(scores) - set(SCORES))
+    if unknown:
+        raise ValueError(f"unknown RadEval score {unknown[0]!r}; give any of {', '.join(SCORES)}")
+    if scores and not radeval_is_available():
+        raise ImportError("RadGraph F1, RaTEScore and GREEN need RadEval: pip install RadEval")
 
 
 def radeval_figures(
@@ -29,12 +47,8 @@ def radeval_figures(
         ImportError: if RadEval is not installed.
         ValueError: for an unknown score.
     """
-    unknown = sorted(set(scores) - set(SCORES))
-    if unknown:
-        raise ValueError(f"unknown RadEval score {unknown[0]!r}; give any of {', '.join(SCORES)}")
+    check_radeval(scores)
     predictions, references = as_pairs(predictions, references)
-    if not radeval_is_available():
-        raise ImportError("RadGraph F1, RaTEScore and GREEN need RadEval: pip install RadEval")
     from RadEval import RadEval
 
     evaluator = RadEval(**{f"do_{score}": score in scores for score in SCORES})

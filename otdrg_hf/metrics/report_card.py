@@ -170,7 +170,7 @@ def make_report_card(
             laterality_statistics(finding_sides(predictions), finding_sides(first_references)),
         ]
     )
-    figures = _with_intervals(statistics, num_bootstrap, seed, confidence)
+    figures = with_intervals(statistics, num_bootstrap, seed, confidence)
     if figures["laterality_agreement"] is None:
         not_computed["laterality_agreement"] = "not computed: no label has a side in both reports of a pair"
     record = {
@@ -185,7 +185,7 @@ def make_report_card(
         "references_sha256": _digest(references),
         "bootstrap": {"samples": num_bootstrap, "seed": seed, "confidence": confidence} if num_bootstrap else None,
         "not_computed": not_computed,
-        "versions": _versions(name),
+        "versions": _versions(name, label),
     }
     labels = [
         row for flag, part in clinical.items() for row in label_table(part, flag, num_bootstrap, seed, confidence)
@@ -228,9 +228,8 @@ def _meteor_part(
     return Statistics(columns, lambda totals, num: {"meteor": meteor_from_totals(totals)}), {}
 
 
-def _with_intervals(
-    statistics: Statistics, num_bootstrap: int, seed: int, confidence: float
-) -> dict[str, float | None]:
+def with_intervals(statistics: Statistics, num_bootstrap: int, seed: int, confidence: float) -> dict[str, float | None]:
+    """The figures of `statistics`, with `NAME_low` and `NAME_high` after a bootstrap; `None` where one is NaN."""
     point = statistics.figures(statistics.totals(), statistics.num_reports)
     figures = {name: None if np.isnan(value) else float(value) for name, value in point.items()}
     if num_bootstrap:
@@ -255,7 +254,7 @@ def _digest(references: list[list[str]]) -> str:
     return hashlib.sha256(repr(references).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _versions(labeler: str) -> dict[str, str]:
+def _versions(labeler: str, label: Labeler) -> dict[str, str]:
     try:
         version = metadata.version("otdrg-hf")
     except metadata.PackageNotFoundError:
@@ -266,5 +265,5 @@ def _versions(labeler: str) -> dict[str, str]:
         rules = resources.files("otdrg_hf.labeling").joinpath("rules.yaml").read_bytes()
         versions["labeler"] = f"rules.yaml sha256 {hashlib.sha256(rules).hexdigest()[:16]}"
     else:
-        versions["labeler"] = f"{labeler}, version not known"
+        versions["labeler"] = getattr(label, "version", f"{labeler}, version not known")
     return versions

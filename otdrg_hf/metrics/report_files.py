@@ -4,12 +4,15 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from ..labeling import LABELS, STATES
 from ..labeling.sections import split_sections
 
-SECTIONS = ("findings", "impression", "both")
+SECTIONS = ("findings", "impression", "report")
 _PREDICTION_FIELDS = ("generated_text", "prediction")
 _REFERENCE_FIELDS = ("reference", "references", "report")
 _SHOWN = 5
@@ -31,16 +34,23 @@ class Studies:
         references (`list[list[str]]`): reference texts of each study.
         predictions (`dict[str, list[str]]`): N texts for each system, by its name.
         warnings (`list[str]`): what was accepted but deserves a look, such as empty texts.
+        predicted_labels (`dict[str, np.ndarray]`): states `[N, 14]` that a model predicted from the films, for each
+            system whose file has them.
+        files (`dict[str, Path]`): where the predictions of each system come from.
     """
 
     ids: list[str]
     references: list[list[str]]
     predictions: dict[str, list[str]]
     warnings: list[str]
+    predicted_labels: dict[str, np.ndarray] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
+    """A line of a file of reports: its number, from 1, and the object in it."""
+
     line: int
     value: dict
 
@@ -54,15 +64,16 @@ def read_studies(
     Reads predictions, each file one system, and the references that belong to them by id.
 
     A line is `{"id": ..., "generated_text" or "prediction": str, "reference": str or list of str}`. References may
-    lie in their own file, as `reference`, `references` or `report`, or as `findings` and `impression`.
+    lie in their own file, as `reference`, `references` or `report`, or as `findings` and `impression`. A line may say
+    which `section` its reference is, and hold `predicted_labels`, `{label: state}` without the blank ones.
 
     Args:
         prediction_files (`Sequence[str | os.PathLike]`): JSON Lines files in UTF-8.
         reference_file (`str` or `os.PathLike`, *optional*): JSON Lines file; without it each prediction file holds the
             references, which must be the same in all.
-        section (`str`, *optional*): `"findings"`, `"impression"` or `"both"`; `None` takes texts whole. References
-            give the section from a field of that name or from a header in the text. A prediction without headers is
-            taken whole.
+        section (`str`, *optional*): `"findings"`, `"impression"` or `"report"`, which is both; `None` takes texts
+            whole. References give the section from a field of that name or from a header in the text. A prediction
+            without headers is taken whole.
 
     Raises:
         ReportFileError: for lines that are not JSON or not UTF-8, missing fields, duplicate ids, ids without a
@@ -70,32 +81,42 @@ def read_studies(
         ValueError: for an unknown section or no file.
         FileNotFoundError: for a file that does not exist.
     """
-    if section is not None and section not in SECTIONS:
-        raise ValueError(f"unknown section {section!r}; give one of {', '.join(SECTIONS)}")
+    if section is not None:
+        check_section(section)
     if not prediction_files:
         raise ValueError("no file of predictions; give at least one")
-    rows = {str(path): _read_rows(Path(path)) for path in prediction_files}
+    rows = {str(path): read_rows(Path(path)) for path in prediction_files}
     if reference_file is None:
         sources = {path: (Path(path).name, known) for path, known in rows.items()}
     else:
-        sources = dict.fromkeys(rows, (Path(reference_file).name, _read_rows(Path(reference_file))))
+        sources = dict.fromkeys(rows, (Path(reference_file).name, read_rows(Path(reference_file))))
     names = _system_names(list(rows))
     ids = list(next(iter(rows.values())))
     warnings: list[str] = []
-    predictions, references = {}, {}
+    predictions, references, labels = {}, {}, {}
     for path, known in rows.items():
         file, (reference_name, reference_rows) = Path(path).name, sources[path]
         _check_same_ids(file, known, reference_name, reference_rows)
         _check_same_ids(file, known, Path(next(iter(rows))).name, rows[next(iter(rows))])
         texts = _collect(file, known, lambda row: _prediction(row, section), "prediction", warnings)
         predictions[names[path]] = [texts[key] for key in ids]
+        if any("predicted_labels" in row.value for row in known.values()):
+            states = _collect(file, known, _predicted_labels, "predicted labels", warnings)
+            labels[names[path]] = np.array([states[key] for key in ids], dtype=np.int8)
         references[path] = _collect(
             reference_name, reference_rows, lambda row: _references(row, section), "reference", warnings
         )
     first, *others = references.items()
     for path, texts in others:
         _check_same_references(Path(first[0]).name, first[1], Path(path).name, texts, rows[path])
-    return Studies(ids, [first[1][key] for key in ids], predictions, list(dict.fromkeys(warnings)))
+    files = {names[path]: Path(path) for path in rows}
+    return Studies(ids, [first[1][key] for key in ids], predictions, list(dict.fromkeys(warnings)), labels, files)
+
+
+def check_section(section: str) -> None:
+    """Raises `ValueError` for a section that is none of `SECTIONS`."""
+    if section not in SECTIONS:
+        raise ValueError(f"unknown section {section!r}; give one of {', '.join(SECTIONS)}")
 
 
 def read_vocabulary_reports(path: str | os.PathLike) -> list[str]:
@@ -115,13 +136,19 @@ def read_vocabulary_reports(path: str | os.PathLike) -> list[str]:
             raise ReportFileError(
                 f"{path.name}: not an R2Gen annotation file (no readable 'train' list with 'report' texts)"
             ) from error
-    texts = _collect(path.name, _read_rows(path), lambda row: _references(row, None), "reference", [])
+    texts = _collect(path.name, read_rows(path), lambda row: _references(row, None), "reference", [])
     return [text for group in texts.values() for text in group]
 
 
-def _read_rows(path: Path) -> dict[str, _Row]:
-    """Rows by id; every line that cannot be used is named."""
-    rows: dict[str, _Row] = {}
+def read_rows(path: Path) -> dict[str, Row]:
+    """
+    The rows of a JSON Lines file by id, in order; blank lines are skipped.
+
+    Raises:
+        ReportFileError: for lines that are not JSON or not UTF-8, have no id or one that was there before, by number;
+            also for a file without any.
+    """
+    rows: dict[str, Row] = {}
     problems = []
     data = path.read_bytes()
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -134,7 +161,7 @@ def _read_rows(path: Path) -> dict[str, _Row]:
             key = _study_id(row)
             if key in rows:
                 raise ValueError(f"id {key!r} was given before, in line {rows[key].line}")
-            rows[key] = _Row(number, row)
+            rows[key] = Row(number, row)
         except ValueError as error:
             problems.append(f"{path.name} line {number}: {error}")
     _raise_if_any(problems)
@@ -166,7 +193,7 @@ def _study_id(row: dict) -> str:
 
 
 def _collect(
-    file: str, rows: dict[str, _Row], read: Callable[[dict], str | list[str]], kind: str, warnings: list[str]
+    file: str, rows: dict[str, Row], read: Callable[[dict], str | list], kind: str, warnings: list[str]
 ) -> dict:
     """What `read` gives for each row; problems are raised together, empty texts become one warning."""
     values, problems, empty = {}, [], []
@@ -177,7 +204,7 @@ def _collect(
             problems.append(f"{file} line {row.line}: {error}")
             continue
         texts = [values[key]] if isinstance(values[key], str) else values[key]
-        if any(not text.strip() for text in texts):
+        if any(isinstance(text, str) and not text.strip() for text in texts):
             empty.append(row.line)
     _raise_if_any(problems)
     if empty:
@@ -206,15 +233,25 @@ def _references(row: dict, section: str | None) -> list[str]:
     texts = [row[field]] if isinstance(row[field], str) else row[field]
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{field!r} is neither a string nor a list of strings")
-    if section:
+    if section and row.get("section") != section:
         texts = [_section_of_text(text, section) for text in texts]
         if None in texts:
             raise ValueError(f"no field or header for {section!r}; give it, or score whole texts without a section")
     return [_encodable(text) for text in texts]
 
 
+def _predicted_labels(row: dict) -> list[int]:
+    given = row.get("predicted_labels")
+    if not isinstance(given, dict):
+        raise ValueError("no 'predicted_labels' ({label: state}), which other lines have")
+    for label, state in given.items():
+        if label not in LABELS or state not in STATES:
+            raise ValueError(f"'predicted_labels' has {label!r}: {state!r}; states are {', '.join(STATES)}")
+    return [STATES.index(given.get(label, STATES[0])) for label in LABELS]
+
+
 def _wanted(section: str) -> tuple[str, ...]:
-    return ("findings", "impression") if section == "both" else (section,)
+    return ("findings", "impression") if section == "report" else (section,)
 
 
 def _section_of_text(text: str, section: str) -> str | None:
@@ -240,7 +277,7 @@ def _is_text(text: str) -> bool:
     return not _SURROGATE.search(text)
 
 
-def _check_same_ids(file: str, rows: dict[str, _Row], other_file: str, others: dict[str, _Row]) -> None:
+def _check_same_ids(file: str, rows: dict[str, Row], other_file: str, others: dict[str, Row]) -> None:
     problems = [
         f"{file} line {row.line}: id {key!r} is not in {other_file}" for key, row in rows.items() if key not in others
     ]
@@ -251,7 +288,7 @@ def _check_same_ids(file: str, rows: dict[str, _Row], other_file: str, others: d
 
 
 def _check_same_references(
-    file: str, texts: dict[str, list[str]], other_file: str, others: dict[str, list[str]], rows: dict[str, _Row]
+    file: str, texts: dict[str, list[str]], other_file: str, others: dict[str, list[str]], rows: dict[str, Row]
 ) -> None:
     _raise_if_any(
         [
@@ -269,9 +306,11 @@ def _raise_if_any(problems: list[str]) -> None:
 
 
 def _system_names(paths: list[str]) -> dict[str, str]:
-    """A name for each file: its stem, with a number where stems repeat."""
+    """A name for each file: its stem, with its folder where stems repeat, with a number where those repeat, too."""
     stems = [Path(path).stem for path in paths]
+    folders = [f"{Path(path).absolute().parent.name}/{stem}" for path, stem in zip(paths, stems, strict=True)]
+    names = [folder if stems.count(stem) > 1 else stem for folder, stem in zip(folders, stems, strict=True)]
     return {
-        path: stem if stems.count(stem) == 1 else f"{stem} ({stems[: place + 1].count(stem)})"
-        for place, (path, stem) in enumerate(zip(paths, stems, strict=True))
+        path: name if names.count(name) == 1 else f"{name} ({names[: place + 1].count(name)})"
+        for place, (path, name) in enumerate(zip(paths, names, strict=True))
     }

@@ -3,24 +3,36 @@
 from collections.abc import Iterator
 
 from .clinical import UNCERTAIN_POSITIVE
+from .disease_head import DiseaseHeadCard
 from .report_card import ReportCard
 
 CSV_COLUMNS = ("system", "figure", "label", "uncertain", "value", "low", "high")
 _BOUNDS = ("_low", "_high")
 
 
-def text_table(cards: dict[str, ReportCard], paired: dict[str, dict] | None = None) -> str:
+def text_table(
+    cards: dict[str, ReportCard],
+    paired: dict[str, dict] | None = None,
+    heads: dict[str, DiseaseHeadCard] | None = None,
+) -> str:
     """
-    A table of all figures, one column for each system, then F1 of each label, then the paired tests.
+    A table of all figures, one column for each system, then F1 of each label, then the labels that models predicted
+    from the films (uncertain not positive; JSON and CSV hold the other mapping, too), then the paired tests.
 
     Args:
         cards (`dict[str, ReportCard]`): by the name of the system; all of the same protocol.
         paired (`dict[str, dict]`, *optional*): for "A - B", what `paired_bootstrap` gives.
+        heads (`dict[str, DiseaseHeadCard]`, *optional*): by the name of the system.
     """
     record = next(iter(cards.values())).record
     bootstrap = record["bootstrap"]
     lines = [f"protocol {record['protocol']['name']}, {record['counts']['reports']} reports, labels by "]
     lines[0] += record["clinical"]["labeler"]
+    lines += [
+        f"{name}: {_generation(card.record['generation'])}"
+        for name, card in cards.items()
+        if "generation" in card.record
+    ]
     if bootstrap:
         lines.append(f"[{bootstrap['confidence']:.0%} intervals of {bootstrap['samples']} bootstrap samples]")
     if "vocabulary" in record["protocol"]:
@@ -36,51 +48,65 @@ def text_table(cards: dict[str, ReportCard], paired: dict[str, dict] | None = No
     labels = [row["label"] for row in next(iter(cards.values())).labels if not row["uncertain_positive"]]
     rows = [[label, *(_label_cell(card, label) for card in cards.values())] for label in labels]
     lines += ["", *_columns(["F1 of a label (uncertain not positive), n positive", *cards], rows)]
+    if heads:
+        names = [name for name in figure_names(next(iter(heads.values()))) if not name.endswith(UNCERTAIN_POSITIVE)]
+        rows = [[name, *(_cell(head, name) for head in heads.values())] for name in names]
+        rows += [[label, *(_label_cell(head, label) for head in heads.values())] for label in labels]
+        lines += ["", *_columns(["labels predicted from the films", *heads], rows)]
     for pair, tests in (paired or {}).items():
         rows = [[name, *_test_cells(test)] for name, test in tests.items() if test["difference"] is not None]
         lines += ["", *_columns([pair, "difference", "interval", "p"], rows)]
     return "\n".join(lines) + "\n"
 
 
-def figure_names(card: ReportCard) -> list[str]:
+def figure_names(card: ReportCard | DiseaseHeadCard) -> list[str]:
     """Names of the figures themselves, without those of their bounds."""
     return [name for name in card.figures if not name.endswith(_BOUNDS)]
 
 
-def csv_rows(cards: dict[str, ReportCard]) -> Iterator[dict]:
+def csv_rows(cards: dict[str, ReportCard], heads: dict[str, DiseaseHeadCard] | None = None) -> Iterator[dict]:
     """Rows with `CSV_COLUMNS`: every figure of every system, then `label_f1` of each label; an empty value where a
-    figure was not computed."""
+    figure was not computed. Figures of predicted labels follow, with `disease_head_` before their names."""
     for system, card in cards.items():
-        for name in figure_names(card):
-            uncertain = _mapping(card, name)
-            low, high = card.figures.get(f"{name}_low"), card.figures.get(f"{name}_high")
-            yield _csv_row(system, name, "", uncertain, card.figures[name], low, high)
-        for row in card.labels:
-            uncertain = "positive" if row["uncertain_positive"] else "not positive"
-            yield _csv_row(
-                system, "label_f1", row["label"], uncertain, row["f1"], row.get("f1_low"), row.get("f1_high")
-            )
+        yield from _rows_of(system, card, "")
+        if system in (heads or {}):
+            yield from _rows_of(system, heads[system], "disease_head_")
 
 
-def _mapping(card: ReportCard, name: str) -> str:
+def _rows_of(system: str, card: ReportCard | DiseaseHeadCard, prefix: str) -> Iterator[dict]:
+    for name in figure_names(card):
+        low, high = card.figures.get(f"{name}_low"), card.figures.get(f"{name}_high")
+        yield _csv_row(system, prefix + name, "", _mapping(card, name), card.figures[name], low, high)
+    for row in card.labels:
+        uncertain = "positive" if row["uncertain_positive"] else "not positive"
+        bounds = row.get("f1_low"), row.get("f1_high")
+        yield _csv_row(system, f"{prefix}label_f1", row["label"], uncertain, row["f1"], *bounds)
+
+
+def _mapping(card: ReportCard | DiseaseHeadCard, name: str) -> str:
     """How a figure counts uncertain; empty for figures that read no labels."""
     if name.endswith(UNCERTAIN_POSITIVE):
         return "positive"
     return "not positive" if name + UNCERTAIN_POSITIVE in card.figures else ""
 
 
+def _generation(made: dict) -> str:
+    section = made.get("section")
+    return f"{made.get('model')} on {made.get('dataset')}, split {made.get('split')}, references: {section}"
+
+
 def _csv_row(*values) -> dict:
     return dict(zip(CSV_COLUMNS, ("" if value is None else value for value in values), strict=True))
 
 
-def _cell(card: ReportCard, name: str) -> str:
+def _cell(card: ReportCard | DiseaseHeadCard, name: str) -> str:
     value = card.figures[name]
     if value is None:
         return card.record["not_computed"].get(name, "not computed")
     return _with_bounds(value, card.figures.get(f"{name}_low"), card.figures.get(f"{name}_high"))
 
 
-def _label_cell(card: ReportCard, label: str) -> str:
+def _label_cell(card: ReportCard | DiseaseHeadCard, label: str) -> str:
     row = next(row for row in card.labels if row["label"] == label and not row["uncertain_positive"])
     support = row["true_positives"] + row["false_negatives"]
     return f"{_with_bounds(row['f1'], row.get('f1_low'), row.get('f1_high'))}  n={support}"

@@ -10,29 +10,11 @@ from otdrg_hf.metrics import evaluate_reports, metric_path
 
 evaluate = pytest.importorskip("evaluate")
 
+pytestmark = pytest.mark.usefixtures("offline_metrics")
+
 NAMES = ("bleu", "rouge_l", "cider", "clinical_efficacy")
 PREDICTIONS = ["there is cardiomegaly .", "the lungs are clear .", "", "left effusion ."]
 REFERENCES = ["the heart is enlarged .", "right pneumothorax .", "no effusion .", "left pleural effusion ."]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def offline(tmp_path_factory):
-    """No network, and a cache of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setattr("evaluate.config.HF_METRICS_CACHE", str(folder))
-        patch.setattr("evaluate.config.HF_EVALUATE_OFFLINE", True)
-        patch.setattr("evaluate.loading.init_dynamic_modules", lambda *args: _module_folder(folder), raising=True)
-        patch.syspath_prepend(str(folder))
-        yield
-
-
-def _module_folder(folder):
-    target = folder / "evaluate_modules"
-    target.mkdir(exist_ok=True)
-    (target / "__init__.py").touch()
-    return str(target)
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,7 @@ def test_a_byte_order_mark_and_blank_lines_are_forgiven(tmp_path):
 def test_systems_of_the_same_name_are_told_apart(tmp_path):
     (tmp_path / "other").mkdir()
     paths = [write(folder / "p.jsonl", good(0)) for folder in (tmp_path, tmp_path / "other")]
-    assert list(read_studies(paths).predictions) == ["p (1)", "p (2)"]
+    assert list(read_studies(paths).predictions) == [f"{tmp_path.name}/p", "other/p"]
 
 
 def test_sections(tmp_path):
@@ -131,7 +131,7 @@ def test_sections(tmp_path):
     for section, prediction, references in (
         ("findings", "Clear lungs.", ["Clear lungs.", "No effusion."]),
         ("impression", "Normal.", ["Normal.", "Normal chest."]),
-        ("both", "Clear lungs. Normal.", ["Clear lungs. Normal.", "No effusion. Normal chest."]),
+        ("report", "Clear lungs. Normal.", ["Clear lungs. Normal.", "No effusion. Normal chest."]),
     ):
         studies = read_studies([path], section=section)
         assert studies.predictions["p"] == [prediction, "No header."]
