@@ -16,6 +16,13 @@ class StudyArguments:
     )
     train_studies: int | None = field(default=None, metadata={"help": "How many to train on. Default: all."})
     eval_studies: int | None = field(default=None, metadata={"help": "How many to validate on. Default: all."})
+    generate_eval_studies: int = field(
+        default=0,
+        metadata={
+            "help": "How many validation studies to write the reports of at each evaluation, for figures such as "
+            "eval_bleu_4 and eval_ce14_micro_f1 to choose the best checkpoint by. Default: none."
+        },
+    )
     target: Literal["report", "findings", "impression"] = field(
         default="report", metadata={"help": "The text that the LLM learns to write."}
     )
@@ -38,6 +45,10 @@ class StudyArguments:
         default=None, metadata={"help": "Configuration of a language model to train from scratch."}
     )
     otdrg_config: dict[str, Any] | str | None = field(default_factory=dict, metadata={"help": "Fields of OTDRGConfig."})
+    label_prompt: bool | None = field(
+        default=None,
+        metadata={"help": "Show the LLM the labels. Default: as the checkpoint does; yes for a new model."},
+    )
     image_size: int | None = field(default=None, metadata={"help": "Side in pixels. Default: the vision encoder's."})
     resume: bool = field(default=True, metadata={"help": "Go on from the last complete checkpoint in output_dir."})
 
@@ -51,4 +62,8 @@ class StudyArguments:
                     raise ValueError(f"--{name} must be JSON, such as '{{\"key\": 1}}': {error}.") from None
             if not isinstance(getattr(self, name), (dict, type(None))):
                 raise ValueError(f"--{name} must be a mapping of fields to values, got {value!r}.")
+        if self.generate_eval_studies < 0:
+            raise ValueError(f"--generate_eval_studies is {self.generate_eval_studies}: give 0 for none, or a number.")
+        if self.generate_eval_studies and self.stage == "align":
+            raise ValueError("--generate_eval_studies needs an LLM that is trained: leave it out of the stage 'align'.")
         self.load_kwargs, self.otdrg_config = self.load_kwargs or {}, self.otdrg_config or {}

@@ -28,6 +28,8 @@ from otdrg_hf.training.checkpoints import last_complete_checkpoint
 from otdrg_hf.training.collator import StudyCollator
 from otdrg_hf.training.disease_metrics import best_thresholds, disease_metrics, state_priors
 from otdrg_hf.training.model_setup import load_model_and_processor
+from otdrg_hf.training.record import training_data, write_record
+from otdrg_hf.training.report_metrics import ReportMetrics
 from otdrg_hf.training.stages import adapter_config, apply_stage
 from otdrg_hf.training.trainer import OTDRGTrainer
 
@@ -86,7 +88,10 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
     except OSError as error:
         sources = [name for name in (model_args.model_name_or_path, args.vision_model, args.text_model) if name]
         raise OSError(f"Cannot load {' or '.join(sources)}: {error}") from error
-    frozen = apply_stage(model, args.stage)
+    if args.label_prompt is not None:
+        processor.label_prompt = args.label_prompt
+    model.config.training_data = training_data(args, model_args, train)
+    frozen = apply_stage(model, args.stage, processor.label_prompt)
     peft_config = adapter_config(model, model_args, args.stage)
     if peft_config is not None:
         # An adapter names its base by path, so the base has to be somewhere.
@@ -94,6 +99,7 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
         if training_args.process_index == 0:
             model.save_pretrained(model.name_or_path)
             processor.save_pretrained(model.name_or_path)
+    num_reports = args.generate_eval_studies
     return OTDRGTrainer(
         model=model,
         args=training_args,
@@ -105,6 +111,7 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
         peft_config=peft_config,
         stage=args.stage,
         frozen_modules=frozen,
+        report_metrics=ReportMetrics(processor, args.target, num_reports) if num_reports else None,
     )
 
 
@@ -145,6 +152,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     run(trainer, args.resume)
+    if trainer.is_world_process_zero():
+        write_record(trainer, args, model_args)
 
 
 if __name__ == "__main__":

@@ -16,16 +16,17 @@ FROZEN = {
 BRIDGES = ("patch_projection", "label_encoder", "alignment", "disease_head", "fusion")
 
 
-def apply_stage(model: OTDRGForConditionalGeneration, stage: str) -> list[nn.Module]:
+def apply_stage(model: OTDRGForConditionalGeneration, stage: str, label_prompt: bool = True) -> list[nn.Module]:
     """
-    Freezes what the stage does not train, and what of the vision encoder cannot be trained because no output depends
-    on it (poolers and the like, which would stall distributed training).
+    Freezes what the stage does not train, and what cannot be trained because no output depends on it and which would
+    stall distributed training: poolers and the like of the vision encoder, label tokens that no prompt shows.
 
     Returns:
         `list[nn.Module]`: The frozen modules, to be kept in evaluation mode.
     """
     model.requires_grad_(True)
-    frozen = [model.get_submodule(name) for name in FROZEN[stage]]
+    unprompted = () if label_prompt else ("model.fusion.finding_dense", "model.fusion.finding_output")
+    frozen = [model.get_submodule(name) for name in (*FROZEN[stage], *unprompted)]
     for module in frozen:
         module.requires_grad_(False)
     if stage != "finetune":

@@ -8,19 +8,22 @@ from trl import SFTTrainer
 from otdrg_hf.data.schema import STUDY_COLUMNS
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 
+from .report_metrics import ReportMetrics
+
 
 class OTDRGTrainer(SFTTrainer):
     """
     Args:
         stage (`str`): `"align"`, `"finetune"` or `"joint"`; in `"align"` the LLM is not even run.
         frozen_modules (`list[nn.Module]`): Kept in evaluation mode, batch-norm statistics and all.
+        report_metrics ([`ReportMetrics`], *optional*): Figures of generated reports to add to each evaluation.
         args, kwargs: Of [`~trl.SFTTrainer`].
     """
 
     _tag_names = ["otdrg", "trl", "sft"]
 
-    def __init__(self, *args, stage: str, frozen_modules: list, **kwargs):
-        self.stage, self.frozen_modules = stage, frozen_modules
+    def __init__(self, *args, stage: str, frozen_modules: list, report_metrics: ReportMetrics | None = None, **kwargs):
+        self.stage, self.frozen_modules, self.report_metrics = stage, frozen_modules, report_metrics
         super().__init__(*args, **kwargs)
 
     def _send_telemetry(self):
@@ -38,6 +41,22 @@ class OTDRGTrainer(SFTTrainer):
         # would leave such layers as they are with no more than a warning.
         loaded = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
         model.load_state_dict(loaded.state_dict())
+
+    def _load_best_model(self):
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if sharded or not isinstance(self.model, OTDRGForConditionalGeneration):
+            return super()._load_best_model()
+        # For the same reason as above: those layers would keep what the last step left in them.
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs):
+        """That of the trainer; figures of the reports join the metrics, by which the best checkpoint is chosen."""
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        # `predict` comes here as well, to choose the thresholds: for that no report has to be written.
+        if self.report_metrics is not None and metric_key_prefix.startswith("eval"):
+            figures = self.report_metrics(self, dataloader.dataset)
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in figures.items()})
+        return output
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """LM, OT and disease loss of a batch. In evaluation the prompt holds predicted labels, as at test time."""

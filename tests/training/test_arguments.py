@@ -15,7 +15,8 @@ from otdrg_hf.training.model_setup import load_model_and_processor
 from otdrg_hf.training.stages import adapter_config
 
 TRAINING = Path(__file__).parents[2] / "training"
-RECIPES = sorted((TRAINING / "recipes").glob("*.yaml"))
+# Those of ablations are read by training/ablate.py and tested with it.
+RECIPES = sorted(set((TRAINING / "recipes").glob("*.yaml")) - set((TRAINING / "recipes").glob("ablation_*.yaml")))
 
 
 def parse(*arguments: str):

@@ -17,6 +17,7 @@ from transformers import AutoModelForImageTextToText
 
 from otdrg_hf import OTDRGForConditionalGeneration
 from otdrg_hf.labeling import label_reports
+from otdrg_hf.metrics.generation import generate_predictions
 from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.sft import load_studies, main
 
@@ -136,6 +137,31 @@ def test_align_then_lora_by_the_command_line(recipe, tmp_path):
     assert not [*tmp_path.glob("**/*.tmp"), *tmp_path.glob("lora/*.bin")]
 
 
+def test_an_adapter_is_evaluated_as_any_model(data, recipe, tmp_path):
+    main(["--config", recipe("align", stage="align", max_steps=1)])
+    sources = {**NO_CONFIGS, "model_name_or_path": str(tmp_path / "align")}
+    changes = {"stage": "finetune", "max_steps": 1, "use_peft": True, "learning_rate": 1.0}
+    main(["--config", recipe("lora", **changes, **sources)])
+    rows = {}
+    for name in ("lora", "lora/base"):
+        options = {"split": "validation", "max_new_tokens": 8, "device": "cpu"}
+        path = generate_predictions(str(tmp_path / name), str(data), tmp_path / name / "predictions", **options)
+        rows[name] = [json.loads(line)["generated_text"] for line in path.read_text().splitlines()]
+    assert len(rows["lora"]) == 4 and rows["lora"] != rows["lora/base"]
+
+
+def test_the_best_checkpoint_is_chosen_by_the_reports_it_writes(recipe, tmp_path):
+    steps = {"max_steps": 3, "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
+    best = {"generate_eval_studies": 3, "metric_for_best_model": "bleu_4", "load_best_model_at_end": True}
+    main(["--config", recipe("best", **steps, **best)])
+    log = json.loads((tmp_path / "best/training_log.json").read_text())
+    scores = [entry["eval_bleu_4"] for entry in log if "eval_bleu_4" in entry]
+    assert len(scores) == 3
+    chosen = weights(tmp_path / f"best/checkpoint-{1 + scores.index(max(scores))}")
+    for name, value in weights(tmp_path / "best").items():
+        assert torch.equal(value, chosen[name]), name
+
+
 def test_studies_without_the_target_are_left_out(data, tmp_path, capsys):
     args = StudyArguments(dataset=str(data), load_kwargs={"cache_dir": str(tmp_path)}, target="impression")
     studies = load_studies(args, "train", None, None)
@@ -159,6 +185,7 @@ def test_studies_without_the_target_are_left_out(data, tmp_path, capsys):
         ({"otdrg_config": {"epsilon": 0}}, [], "epsilon"),
         ({}, ["--otdrg_config", "{"], "--otdrg_config must be JSON"),
         ({"use_peft": True}, [], "use_peft"),
+        ({"generate_eval_studies": 4, "stage": "align"}, [], "--generate_eval_studies"),
         ({**NO_CONFIGS, "model_name_or_path": "not/a/path"}, [], "Cannot load not/a/path"),
     ],
 )

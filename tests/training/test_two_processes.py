@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from two_process_worker import CASES, train
+from two_process_worker import CASES, train, write_reports
 
 WORKER = Path(__file__).with_name("two_process_worker.py")
 
@@ -31,7 +31,15 @@ def test_two_processes_equal_one_with_twice_the_batch(case, folder, tmp_path):
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], value, atol=1e-4, rtol=0, msg=name)
     losses = ("loss", "lm_loss", "ot_loss", "disease_loss", "eval_lm_loss", "eval_ot_loss", "eval_disease_macro_f1")
+    assert any("eval_rouge_l" in step for step in log)
+    losses = (*losses, "eval_rouge_l", "eval_ce14_micro_f1")
     for step, alone_step in zip(log, single.state.log_history, strict=True):
         assert {name: step[name] for name in losses if name in step} == pytest.approx(
             {name: alone_step[name] for name in losses if name in alone_step}, abs=1e-4
         )
+
+
+def test_two_processes_write_the_reports_that_one_writes(folder, tmp_path):
+    first, second = (torch.load(folder / f"reports-{rank}.pt") for rank in (0, 1))
+    assert first == second == write_reports(tmp_path)
+    assert len(set(first)) == 5

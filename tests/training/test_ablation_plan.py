@@ -1,0 +1,117 @@
+"""Tests of what an ablation trains: shared stages, overrides, seeds, and files that cannot be."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import otdrg_hf.training
+from otdrg_hf.training.ablation.plan import read_plan
+from otdrg_hf.training.ablation.running import stage_folder
+
+RECIPES = Path(otdrg_hf.training.__file__).parent / "recipes"
+FILE = {
+    "dataset": "phantom",
+    "load_kwargs": {"image_size": 32},
+    "common": {"train_studies": 4},
+    "tests": ["test"],
+    "seeds": [0, 1],
+    "stages": ["align.yaml", "finetune.yaml"],
+    "variants": {
+        "full": {},
+        "no loss": {"override": {"otdrg_config": {"ot_loss_weight": 0.0}}},
+        "no mixing": {"override": {"finetune": {"otdrg_config": {"predicted_label_rate": 0.0}}}},
+        "plain": {"stages": ["plain.yaml"], "script": "llava"},
+        "upper": {"of": "full", "true_labels": True},
+    },
+}
+STAGES = {
+    "align.yaml": {"stage": "align", "output_dir": "x", "otdrg_config": {"epsilon": 0.1}, "learning_rate": 0.1},
+    "finetune.yaml": {"stage": "finetune", "model_name_or_path": "x", "otdrg_config": {"predicted_label_rate": 0.5}},
+    "plain.yaml": {"stage": "joint"},
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(**changes):
+        for name, fields in STAGES.items():
+            (tmp_path / name).write_text(yaml.safe_dump(fields))
+        path = tmp_path / "ablation.yaml"
+        path.write_text(yaml.safe_dump(FILE | changes, sort_keys=False))
+        return path
+
+    return write_file
+
+
+def by_name(plan):
+    return {variant.name: variant for variant in plan.variants}
+
+
+def test_stages_that_agree_are_shared_and_others_are_not(write):
+    variants = by_name(read_plan(write()))
+    last = {name: variant.last_stages[0] for name, variant in variants.items()}
+    assert last["full"].key == last["upper"].key != last["no mixing"].key
+    assert last["full"].start.key == last["no mixing"].start.key != last["no loss"].start.key
+    assert last["full"].key != variants["full"].last_stages[1].key
+    assert variants["upper"].true_labels and not variants["full"].true_labels
+    assert last["plain"].script.endswith("llava") and last["plain"].start is None
+
+
+def test_fields_of_a_stage_are_its_recipe_then_the_file_then_the_override(write):
+    stage = by_name(read_plan(write()))["no loss"].last_stages[1]
+    assert stage.start.fields == {
+        "stage": "align",
+        "learning_rate": 0.1,
+        "otdrg_config": {"epsilon": 0.1, "ot_loss_weight": 0.0},
+        "dataset": "phantom",
+        "load_kwargs": {"image_size": 32},
+        "train_studies": 4,
+        "seed": 1,
+    }
+    assert stage.fields["otdrg_config"] == {"predicted_label_rate": 0.5, "ot_loss_weight": 0.0}
+
+
+def test_another_dataset_comes_without_the_options_of_the_first(write):
+    plan = read_plan(write(), dataset="elsewhere", tests=["validation"], seeds=[7], variants=["upper"])
+    assert (plan.dataset, plan.tests, plan.seeds, plan.load_kwargs) == ("elsewhere", ["validation"], [7], {})
+    assert [variant.name for variant in plan.variants] == ["full", "upper"]
+    fields = plan.variants[0].last_stages[7].fields
+    assert fields["dataset"] == "elsewhere" and fields["load_kwargs"] == {} and fields["seed"] == 7
+
+
+def test_folders_differ_where_stages_do(write, tmp_path):
+    variants = read_plan(write()).variants
+    folders = {stage_folder(variant.last_stages[seed], tmp_path) for variant in variants for seed in (0, 1)}
+    assert len(folders) == 8  # four trained variants, two seeds
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variants": {"full": {"stage": []}}}, "'full' has no stage"),
+        ({"variants": {"full": {}, "upper": {"of": "ful"}}}, "'ful', which is no variant before it"),
+        ({"variants": {"full": {"script": "lava"}}}, "script 'lava'; choose otdrg or llava"),
+        ({"variants": {"full": {"override": {"joint": {}}}}}, "overrides joint, which it does not run"),
+        ({"stages": ["none.yaml"]}, "none.yaml"),
+    ],
+)
+def test_files_that_cannot_be(changes, message, write):
+    with pytest.raises((ValueError, OSError), match=message):
+        read_plan(write(**changes))
+
+
+def test_missing_parts_are_named(tmp_path):
+    path = tmp_path / "empty.yaml"
+    path.write_text("dataset: phantom\n")
+    with pytest.raises(ValueError, match="empty.yaml lacks seeds, stages, tests, variants"):
+        read_plan(path)
+
+
+def test_the_bundled_file_names_variants_of_the_method():
+    plan = read_plan(RECIPES / "ablation_phantom_hard.yaml")
+    names = [variant.name for variant in plan.variants]
+    assert names[0] == "full" and "true labels (upper bound)" in names
+    aligned = [variant for variant in plan.variants if variant.last_stages[0].start is not None]
+    # Label mixing, the prompt and the labels at test time are no matter of the first stage.
+    assert len({variant.last_stages[0].start.key for variant in aligned}) == 5

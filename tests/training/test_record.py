@@ -1,0 +1,184 @@
+"""What a run writes down of itself, stage after stage, and that MIMIC-CXR is known in whatever form it comes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from tiny_training import LLAMA, OTDRG, VIT, tiny_rows, tiny_studies
+from transformers import AutoModelForImageTextToText, pipeline
+
+from otdrg_hf.hub.merge_adapter import main as merge
+from otdrg_hf.hub.model_card import write_model_card
+from otdrg_hf.hub.provenance import read_stages
+from otdrg_hf.hub.push import plan_push
+from otdrg_hf.training.arguments import StudyArguments
+from otdrg_hf.training.record import data_source
+from otdrg_hf.training.sft import main
+
+DICOM = "02aa804e-bde0afdd-112c0b34-7bc16630-4e384014"
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "jane-doe-hospital"
+    for split, count in (("train", 6), ("validation", 4)):
+        (folder / split).mkdir(parents=True)
+        lines = []
+        for index, row in enumerate(tiny_rows(count)):
+            names = [f"{index}-{view}.png" for view in range(len(row["images"]))]
+            for name, image in zip(names, row.pop("images"), strict=True):
+                image.save(folder / split / name)
+            lines.append({**row, "file_names": names})
+        (folder / split / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def train(data: Path, tmp_path: Path, name: str, **fields):
+    fields = {
+        "dataset": str(data),
+        "load_kwargs": {"cache_dir": str(tmp_path / "cache")},
+        "otdrg_config": {"predicted_label_rate": 0.5},
+        "output_dir": str(tmp_path / name),
+        "max_steps": 2,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "cosine",
+        "bf16": False,
+        "use_cpu": True,
+        "gradient_checkpointing": False,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        **fields,
+    }
+    recipe = tmp_path / f"{name}.yaml"
+    recipe.write_text(yaml.safe_dump(fields))
+    main(["--config", str(recipe)])
+    return tmp_path / name
+
+
+@pytest.fixture
+def aligned(data, tmp_path):
+    otdrg = OTDRG | {"predicted_label_rate": 0.5}
+    return train(
+        data, tmp_path, "align", stage="align", vision_config=VIT, text_config=LLAMA, otdrg_config=otdrg, seed=3
+    )
+
+
+def test_two_stages_an_adapter_and_its_merge(aligned, data, tmp_path, capsys):
+    (first,) = read_stages(aligned)
+    assert (first["stage"], first["dataset"], first["labels_from"]) == ("align", "folder", "labeler")
+    assert first["studies"] == {"train": 6, "validation": 4} and first["image_size"] == [64, 64]
+    assert first["recipe"]["learning_rate"] == 1e-2 and first["recipe"]["lr_scheduler_type"] == "cosine"
+    assert first["recipe"]["seed"] == 3 and first["steps"] == 2 and first["precision"] == "fp32"
+    assert first["otdrg_config"] == OTDRG | {"predicted_label_rate": 0.5}
+    assert 0 < first["trained_parameters"] < first["parameters"]
+    log = json.loads((aligned / "training_log.json").read_text())
+    last = [entry for entry in log if "eval_loss" in entry][-1]
+    assert first["validation"]["disease_micro_f1"] == last["eval_disease_micro_f1"]
+    assert first["lora"] is first["vision_model"] is first["starts_from"] is None
+    # The trainer wrote a draft at each checkpoint; the card is the last word.
+    card = ModelCard.load(aligned / "README.md")
+    assert "generated_from_trainer" not in card.data.tags and "Stage 1: alignment" in card.text
+
+    tuned = train(data, tmp_path, "lora", stage="finetune", model_name_or_path=str(aligned), use_peft=True, lora_r=4)
+    stages = read_stages(tuned)
+    assert stages[0] == first and stages[1]["stage"] == "finetune" and stages[1]["lora"]["r"] == 4
+    assert stages[1]["starts_from"] is None  # a folder, and where it lies is nobody's business
+    with pytest.raises(ValueError, match="LoRA adapter"):
+        plan_push(tuned, "org/model", private=True)
+
+    merge([str(tuned), str(tmp_path / "whole")])
+    assert read_stages(tmp_path / "whole") == stages
+    plan = plan_push(tmp_path / "whole", "org/model", private=True)
+    assert {"README.md", "training_record.json", "model.safetensors"} <= {file.name for file in plan.files}
+    for file in plan.files:
+        assert str(tmp_path).encode() not in file.path.read_bytes(), file.name
+        if not file.name.startswith("tokenizer"):
+            assert b"jane-doe" not in file.path.read_bytes(), file.name
+    text = (tmp_path / "whole" / "README.md").read_text()
+    assert "| lora_r | 4 |" in text and "Stage 2: fine-tuning" in text and 'model="whole"' in text
+    film = tiny_rows(1)[0]["images"][0]
+    adapter = AutoModelForImageTextToText.from_pretrained(tuned)
+    whole = pipeline("radiology-report", model=str(tmp_path / "whole"))
+    inputs = whole.processor(images=film)
+    ids = adapter.generate(**inputs, max_new_tokens=8, do_sample=False)
+    assert (whole.model.generate(**inputs, max_new_tokens=8, do_sample=False) == ids).all()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        merge([str(tuned), str(tmp_path / "whole")])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: whole is there already") and error.count("\n") == 1
+    assert not [*tmp_path.glob("**/*.tmp")]
+
+
+def test_a_start_without_a_record_is_said_to_be_unknown(aligned, data, tmp_path):
+    (aligned / "training_record.json").unlink()
+    config = json.loads((aligned / "config.json").read_text())
+    assert config["training_data"] == ["folder"]
+    stages = read_stages(train(data, tmp_path, "more", stage="finetune", model_name_or_path=str(aligned)))
+    # What it was is lost, what it learned from is in its configuration.
+    assert stages[0] == {"stage": "unknown", "dataset": "folder"} and stages[1]["stage"] == "finetune"
+    assert "Nothing was recorded about this stage" in (tmp_path / "more" / "README.md").read_text()
+
+
+def test_phantoms_are_named_and_pushed(tmp_path):
+    folder = train(
+        "phantom",
+        tmp_path,
+        "phantoms",
+        load_kwargs={"image_size": 64, "cache_dir": str(tmp_path / "cache")},
+        train_studies=4,
+        eval_studies=2,
+        vision_config=VIT,
+        text_config=LLAMA,
+        otdrg_config=OTDRG,
+        max_steps=1,
+    )
+    (stage,) = read_stages(folder)
+    assert stage["dataset"] == "phantom" and stage["studies"] == {"train": 4, "validation": 2}
+    write_model_card(folder, repo_id="org/phantoms")
+    assert ModelCard.load(folder / "README.md").data.license == "apache-2.0"
+    listed = {file.name for file in plan_push(folder, "org/phantoms").files}
+    assert "training_record.json" in listed
+    assert not listed & {"training_log.json", "trainer_state.json", "training_args.bin"}
+
+
+@pytest.mark.parametrize(
+    "ids, dataset, expected",
+    [
+        (["study-0", "study-1"], "some/folder", "folder"),
+        (["study-0", "study-1"], "iu_xray", "iu_xray"),
+        (["study-0", "study-1"], "mimic_cxr", "mimic_cxr"),
+        (["study-0", "s50414267"], "some/folder", "mimic_cxr"),
+        (["study-0", DICOM], "some/folder", "mimic_cxr"),
+        (["study-0", DICOM], "iu_xray", "mimic_cxr"),
+        (["CXR2384_IM-0942", "s5041"], "iu_xray", "iu_xray"),
+    ],
+)
+def test_mimic_cxr_is_known_by_its_names(ids, dataset, expected):
+    studies = tiny_studies(2).remove_columns("id").add_column("id", ids)
+    assert data_source(StudyArguments(dataset=dataset), studies) == expected
+
+
+def test_mimic_cxr_is_known_by_its_paths_and_summaries(tmp_path):
+    from datasets import Dataset
+
+    from otdrg_hf.data.schema import study_features
+
+    place = tmp_path / "p10" / "p10000032" / "s50414267"
+    place.mkdir(parents=True)
+    row = tiny_rows(1)[0]
+    row["images"][0].save(place / "film.jpg")
+    studies = Dataset.from_list([row | {"images": [str(place / "film.jpg")]}], features=study_features())
+    assert data_source(StudyArguments(dataset="some/folder"), studies) == "mimic_cxr"
+    (tmp_path / "summary.json").write_text('{"source": "mimic_cxr"}')
+    assert data_source(StudyArguments(dataset=str(tmp_path)), tiny_studies(2)) == "mimic_cxr"
+    (tmp_path / "summary.json").write_text('{"source": "folder"}')
+    assert data_source(StudyArguments(dataset=str(tmp_path)), tiny_studies(2)) == "folder"

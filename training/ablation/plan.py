@@ -1,0 +1,169 @@
+"""What an ablation trains: the variants of its file, over seeds, as stages of which those that agree are shared."""
+
+import hashlib
+import json
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SCRIPTS = {"otdrg": "otdrg_hf.training.sft", "llava": "otdrg_hf.training.ablation.llava"}
+_VARIANT_KEYS = {"stages", "override", "script", "of", "true_labels"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """
+    One training run.
+
+    Attributes:
+        script (`str`): Module that trains.
+        fields (`dict`): The recipe, without `output_dir` and the checkpoint to start from.
+        start (`Stage`, *optional*): The run whose model this one goes on with.
+    """
+
+    script: str
+    fields: dict[str, Any]
+    start: "Stage | None" = None
+
+    @property
+    def key(self) -> str:
+        """A name that follows from all that the outcome depends on."""
+        content = [self.script, self.fields, self.start.key if self.start else None]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """
+    Attributes:
+        name (`str`): As in the table.
+        script (`str`): `"otdrg"` or `"llava"`.
+        last_stages (`dict[int, Stage]`): By seed, the run whose model is evaluated.
+        true_labels (`bool`): Whether its reports are prompted with the labels of the reference: an upper bound.
+    """
+
+    name: str
+    script: str
+    last_stages: dict[int, Stage]
+    true_labels: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    Attributes:
+        dataset (`str`), load_kwargs (`dict`): As in a recipe.
+        tests (`list[str]`): Splits that every variant is evaluated on.
+        test_studies (`int`, *optional*): How many of each.
+        seeds (`list[int]`), variants (`list[Variant]`): The first variant is what the others are compared with.
+    """
+
+    dataset: str
+    load_kwargs: dict[str, Any]
+    tests: list[str]
+    test_studies: int | None
+    seeds: list[int]
+    variants: list[Variant]
+
+
+def read_plan(
+    path: str | Path,
+    dataset: str | None = None,
+    tests: list[str] | None = None,
+    seeds: list[int] | None = None,
+    variants: list[str] | None = None,
+) -> Plan:
+    """
+    Reads the YAML file of an ablation; see training/recipes/ablation_phantom_hard.yaml.
+
+    Args:
+        path (`str` or `Path`): The file. Recipes of its stages are named relative to it.
+        dataset (`str`, *optional*): Another dataset than the file's, to be loaded without the file's `load_kwargs`.
+        tests (`list[str]`, *optional*): Other splits to test on than the file's.
+        seeds (`list[int]`, *optional*): Other seeds than the file's.
+        variants (`list[str]`, *optional*): Only these of the file's variants, and the first.
+
+    Raises:
+        ValueError: for a file that does not say what it must, naming what is missing or unknown.
+    """
+    path = Path(path)
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    missing = {"dataset", "tests", "seeds", "stages", "variants"} - set(content or {})
+    if missing:
+        raise ValueError(f"{path.name} lacks {', '.join(sorted(missing))}.")
+    common = dict(content.get("common", {}))
+    load_kwargs = {} if dataset else content.get("load_kwargs", {})
+    common |= {"dataset": dataset or content["dataset"], "load_kwargs": load_kwargs}
+    plan = Plan(
+        dataset=common["dataset"],
+        load_kwargs=load_kwargs,
+        tests=tests or content["tests"],
+        test_studies=content.get("test_studies"),
+        seeds=seeds or content["seeds"],
+        variants=[],
+    )
+    for name, fields in content["variants"].items():
+        plan.variants.append(_variant(name, fields or {}, content, common, plan, path))
+    if variants:
+        unknown = set(variants) - {variant.name for variant in plan.variants}
+        if unknown:
+            raise ValueError(f"{path.name} has no variant {', '.join(sorted(unknown))}.")
+        first, *others = plan.variants
+        plan.variants[:] = [first, *(variant for variant in others if variant.name in variants)]
+    return plan
+
+
+def _variant(name: str, fields: dict, content: dict, common: dict, plan: Plan, path: Path) -> Variant:
+    unknown = set(fields) - _VARIANT_KEYS
+    if unknown:
+        raise ValueError(f"{path.name}: variant {name!r} has no {', '.join(sorted(unknown))}.")
+    if "of" in fields:
+        known = {variant.name: variant for variant in plan.variants}
+        if fields["of"] not in known:
+            raise ValueError(f"{path.name}: {name!r} is of {fields['of']!r}, which is no variant before it.")
+        trained = known[fields["of"]]
+        return Variant(name, trained.script, trained.last_stages, fields.get("true_labels", False))
+    script = fields.get("script", "otdrg")
+    if script not in SCRIPTS:
+        raise ValueError(f"{path.name}: variant {name!r} has the script {script!r}; choose {' or '.join(SCRIPTS)}.")
+    recipes = [_recipe(path.parent / recipe) for recipe in fields.get("stages", content["stages"])]
+    overrides = _per_stage(fields.get("override", {}), recipes, name, path)
+    last_stages = {}
+    for seed in plan.seeds:
+        stage = None
+        for recipe, override in zip(recipes, overrides, strict=True):
+            stage = Stage(SCRIPTS[script], _merged(recipe, common, {"seed": seed}, override), start=stage)
+        last_stages[seed] = stage
+    return Variant(name, script, last_stages, fields.get("true_labels", False))
+
+
+def _recipe(path: Path) -> dict:
+    fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    # Where a stage starts and ends is the ablation's business.
+    return {key: value for key, value in fields.items() if key not in ("output_dir", "model_name_or_path")}
+
+
+def _per_stage(override: dict, recipes: list[dict], name: str, path: Path) -> list[dict]:
+    """What a variant changes in each of its stages: the same in all of them, or by the stage's name."""
+    stages = [recipe.get("stage", "joint") for recipe in recipes]
+    if not override or not set(override) <= {"align", "finetune", "joint"}:
+        return [override] * len(stages)
+    unknown = set(override) - set(stages)
+    if unknown:
+        raise ValueError(
+            f"{path.name}: variant {name!r} overrides {', '.join(sorted(unknown))}, which it does not run."
+        )
+    return [override.get(stage, {}) for stage in stages]
+
+
+def _merged(*parts: dict) -> dict:
+    """Later parts win; mappings within are merged, not replaced."""
+    merged: dict = {}
+    for part in parts:
+        for key, value in part.items():
+            nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+            merged[key] = _merged(merged[key], value) if nested else deepcopy(value)
+    return merged

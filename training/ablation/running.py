@@ -1,0 +1,56 @@
+"""Runs the stages of an ablation, each in its own process; what is done is not done again."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from otdrg_hf.training.ablation.plan import Stage
+
+FINISHED = "finished.json"
+
+
+def stage_folder(stage: Stage, output_dir: Path) -> Path:
+    """Where the run of a stage is, whichever variants use it."""
+    return output_dir / "stages" / f"{stage.fields.get('stage', 'joint')}-{stage.key}"
+
+
+def run_stage(stage: Stage, output_dir: Path) -> Path:
+    """
+    Trains a stage, and those it starts from, unless that is done; a run that was cut off goes on.
+
+    Returns:
+        `Path`: The folder of the model.
+
+    Raises:
+        RuntimeError: if a run fails, with the end of its log.
+    """
+    folder = stage_folder(stage, output_dir)
+    if (folder / FINISHED).is_file():
+        return folder
+    fields = dict(stage.fields)
+    if stage.start is not None:
+        fields["model_name_or_path"] = str(run_stage(stage.start, output_dir))
+        # The checkpoint brings its own.
+        for name in ("vision_config", "text_config"):
+            fields.pop(name, None)
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({**fields, "output_dir": str(folder)}), encoding="utf-8")
+    started = time.perf_counter()
+    log = folder / "log.txt"
+    with log.open("ab") as file:
+        command = [sys.executable, "-m", "accelerate.commands.launch", "-m", stage.script, "--config", str(recipe)]
+        environment = {"OMP_NUM_THREADS": str(os.cpu_count()), **os.environ}
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
+    if code:
+        end = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()[-8:]
+        raise RuntimeError(f"Training failed; see {log}:\n" + "\n".join(end))
+    unfinished = folder / f"{FINISHED}.tmp"
+    unfinished.write_text(json.dumps({"seconds": round(time.perf_counter() - started)}), encoding="utf-8")
+    os.replace(unfinished, folder / FINISHED)
+    return folder

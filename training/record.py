@@ -1,0 +1,152 @@
+"""Writes down what a run was told, saw and reached: `training_record.json`, which the model card is filled from."""
+
+import json
+import os
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from trl import ModelConfig
+
+from otdrg_hf.data.prepared import read_summary
+from otdrg_hf.hub.card_file import CARD_FILE, is_replaceable
+from otdrg_hf.hub.model_card import write_model_card
+from otdrg_hf.hub.provenance import FORMAT, RECORD_FILE, read_stages
+from otdrg_hf.hub.sources import SOURCES
+
+from .arguments import StudyArguments
+from .report_metrics import LOGGED
+
+# DICOM ids and study folders of MIMIC-CXR, by which it is known in whatever form it comes.
+MIMIC_NAME = re.compile(r"(?<![0-9a-f])[0-9a-f]{8}(-[0-9a-f]{8}){4}(?![0-9a-f])|(?:^|/)s5\d{7}(?:$|[/.])")
+RECIPE = (
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "optim",
+    "weight_decay",
+    "max_grad_norm",
+    "seed",
+)
+RESULTS = ("loss", "lm_loss", "ot_loss", "disease_loss", "disease_micro_f1", "disease_macro_f1", *LOGGED)
+PACKAGES = {"otdrg_hf": "otdrg-hf", "transformers": "transformers", "trl": "trl", "torch": "torch", "peft": "peft"}
+
+
+def write_record(trainer, args: StudyArguments, model_args: ModelConfig) -> None:
+    """
+    Writes `training_record.json`, with the records of the stages before, and the model card of it to `output_dir`.
+
+    Neither holds a path of this machine or anything of a study. The card is written after the last checkpoint, with
+    which the trainer writes one of its own.
+    """
+    output_dir = Path(trainer.args.output_dir)
+    start = model_args.model_name_or_path
+    stages = [*(read_stages(start) if start else []), describe_stage(trainer, args, model_args)]
+    path = output_dir / RECORD_FILE
+    unfinished = path.with_name(f"{path.name}.tmp")
+    unfinished.write_text(json.dumps({"format": FORMAT, "stages": stages}, indent=1) + "\n")
+    os.replace(unfinished, path)
+    if not is_peft_model(trainer.model) and is_replaceable(output_dir / CARD_FILE):
+        write_model_card(output_dir)
+
+
+def training_data(args: StudyArguments, model_args: ModelConfig, studies) -> list[str]:
+    """
+    All that a model has learned from at the end of a run: for its configuration, which goes wherever the weights go,
+    into checkpoints and whatever is saved of the model later.
+    """
+    start = model_args.model_name_or_path
+    before = [stage["dataset"] for stage in (read_stages(start) if start else [])]
+    return list(dict.fromkeys([*before, data_source(args, studies)]))
+
+
+def describe_stage(trainer, args: StudyArguments, model_args: ModelConfig) -> dict[str, Any]:
+    """One stage, ready for JSON."""
+    training, model = trainer.args, trainer.model
+    recipe = {name: getattr(training, name) for name in RECIPE}
+    recipe = {name: getattr(value, "value", value) for name, value in recipe.items()}  # enumerations by their names
+    lora = {"r": model_args.lora_r, "alpha": model_args.lora_alpha, "dropout": model_args.lora_dropout}
+    cuda = training.device.type == "cuda"
+    return {
+        "stage": args.stage,
+        "dataset": data_source(args, trainer.train_dataset),
+        "image_size": _image_size(trainer.processing_class),
+        "studies": {"train": len(trainer.train_dataset), "validation": len(trainer.eval_dataset)},
+        "target": args.target,
+        "labels_from": args.labels_from,
+        "label_prompt": trainer.processing_class.label_prompt,
+        "vision_model": _hub_id(args.vision_model),
+        "text_model": _hub_id(args.text_model),
+        "starts_from": _hub_id(model_args.model_name_or_path),
+        "otdrg_config": {key: value for key, value in args.otdrg_config.items() if key != "state_priors"},
+        "recipe": recipe,
+        "lora": lora if is_peft_model(model) else None,
+        "precision": "bf16" if training.bf16 else "fp16" if training.fp16 else "fp32",
+        "device": torch.cuda.get_device_name(training.device) if cuda else training.device.type.upper(),
+        "processes": trainer.accelerator.num_processes,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "trained_parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        "steps": trainer.state.global_step,
+        "epochs": round(trainer.state.epoch or 0.0, 3),
+        "validation": _results(trainer),
+        "versions": _versions(),
+    }
+
+
+def data_source(args: StudyArguments, studies) -> str:
+    """
+    The name in [`SOURCES`] of what a run reads, by its name or the summary of its folder. MIMIC-CXR is recognised by
+    its identifiers as well, in an R2Gen folder or wherever else: it is the one that must not be taken for another.
+    """
+    if args.dataset in SOURCES and SOURCES[args.dataset].synthetic:
+        return args.dataset
+    if any(MIMIC_NAME.search(name) for name in _names(studies)):
+        return "mimic_cxr"
+    if args.dataset in SOURCES:
+        return args.dataset
+    source = read_summary(args.dataset).get("source", "folder")
+    return source if source in SOURCES else "folder"
+
+
+def _names(studies):
+    yield from studies["id"]
+    # The paths of a few: of films that are embedded, reading the paths reads the films.
+    few = studies.select_columns("images").select(range(min(100, len(studies)))).with_format("arrow")
+    for images in few[:]["images"].to_pylist():
+        yield from (image["path"].replace("\\", "/") for image in images if image["path"])
+
+
+def _hub_id(name: str | None) -> str | None:
+    """The name if it is one on the Hub; where a folder lies is nobody's business."""
+    return name if name and not os.path.exists(name) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) else None
+
+
+def _image_size(processor) -> list[int]:
+    size = processor.image_processor.size
+    return [size["height"], size["width"]]
+
+
+def _results(trainer) -> dict[str, float]:
+    """Figures of the last evaluation, or of the one whose weights were kept."""
+    evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    if trainer.args.load_best_model_at_end:
+        evaluations = [entry for entry in evaluations if entry["step"] == trainer.state.best_global_step]
+    last = evaluations[-1] if evaluations else {}
+    return {name: last[f"eval_{name}"] for name in RESULTS if f"eval_{name}" in last}
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name, package in PACKAGES.items():
+        try:
+            versions[name] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

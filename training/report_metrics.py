@@ -1,0 +1,79 @@
+"""Validation figures of generated reports, by which the best checkpoint can be chosen."""
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+from transformers import Trainer
+
+from otdrg_hf.metrics import evaluate_reports
+from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
+
+LOGGED = (
+    "bleu_1",
+    "bleu_4",
+    "rouge_l",
+    "cider",
+    "ce14_micro_f1",
+    "ce14_macro_f1",
+    "ce14_example_f1",
+    "ce5_micro_f1",
+    "ce5_macro_f1",
+)
+
+
+class ReportMetrics:
+    """
+    Writes the reports of validation studies as at test time, with predicted labels and without sampling, and scores
+    them as `otdrg evaluate` does (protocol `raw`, labels by the rules).
+
+    Args:
+        processor ([`OTDRGProcessor`]): Of the model that is trained.
+        target (`str`): The column that is the reference.
+        num_studies (`int`): How many of the first studies.
+        max_new_tokens (`int`, *optional*, defaults to 256): Bound on a report's length.
+    """
+
+    def __init__(self, processor: OTDRGProcessor, target: str, num_studies: int, max_new_tokens: int = 256):
+        self.processor, self.target = processor, target
+        self.num_studies, self.max_new_tokens = num_studies, max_new_tokens
+
+    def __call__(self, trainer: Trainer, studies) -> dict[str, float]:
+        """The figures of `LOGGED`, the same in every process; each writes its share of the reports."""
+        studies = studies.select(range(min(self.num_studies, len(studies))))
+        reports = self.write_reports(trainer, studies)
+        figures = evaluate_reports(reports, list(studies[self.target]), meteor=False)
+        return {name: figures[name] for name in LOGGED}
+
+    @torch.no_grad()
+    def write_reports(self, trainer: Trainer, studies) -> list[str]:
+        """A report of each study, in their order."""
+        accelerator, size = trainer.accelerator, trainer.args.per_device_eval_batch_size
+        world, rank = accelerator.num_processes, accelerator.process_index
+        # Every process gets as many studies as the others; those that make up the number are written twice.
+        share = [place % len(studies) for place in range(rank, len(studies) + -len(studies) % world, world)]
+        batches = [share[start : start + size] for start in range(0, len(share), size)]
+        hidden = trainer.args.disable_tqdm or not trainer.is_world_process_zero()
+        parts = []
+        for batch in tqdm(batches, desc="Writing reports", unit="batch", leave=False, disable=hidden):
+            parts.append(self._generate(trainer, [studies[index] for index in batch]))
+        longest = max(part.shape[1] for part in parts)
+        padding = self.processor.tokenizer.pad_token_id
+        tokens = torch.cat([F.pad(part, (0, longest - part.shape[1]), value=padding) for part in parts])  # [share, T]
+        tokens = accelerator.pad_across_processes(tokens, dim=1, pad_index=padding)
+        places = accelerator.gather(torch.tensor(share, device=tokens.device)).tolist()
+        texts = self.processor.batch_decode(accelerator.gather(tokens), skip_special_tokens=True)
+        written = dict(zip(places, texts, strict=True))
+        return [written[index].strip() for index in range(len(studies))]
+
+    def _generate(self, trainer: Trainer, batch: list[dict[str, Any]]) -> torch.Tensor:
+        """New tokens `[B, T]` of a batch of studies."""
+        context = {name: [study[name] for study in batch] for name in ("images", "views", "indication", "comparison")}
+        inputs = self.processor(**context).to(trainer.args.device)
+        # The model itself: a wrapper for distributed training cannot generate.
+        model = trainer.model.eval()
+        options = {"do_sample": False, "use_cache": True, "max_new_tokens": self.max_new_tokens}
+        with trainer.compute_loss_context_manager():
+            sequences = model.generate(**inputs, **options)
+        return sequences[:, inputs["input_ids"].shape[1] :]
