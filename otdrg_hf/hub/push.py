@@ -1,0 +1,192 @@
+"""`otdrg push`: checks what may go to the Hub, says what goes, and uploads it in one commit."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .provenance import is_credentialed, read_stages, sources_of
+from .upload_list import WEIGHTS, WEIGHTS_INDEX, UploadFile, upload_list
+
+# A repository with this file is one that an OTDRG model was pushed to before.
+OWN_FILE = "configuration_otdrg.py"
+HARMLESS = {".gitattributes", "README.md", "LICENSE", "LICENSE.md"}
+
+
+@dataclass(frozen=True)
+class PushPlan:
+    """What a push does: the files that go, where to, and for whose eyes."""
+
+    repo_id: str
+    revision: str | None
+    private: bool
+    credentialed: bool
+    files: list[UploadFile]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.size for file in self.files)
+
+    def to_dict(self) -> dict:
+        """Ready for JSON, without paths."""
+        files = [{"name": file.name, "size": file.size} for file in self.files]
+        return {**asdict(self), "files": files, "size": self.size}
+
+    def text(self) -> str:
+        """A line a file, then the sum."""
+        lines = [f"{file.size:>14,}  {file.name}" for file in self.files]
+        kept = "private" if self.private else "public"
+        where = f"{self.repo_id}, revision {self.revision or 'main'}, {kept}"
+        lines.append(f"{self.size:>14,}  bytes in {len(self.files)} files to {where}")
+        if self.credentialed:
+            lines.append("Learned from credentialed data: let in only people who have signed its data use agreement.")
+        return "\n".join(lines)
+
+
+def plan_push(
+    model_dir: str | os.PathLike,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    data_may_be_public: bool = False,
+) -> PushPlan:
+    """
+    Checks a model folder and lists what would go. The network is not touched.
+
+    Args:
+        model_dir (`str` or `os.PathLike`): The folder of a model, with its card.
+        repo_id (`str`): Such as `"org/otdrg-iu-xray"`.
+        private (`bool`, *optional*, defaults to `False`): Whether the repository is to be private.
+        revision (`str`, *optional*): The branch to push to; made if it is not there.
+        data_may_be_public (`bool`, *optional*, defaults to `False`): The user's word that a model of data of their
+            own, or of data that was not recorded, may be public.
+
+    Raises:
+        ValueError: for what must not go, in one line.
+    """
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"{repo_id!r} is no name of a repository, such as org/model: {error}") from None
+    folder = Path(model_dir)
+    _refuse_datasets(folder)
+    files = upload_list(folder)
+    stages = read_stages(folder)
+    credentialed = is_credentialed(stages)
+    if credentialed and not private:
+        raise ValueError(
+            f"{folder.name} has learned from MIMIC-CXR, whose data use agreement binds what is derived from it: "
+            "publish it on PhysioNet (https://physionet.org/about/publish/), or push it with --private and let in only "
+            "people who have signed the agreement."
+        )
+    unknown = [source.title for source in sources_of(stages) if not source.known]
+    if unknown and not private and not data_may_be_public:
+        raise ValueError(
+            f"{folder.name} has learned from {' and '.join(unknown)}: push it with --private, or say by "
+            "--data_may_be_public that no agreement about the data forbids it."
+        )
+    return PushPlan(repo_id, revision, private, credentialed, files)
+
+
+def _refuse_datasets(folder: Path) -> None:
+    from ..data.prepared import is_prepared_folder, read_summary
+
+    if not folder.is_dir() or (folder / "config.json").is_file() or not is_prepared_folder(str(folder)):
+        return
+    if read_summary(str(folder)).get("source") == "mimic_cxr":
+        raise ValueError(
+            f"{folder.name} is data of MIMIC-CXR, which must not be passed on, not even in private: others get it "
+            "from PhysioNet, and prepare it by otdrg prepare."
+        )
+    raise ValueError(f"{folder.name} is a dataset: otdrg push uploads models only.")
+
+
+def push_model(plan: PushPlan, message: str = "Upload OTDRG model") -> str:
+    """
+    Uploads the files of a plan in one commit, which is there whole or not at all.
+
+    Weights that the repository holds from an earlier push and that the model no longer has are deleted: loading
+    could take them for the model's.
+
+    Returns:
+        `str`: Address of the commit.
+
+    Raises:
+        ValueError: for a repository that holds something else, or is public where it must not be.
+        OSError: without a token, without the right to write, or if the Hub cannot be reached.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+
+    if get_token() is None:
+        raise OSError("There is no token for the Hub: run `hf auth login`, or set HF_TOKEN.")
+    api = HfApi()
+    with _plain_errors(plan.repo_id):
+        there = _open_repository(api, plan)
+        operations: list = [CommitOperationAdd(file.name, str(file.path)) for file in plan.files]
+        stale = {name for name in there if _is_weight(name)} - {file.name for file in plan.files}
+        operations += [CommitOperationDelete(name) for name in sorted(stale)]
+        commit = api.create_commit(plan.repo_id, operations, commit_message=message, revision=plan.revision)
+    return commit.commit_url
+
+
+def _open_repository(api, plan: PushPlan) -> list[str]:
+    """Makes the repository and the branch if need be; gives the files that are there already."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        info = api.model_info(plan.repo_id)
+    except GatedRepoError:
+        raise
+    except RepositoryNotFoundError:
+        api.create_repo(plan.repo_id, private=plan.private, exist_ok=False)
+        there = []
+    else:
+        if plan.private and not info.private:
+            raise ValueError(
+                f"{plan.repo_id} is there already and public, which --private does not change: make it private in its "
+                "settings, or choose another name."
+            )
+        there = api.list_repo_files(plan.repo_id)
+        others = sorted(set(there) - HARMLESS)
+        if others and OWN_FILE not in there:
+            raise ValueError(
+                f"{plan.repo_id} is there already and holds something else ({', '.join(others[:3])}"
+                f"{', ...' if len(others) > 3 else ''}): choose another name."
+            )
+    if plan.revision is not None:
+        api.create_branch(plan.repo_id, branch=plan.revision, exist_ok=True)
+        there = api.list_repo_files(plan.repo_id, revision=plan.revision)
+    return there
+
+
+def _is_weight(name: str) -> bool:
+    return name in (WEIGHTS, WEIGHTS_INDEX) or (name.startswith("model-") and name.endswith(".safetensors"))
+
+
+@contextmanager
+def _plain_errors(repo_id: str) -> Iterator[None]:
+    """Turns what the Hub's client raises into one line of what is wrong and what to do."""
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        said = " ".join((error.server_message or str(error)).split())
+        if status in (401, 403):
+            raise OSError(
+                f"The token may not write to {repo_id}: take one with the right to write, or another name. The Hub "
+                f"says: {said}"
+            ) from None
+        raise OSError(f"The Hub refused the push to {repo_id} (status {status}): {said}") from None
+    except OfflineModeIsEnabled:
+        raise OSError("HF_HUB_OFFLINE is set: unset it to push.") from None
+    except (HTTPError, ConnectionError, TimeoutError) as error:
+        raise OSError(
+            f"The Hub cannot be reached ({type(error).__name__}): try again when it can; no file is there by halves."
+        ) from None
