@@ -1,0 +1,76 @@
+// What the page does by itself: shows evidence, marks changes, refuses files that are too large, saves the record.
+window.otdrg = (() => {
+  const LIMIT = 200 * 2 ** 20;
+  const all = (selector) => [...document.querySelectorAll(selector)];
+
+  function stateOf(row) {
+    const checked = row.querySelector("input:checked");
+    return checked ? checked.value : row.dataset.state;
+  }
+
+  function choices() {
+    const states = {};
+    for (const row of all(".otdrg-labels tbody tr")) {
+      if (row.dataset.given === "true" || stateOf(row) !== row.dataset.state) states[row.dataset.label] = stateOf(row);
+    }
+    const views = all("select.otdrg-view").map((select) => select.value);
+    const shown = document.querySelector("input[name=otdrg-evidence]:checked");
+    return JSON.stringify({ states, views, evidence: shown ? shown.value : null });
+  }
+
+  function markChanges() {
+    let changed = all("select.otdrg-view").filter((select) => select.value !== select.dataset.used).length;
+    for (const row of all(".otdrg-labels tbody tr")) {
+      const differs = stateOf(row) !== row.dataset.state;
+      row.classList.toggle("otdrg-changed", differs);
+      changed += differs;
+    }
+    document.documentElement.classList.toggle("otdrg-pending", changed > 0);
+  }
+
+  function say(text) {
+    const place = document.querySelector("#otdrg-refused p");
+    place.textContent = text;
+    place.hidden = !text;
+  }
+
+  function refuseLarge(event, files) {
+    const large = [...files].find((file) => file.size > LIMIT);
+    say(large ? `${large.name}: ${Math.ceil(large.size / 2 ** 20)} MB, films of up to 200 MB can be read.` : "");
+    if (!large) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    if (event.target.value) event.target.value = "";
+  }
+
+  document.addEventListener("change", (event) => {
+    const target = event.target;
+    if (target.type === "file") refuseLarge(event, target.files);
+    if (target.name === "otdrg-evidence") {
+      for (const layer of all(".otdrg-heat")) layer.hidden = layer.dataset.label !== target.value;
+    }
+    if (target.closest(".otdrg-states, .otdrg-view")) markChanges();
+  }, true);
+
+  document.addEventListener("drop", (event) => {
+    if (event.dataTransfer && event.target.closest("#otdrg-drop")) refuseLarge(event, event.dataTransfer.files);
+  }, true);
+
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest("[data-otdrg=download]")) return;
+    const record = document.querySelector(".otdrg-report").dataset.record;
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([record], { type: "application/json" }));
+    link.download = "report.json";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  });
+
+  // A new table or new films have no pending changes.
+  new MutationObserver(markChanges).observe(document.documentElement, { childList: true, subtree: true });
+
+  return {
+    choices,
+    opacity: (percent) => document.documentElement.style.setProperty("--otdrg-opacity", percent / 100),
+  };
+})();

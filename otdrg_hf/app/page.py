@@ -1,0 +1,125 @@
+"""The page itself: its parts, and which event each of them starts."""
+
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+
+from . import film_view, label_table, report_view
+from .film_study import EXAMPLE_SEEDS
+from .page_events import PageEvents
+
+NOT_CLINICAL = "Research software. Not a medical device, not for clinical use."
+FILMS_HEAD = (
+    "<h2>Films</h2><p class='otdrg-hint'>PNG, JPEG, TIFF or DICOM, up to 200 MB each. "
+    "Drop all views of one study together; they stay on the machine that serves this page.</p>"
+)
+REFUSED = "<p class='otdrg-error' role='alert' hidden></p>"
+ASSETS = Path(__file__).parent
+MAX_FILE_SIZE = 200 * 2**20
+# The states and views as they are chosen on the page at the moment of the click.
+WITH_CHOICES = "(study, choices, ...typed) => [study, otdrg.choices(), ...typed]"
+
+
+def build_page(report, model_name: str, notice: str = "") -> gr.Blocks:
+    """
+    Builds the page.
+
+    Args:
+        report ([`RadiologyReportPipeline`]): Writes the reports.
+        model_name (`str`): How the page calls the model; no path.
+        notice (`str`, *optional*): What else to say about the model beside the not-for-clinical-use line.
+    """
+    events = PageEvents(report, model_name)
+    with gr.Blocks(title="OTDRG: chest X-ray report", analytics_enabled=False, delete_cache=(60, 600)) as page:
+        parts = {"study": gr.State()}
+        choices = gr.Textbox(visible="hidden")
+        gr.HTML(_head(model_name, notice), elem_classes="otdrg-top")
+        with gr.Row(equal_height=False):
+            with gr.Column(min_width=320):
+                gr.HTML(FILMS_HEAD)
+                parts["drop"] = gr.File(
+                    label="Films", show_label=False, file_count="multiple", height=120, elem_id="otdrg-drop"
+                )
+                gr.HTML(REFUSED, elem_id="otdrg-refused")
+                parts["message"] = gr.HTML(elem_id="otdrg-message")
+                with gr.Row(elem_classes="otdrg-examples"):
+                    examples = [
+                        gr.Button(f"Synthetic example {number}", size="sm", min_width=90)
+                        for number in range(1, len(EXAMPLE_SEEDS) + 1)
+                    ]
+                parts["films"] = gr.HTML(film_view.EMPTY)
+                opacity = gr.Slider(
+                    0, 100, value=60, step=5, label="Opacity of the evidence, %", elem_id="otdrg-opacity"
+                )
+            with gr.Column(min_width=320):
+                gr.HTML("<h2>Report</h2>")
+                parts["report"] = gr.HTML(report_view.EMPTY, elem_id="otdrg-report")
+                with gr.Row():
+                    parts["rewrite"] = gr.Button(
+                        "Write the report again", variant="primary", interactive=False, elem_id="otdrg-rewrite"
+                    )
+                    parts["stop"] = gr.Button("Stop", visible=False, elem_id="otdrg-stop")
+                with gr.Accordion("What is known of the patient", open=False):
+                    parts["indication"] = gr.Textbox(label="Indication", placeholder="Cough.", max_length=1000)
+                    parts["comparison"] = gr.Textbox(label="Earlier report", lines=3, max_length=4000)
+                gr.HTML("<h2>Labels</h2>")
+                parts["labels"] = gr.HTML(label_table.EMPTY, elem_id="otdrg-labels")
+        # One report at a time: the model is one, and it fills the machine.
+        options = {
+            "outputs": list(parts.values()),
+            "concurrency_limit": 1,
+            "concurrency_id": "model",
+            "show_progress": "hidden",
+            "api_visibility": "private",
+        }
+        parts["drop"].upload(_updates(events.upload, parts), parts["drop"], **options)
+        for button, seed in zip(examples, EXAMPLE_SEEDS, strict=True):
+            button.click(_updates(lambda seed=seed: events.example(seed), parts), None, **options)
+        typed = [parts["indication"], parts["comparison"]]
+        inputs = [parts["study"], choices, *typed]
+        parts["rewrite"].click(_updates(events.rewrite, parts), inputs, js=WITH_CHOICES, **options)
+        parts["stop"].click(events.stop, parts["study"], None, queue=False, api_visibility="private")
+        opacity.change(None, opacity, None, js="(percent) => otdrg.opacity(percent)", api_visibility="private")
+    return page
+
+
+def _head(model_name: str, notice: str) -> str:
+    return (
+        f"<header><h1>OTDRG <span>chest X-ray report</span></h1><p>{escape(model_name)}</p></header>"
+        f'<p class="otdrg-notice" role="note"><strong>{NOT_CLINICAL}</strong> {escape(notice)}</p>'
+    )
+
+
+def _updates(event: Callable, parts: dict) -> Callable:
+    """An event of names and values as one of Gradio's components."""
+
+    def run(*inputs):
+        for changes in event(*inputs):
+            writing = changes.pop("writing", None)
+            if writing is not None:
+                changes["rewrite"] = gr.Button(interactive=not writing)
+                changes["stop"] = gr.Button(visible=writing)
+            yield {parts[name]: value for name, value in changes.items()}
+
+    return run
+
+
+def theme() -> gr.themes.Base:
+    """Greys and system fonts: nothing is fetched."""
+    return gr.themes.Base(
+        primary_hue="cyan",
+        neutral_hue="slate",
+        radius_size="sm",
+        font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"],
+        font_mono=["ui-monospace", "Consolas", "monospace"],
+    ).set(
+        # Gradio's own primary is too pale for white letters.
+        button_primary_background_fill="*primary_800",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_700",
+        slider_color="*primary_800",
+        slider_color_dark="*primary_600",
+    )
