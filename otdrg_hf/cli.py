@@ -23,31 +23,32 @@ ModelOption = Annotated[str | None, typer.Option("--model", help="Folder or Hub 
 
 @app.command()
 def report(
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Films, a study each: paths or URLs.")],
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="Films, a study each: files, folders, 'patterns*' or URLs.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="JSONL to write; goes on where it was cut off.")
+    ] = None,
     model: ModelOption = None,
     max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", help="Bound on a report's length.")] = 256,
-    batch_size: Annotated[int, typer.Option("--batch_size", help="Studies that run together.")] = 1,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Films that run together.")] = 1,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")] = None,
+    candidates: Annotated[int, typer.Option("--candidates", min=1, help="Reports per film, by beam search.")] = 1,
+    stream: Annotated[bool, typer.Option("--stream", help="Print one film's report as it is written.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write the report of each film, with the label states behind it."""
-    from otdrg_hf.reporting import report_images
+    from otdrg_hf.report_command import run_report, stream_report
 
-    failures = 0
-    for answer in report_images(images, model, max_new_tokens, batch_size, device):
-        failures += "error" in answer
-        if "error" in answer and not as_json:
-            print(f"error: {answer['error']}", file=sys.stderr)
-        else:
-            print(json.dumps(answer) if as_json else _report_text(answer), flush=True)
+    if stream and (len(images) > 1 or output or as_json or candidates > 1):
+        raise ValueError("--stream prints the text of one film, without -o, --json and --candidates.")
+    if stream:
+        failures = stream_report(images[0], model, device, dtype, max_new_tokens)
+    else:
+        options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "candidates": candidates}
+        failures = run_report(images, output, model, device, dtype, as_json, **options)
     raise typer.Exit(1 if failures else 0)
-
-
-def _report_text(answer: dict) -> str:
-    stated = [
-        f"  {f['label']:<28}{f['state']:<10}{f['score']:.2f}" for f in answer["findings"] if f["state"] != "blank"
-    ]
-    return "\n".join([f"{answer['image']}: {answer['generated_text']}", *stated, ""])
 
 
 @app.command()
@@ -85,6 +86,14 @@ def prepare(
     data_dir: Annotated[Path, typer.Argument(help="The download, or the folder.")],
     output_dir: Annotated[Path, typer.Argument(help="For Parquet shards, summary.json and rejected.jsonl.")],
     annotation: Annotated[Path | None, typer.Option("--annotation", help="R2Gen annotation.json to split by.")] = None,
+    reports: Annotated[Path | None, typer.Option("--reports", help="The reports, if not in DATA_DIR.")] = None,
+    images: Annotated[Path | None, typer.Option("--images", help="The films, if not in DATA_DIR.")] = None,
+    projections: Annotated[
+        Path | None, typer.Option("--projections", help="IU X-Ray: csv of uid, filename and projection.")
+    ] = None,
+    labels: Annotated[
+        str, typer.Option("--labels", help="auto: MIMIC's table, else the labeler. labeler: always the labeler.")
+    ] = "auto",
     image_size: Annotated[int | None, typer.Option("--image_size", help="Embed films with this shorter side.")] = None,
     num_proc: Annotated[int, typer.Option("--num_proc", min=1, help="Processes.")] = 1,
     plot: Annotated[bool, typer.Option("--plot", help="Plot label prevalence.")] = False,
@@ -93,7 +102,17 @@ def prepare(
     from otdrg_hf.data import prepare_dataset
 
     summary = prepare_dataset(
-        source, output_dir, data_dir, annotation=annotation, image_size=image_size, num_proc=num_proc, plot=plot
+        source,
+        output_dir,
+        data_dir,
+        annotation=annotation,
+        reports=reports,
+        images=images,
+        projections=projections,
+        labels=labels,
+        image_size=image_size,
+        num_proc=num_proc,
+        plot=plot,
     )
     print(json.dumps(summary, indent=2))
 
@@ -101,30 +120,144 @@ def prepare(
 @app.command()
 def evaluate(
     predictions: Annotated[
-        list[Path], typer.Argument(help="JSONL with id, generated_text and (here or in) reference.")
-    ],
+        list[Path] | None, typer.Argument(metavar="[PRED.jsonl]...", help="JSONL: id, generated_text, reference.")
+    ] = None,
     references: Annotated[Path | None, typer.Option("--references", help="JSONL with id and reference.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Report these studies first: a folder, phantom or a prepared name.")
+    ] = None,
+    model: ModelOption = None,
+    split: Annotated[str, typer.Option("--split", help="Of the dataset.")] = "test",
+    data_dir: Annotated[Path | None, typer.Option("--data_dir", help="Of iu_xray or mimic_cxr.")] = None,
+    output_dir: Annotated[
+        Path, typer.Option("--output_dir", help="For the model's predictions and their figures; a cut-off run goes on.")
+    ] = Path("evaluate_output"),
+    num_studies: Annotated[int | None, typer.Option("--num_studies", min=1, help="The first ones only.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Studies that run together.")] = 8,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
+    max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", min=1, help="Bound on a report's length.")] = 256,
+    section: Annotated[
+        str | None, typer.Option("--section", help="findings, impression or report (both). Default: texts as given.")
+    ] = None,
     protocol: Annotated[str, typer.Option("--protocol", help="raw, r2gen-iu or r2gen-mimic.")] = "raw",
+    vocabulary: Annotated[
+        Path | None, typer.Option("--vocabulary", help="Training reports behind <unk>: R2Gen annotation.json or JSONL.")
+    ] = None,
+    labeler: Annotated[str, typer.Option("--labeler", help="rules or chexbert.")] = "rules",
+    weights: Annotated[Path | None, typer.Option("--weights", help="chexbert.pth or its safetensors.")] = None,
+    radeval: Annotated[
+        list[str] | None, typer.Option("--radeval", help="radgraph, ratescore or green; needs RadEval. Repeatable.")
+    ] = None,
     num_bootstrap: Annotated[int, typer.Option("--num_bootstrap", min=0, help="Resamples.")] = 1000,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures here; - prints them.")] = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write a table here.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Per-label F1 with intervals, a PNG.")] = None,
     html: Annotated[Path | None, typer.Option("--html", help="The worst cases side by side.")] = None,
 ) -> None:
-    """Score reports: BLEU, ROUGE-L, CIDEr, METEOR and clinical efficacy, with intervals; several files are compared."""
-    from otdrg_hf.metrics.compare import check_output_paths, evaluate_files
+    """Score reports: BLEU, ROUGE-L, CIDEr, METEOR and clinical efficacy, with intervals; several files are compared.
 
-    check_output_paths(json_file, csv_file, html, plot=plot)
-    evaluation = evaluate_files(predictions, references, protocol=protocol, num_bootstrap=num_bootstrap)
-    print(evaluation.text())
+    With --dataset a model reports the studies of a split first; its predictions are kept in --output_dir.
+    """
+    from otdrg_hf.metrics.compare import check_output_paths, check_scoring, evaluate_files
+    from otdrg_hf.metrics.labelers import load_labeler
+
+    if model is not None and dataset is None:
+        raise ValueError("--model needs --dataset, the studies that it is to report")
+    if not predictions and dataset is None:
+        raise ValueError("nothing to score: give files of predictions, or --dataset for a model to report")
+    to_stdout = json_file == Path("-")
+    outputs = (None if to_stdout else json_file, csv_file, html)
+    check_output_paths(*outputs, plot=plot, made_later=output_dir if dataset is not None else None)
+    scoring = {"section": section, "protocol": protocol, "vocabulary": vocabulary, "radeval": radeval or ()}
+    check_scoring(**scoring)
+    files, label = list(predictions or ()), load_labeler(labeler, weights, device=device)
+    if dataset is not None:
+        from otdrg_hf.metrics.generation import generate_predictions
+
+        options = {"data_dir": data_dir, "num_studies": num_studies, "batch_size": batch_size, "device": device}
+        options |= {"split": split, "section": section or "report", "max_new_tokens": max_new_tokens}
+        files.insert(0, generate_predictions(model, dataset, output_dir, **options))
+    evaluation = evaluate_files(files, references, labeler=label, num_bootstrap=num_bootstrap, **scoring)
+    print(evaluation.json() if to_stdout else evaluation.text())
     for path, write in (
-        (json_file, evaluation.write_json),
+        (None if to_stdout else json_file, evaluation.write_json),
+        (None if dataset is None else output_dir / "figures.json", evaluation.write_json),
         (csv_file, evaluation.write_csv),
         (plot, evaluation.write_plot),
         (html, evaluation.write_html),
     ):
         if path is not None:
             write(path)
+
+
+@app.command()
+def card(
+    source: Annotated[Path, typer.Argument(help="A model's folder, a folder of otdrg prepare, or: phantom.")],
+    evaluation: Annotated[Path | None, typer.Option("--evaluation", help="What otdrg evaluate --json wrote.")] = None,
+    evaluated_on: Annotated[str | None, typer.Option("--evaluated_on", help="The dataset that it is about.")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="The split that it is about.")] = None,
+    system: Annotated[str | None, typer.Option("--system", help="Which system of the evaluation, of several.")] = None,
+    license: Annotated[str | None, typer.Option("--license", help="Such as apache-2.0. Default: the data's.")] = None,
+    repo_id: Annotated[str | None, typer.Option("--repo_id", help="The model's name in the card: org/model.")] = None,
+    studies: Annotated[list[str] | None, typer.Option("--studies", help="Of phantoms: train=1000, and so on.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="Default: README.md in the folder.")] = None,
+) -> None:
+    """Write the card of a model or a dataset from what training, evaluation and preparation recorded."""
+    from otdrg_hf.hub.card_command import write_card
+
+    path = write_card(
+        source,
+        evaluation=evaluation,
+        evaluated_on=evaluated_on,
+        split=split,
+        system=system,
+        license=license,
+        repo_id=repo_id,
+        studies=studies,
+        output=output,
+    )
+    print(f"wrote {path}")
+
+
+@app.command()
+def push(
+    model_dir: Annotated[Path, typer.Argument(help="The model's folder, with its card.")],
+    repo_id: Annotated[str, typer.Argument(help="org/model")],
+    private: Annotated[bool, typer.Option("--private", help="Only for those that you let in.")] = False,
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch; made if need be. Default: main.")] = None,
+    data_may_be_public: Annotated[
+        bool, typer.Option("--data_may_be_public", help="No agreement about the data forbids a public model.")
+    ] = False,
+    message: Annotated[str, typer.Option("--message", help="Of the commit.")] = "Upload OTDRG model",
+    dry_run: Annotated[bool, typer.Option("--dry_run", help="List what would go; touch no network.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Upload model, processor, code and card to the Hub; refuses credentialed data and pickles."""
+    from otdrg_hf.hub.push import plan_push, push_model
+
+    plan = plan_push(model_dir, repo_id, private=private, revision=revision, data_may_be_public=data_may_be_public)
+    if not as_json:
+        print(plan.text(), flush=True)
+    address = None if dry_run else push_model(plan, message)
+    if as_json:
+        print(json.dumps({**plan.to_dict(), "commit": address}))
+    else:
+        print("dry run: nothing was uploaded" if dry_run else address)
+
+
+@app.command(name="app")
+def web_page(
+    model: ModelOption = None,
+    host: Annotated[str, typer.Option("--host", help="Another address than loopback lets other machines in.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes one that is free.")] = 7860,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
+) -> None:
+    """Open a page to drop films on: the report as it is written, labels to correct, evidence; on this machine only."""
+    from otdrg_hf.app.server import run_app
+
+    run_app(model, host, port, device)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})

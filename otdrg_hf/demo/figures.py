@@ -1,18 +1,16 @@
 """Figures of a model on synthetic phantoms, whose findings, sides and places are known."""
 
-import json
 from collections.abc import Iterator
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from otdrg_hf.data.phantom import phantom_dataset
-from otdrg_hf.labeling import LABELS, label_reports
+from otdrg_hf.labeling import label_reports
 from otdrg_hf.metrics import evaluate_reports
 from otdrg_hf.metrics.laterality import finding_sides
 
 POSITIVE = 1
-SIDE_CODES = {"left": 1, "right": 2, "bilateral": 3}
 NLG = ("bleu_1", "bleu_4", "rouge_l", "cider")
 
 
@@ -45,7 +43,7 @@ def phantom_figures(report, num_studies: int, image_size: int = 128, batch_size:
         "disease_macro_f1": _macro_f1(predicted, actual),
         "report_micro_f1": _f1(stated, actual),
         "report_macro_f1": _macro_f1(stated, actual),
-        "laterality": _laterality(texts, stated & actual, [json.loads(sides) for sides in studies["sides"]]),
+        "laterality": _laterality(texts, list(studies["report"]), stated & actual),
         **{name: float(nlg[name]) for name in NLG},
     }
 
@@ -63,11 +61,11 @@ def _macro_f1(predicted: np.ndarray, actual: np.ndarray) -> float:
     return float(np.mean([_f1(predicted[:, j], actual[:, j]) for j in range(actual.shape[1])]))
 
 
-def _laterality(texts: list[str], correct: np.ndarray, sides: list[dict[str, str | None]]) -> float:
-    written = finding_sides(texts)  # [N, 14]
-    drawn = np.array([[SIDE_CODES.get(study.get(label), 0) for label in LABELS] for study in sides])
-    sided = correct & (drawn > 0)
-    return float((written == drawn)[sided].mean()) if sided.any() else float("nan")
+def _laterality(texts: list[str], references: list[str], correct: np.ndarray) -> float:
+    """Of the labels that text and reference both state, and the reference with a side: how many with the same side."""
+    written, actual = finding_sides(texts), finding_sides(references)  # [N, 14]
+    sided = correct & (actual > 0)
+    return float((written == actual)[sided].mean()) if sided.any() else float("nan")
 
 
 def figures_table(figures: dict[str, float], num_studies: int) -> str:
