@@ -163,6 +163,9 @@ class DiseaseHead(nn.Module):
         similarity = F.cosine_similarity(label_patches.float(), present.float(), dim=-1)  # [B, m]
         scale = PRESENCE_SCALE * self.presence_log_scale.float().exp()
         presence = priors[:, POSITIVE].logit() + scale * (similarity - self.presence_offset.float())  # [B, m]
+        if self.config.score_calibration is not None:
+            slope, intercept = torch.tensor(self.config.score_calibration, device=presence.device).T  # [m], [m]
+            presence = slope * presence + intercept
         hidden = self.act(self.dense(self.norm(label_patches + names)))  # [B, m, d]
         others = torch.einsum("bmd,msd->bms", hidden, self.classifier_weight.to(hidden.dtype))
         others = others.float() + self.classifier_bias.float()

@@ -56,6 +56,7 @@ class OTDRGConfig(PreTrainedConfig):
             Rows and columns of patches that the encoder gives for one view.
         image_token_pooling (`int`, *optional*, defaults to 1):
             Side of the square of patches averaged into one visual token of the LLM. Transport sees all patches.
+        lm_head_bias (`bool`, *optional*, defaults to `False`): Whether the projection onto the vocabulary has a bias.
         alignment_dim (`int`, *optional*, defaults to 256): Width *d* of the space shared by patches and labels.
         coupling (`str`, *optional*, defaults to `"transport"`):
             How patches and labels are coupled: `"transport"`, or, to compare it with, `"unbalanced"`, `"attention"` or
@@ -78,6 +79,9 @@ class OTDRGConfig(PreTrainedConfig):
             Probability that, in training, the LLM is shown a predicted instead of the true state of a label.
         positive_thresholds (`list[float]`, *optional*):
             Probability from which each label counts as positive, chosen on validation. Default: the likeliest state.
+        score_calibration (`list[list[float]]`, *optional*):
+            Slope and intercept `[m][2]` that map the log-odds of positive to calibrated ones (Platt scaling), fitted on
+            validation. Default: as they are.
         state_priors (`list[list[float]]`, *optional*):
             Frequencies of the states in the training data, `[m][states]`, added to the disease logits as log priors.
         notice (`str`, *optional*): One line that the pipeline warns with, such as what the model was trained on.
@@ -106,6 +110,7 @@ class OTDRGConfig(PreTrainedConfig):
     vision_feature_size: int | None = None
     image_grid: list[int] | tuple[int, ...] = (14, 14)
     image_token_pooling: int = 1
+    lm_head_bias: bool = False
     alignment_dim: int = 256
     coupling: str = "transport"
     patch_relaxation: float = 0.1
@@ -120,6 +125,7 @@ class OTDRGConfig(PreTrainedConfig):
     contrast_temperature: float = 0.1
     predicted_label_rate: float = 0.0
     positive_thresholds: list[float] | None = None
+    score_calibration: list[list[float]] | None = None
     state_priors: list[list[float]] | None = None
     notice: str | None = None
     tie_word_embeddings: bool = False
@@ -180,6 +186,10 @@ class OTDRGConfig(PreTrainedConfig):
             self._check_table("state_priors", self.state_priors, states)
             if not all(p > 0 for label in self.state_priors for p in label):
                 raise ValueError("`state_priors` must be > 0: smooth the counts before taking frequencies.")
+        if self.score_calibration is not None:
+            self._check_table("score_calibration", self.score_calibration, 2)
+            if not all(slope > 0 for slope, _ in self.score_calibration):
+                raise ValueError("`score_calibration` must have slopes > 0: a score rises with what is seen.")
         if len(self.state_masses) != states or not all(mass > 0 for mass in self.state_masses):
             raise ValueError(f"`state_masses` must be {states} numbers > 0, got {self.state_masses}.")
         if self.positive_thresholds is not None and (

@@ -23,14 +23,16 @@ from yaml import YAMLError
 from otdrg_hf.data import load_study_dataset
 from otdrg_hf.labeling import label_reports
 from otdrg_hf.modeling.disease_states import POSITIVE
+from otdrg_hf.training.adapters import adapter_config, put_on_base
 from otdrg_hf.training.arguments import StudyArguments
+from otdrg_hf.training.calibration import compose, expected_calibration_error, platt_scaling
 from otdrg_hf.training.checkpoints import last_complete_checkpoint
 from otdrg_hf.training.collator import StudyCollator
 from otdrg_hf.training.disease_metrics import best_thresholds, disease_metrics, state_priors
 from otdrg_hf.training.model_setup import load_model_and_processor
 from otdrg_hf.training.record import training_data, write_record
 from otdrg_hf.training.report_metrics import ReportMetrics
-from otdrg_hf.training.stages import adapter_config, apply_stage
+from otdrg_hf.training.stages import apply_stage
 from otdrg_hf.training.trainer import OTDRGTrainer
 
 PHANTOM_NOTICE = "Trained on synthetic phantoms only: a demonstration, not for clinical use."
@@ -63,10 +65,20 @@ def load_studies(args: StudyArguments, split: str, num_studies: int | None, num_
 
 
 def calibrate(trainer: OTDRGTrainer, studies) -> None:
-    """Chooses the positive thresholds on validation studies and stores them in the config."""
+    """Calibrates the scores on validation studies, chooses the positive thresholds and stores both in the config."""
     prediction = trainer.predict(studies, metric_key_prefix="validation")
-    probabilities = torch.from_numpy(prediction.predictions).softmax(-1)[..., POSITIVE].numpy()  # [N, m]
-    trainer.model.config.positive_thresholds = best_thresholds(probabilities, prediction.label_ids == POSITIVE)
+    logits = torch.from_numpy(prediction.predictions).double()  # [N, m, states]
+    others = [state for state in range(logits.shape[-1]) if state != POSITIVE]
+    log_odds = logits[..., POSITIVE] - logits[..., others].logsumexp(-1)  # [N, m]
+    actual = prediction.label_ids == POSITIVE
+    scaling = platt_scaling(log_odds.numpy(), actual)
+    slope, intercept = torch.tensor(scaling, dtype=torch.float64).T  # [m], [m]
+    probabilities = (slope * log_odds + intercept).sigmoid().float().numpy()
+    config = trainer.model.config
+    config.score_calibration = compose(config.score_calibration, scaling)
+    config.positive_thresholds = best_thresholds(probabilities, actual)
+    errors = [expected_calibration_error(p, actual) for p in (log_odds.sigmoid().numpy(), probabilities)]
+    PartialState().print(f"Expected calibration error of the scores: {errors[0]:.3f}, calibrated {errors[1]:.3f}.")
 
 
 def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConfig) -> OTDRGTrainer:
@@ -91,14 +103,13 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
     if args.label_prompt is not None:
         processor.label_prompt = args.label_prompt
     model.config.training_data = training_data(args, model_args, train)
-    frozen = apply_stage(model, args.stage, processor.label_prompt)
-    peft_config = adapter_config(model, model_args, args.stage)
+    size = processor.image_processor.size
+    image_size = (size["height"], size["width"])
+    frozen = apply_stage(model, args.stage, processor.label_prompt, image_size)
+    peft_config = adapter_config(model, model_args, args.stage, args.lora_vision, image_size)
     if peft_config is not None:
-        # An adapter names its base by path, so the base has to be somewhere.
-        model.name_or_path = os.path.join(training_args.output_dir, "base")
-        if training_args.process_index == 0:
-            model.save_pretrained(model.name_or_path)
-            processor.save_pretrained(model.name_or_path)
+        model = put_on_base(model, processor, training_args.output_dir, model_args)
+        frozen = apply_stage(model, args.stage, processor.label_prompt, image_size)
     num_reports = args.generate_eval_studies
     return OTDRGTrainer(
         model=model,
@@ -131,7 +142,10 @@ def run(trainer: OTDRGTrainer, resume: bool) -> None:
             # The adapter's folder holds no configuration; it is that of the base.
             path = Path(output_dir, "base", "config.json")
             fields = json.loads(path.read_text())
-            _write_json(path, {**fields, "positive_thresholds": trainer.model.config.positive_thresholds})
+            chosen = {
+                name: getattr(trainer.model.config, name) for name in ("positive_thresholds", "score_calibration")
+            }
+            _write_json(path, {**fields, **chosen})
         _write_json(Path(output_dir, "training_log.json"), trainer.state.log_history)
 
 

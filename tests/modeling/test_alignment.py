@@ -149,6 +149,17 @@ def test_a_label_is_as_present_as_what_it_sees_resembles_the_phrase_of_its_prese
     assert (probabilities[2, :, POSITIVE] > 0.999).all()
 
 
+def test_calibration_maps_the_log_odds_of_positive_and_leaves_the_others_their_proportions():
+    seen, names, present = 0.1 * torch.randn(2, 14, 16), torch.randn(14, 16), torch.randn(14, 16)
+    table = [[0.5 + 0.1 * label, label - 7.0] for label in range(14)]
+    plain, calibrated = (make_head(**fields)(seen, names, present) for fields in ({}, {"score_calibration": table}))
+    slope, intercept = torch.tensor(table).T
+    odds = [each[..., POSITIVE] - torch.log1p(-each[..., POSITIVE].exp()) for each in (plain, calibrated)]
+    torch.testing.assert_close(odds[1], slope * odds[0] + intercept, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(calibrated.exp().sum(-1), torch.ones(2, 14))
+    torch.testing.assert_close(calibrated[..., 2] - calibrated[..., 0], plain[..., 2] - plain[..., 0])
+
+
 def test_evidence_is_what_moved_times_how_well_it_fits(config):
     alignment, patches, mask, labels, masses = aligned(config)
     labels[0, 3] = 5 * patches[0, 7]
