@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from otdrg_hf.data.phantom import make_phantom
-from otdrg_hf.modeling.image_loading import load_radiograph
+from otdrg_hf.modeling.image_loading import load_radiograph, view_in
 
 MAX_FILMS = 8
 EXAMPLE_SEEDS = (1_000_001, 1_000_002, 1_000_003)
@@ -61,7 +61,7 @@ def study_of_uploads(paths: Sequence[str]) -> FilmStudy:
     finally:
         for path in paths:
             Path(path).unlink(missing_ok=True)
-    return FilmStudy(films, ["unknown"] * len(films))
+    return FilmStudy(films, [view_in(film) for film in films])
 
 
 def study_of_phantom(seed: int) -> FilmStudy:

@@ -47,11 +47,11 @@ def _figure(index: int, study: FilmStudy, heats: dict, shown: str) -> str:
         f'<option value="{view}"{" selected" if view == study.views[index] else ""}>{view}</option>'
         for view in VIEW_NAMES
     )
+    name, used = f"Film {index + 1}", escape(study.views[index])
     return (
-        f'<figure><div class="otdrg-stack"><img alt="Film {index + 1}" '
-        f'src="{film_data(study.films[index])}">{layers}</div>'
-        f"<figcaption><label>Film {index + 1}, view "
-        f'<select class="otdrg-view" data-used="{escape(study.views[index])}">{views}</select></label></figcaption></figure>'
+        f'<figure><div class="otdrg-stack"><img alt="{name}" src="{film_data(study.films[index])}">{layers}</div>'
+        f'<figcaption><label>{name}, view <select class="otdrg-view" data-used="{used}">{views}</select></label>'
+        "</figcaption></figure>"
     )
 
 

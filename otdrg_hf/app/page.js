@@ -19,13 +19,13 @@ window.otdrg = (() => {
   }
 
   function markChanges() {
-    let changed = all("select.otdrg-view").filter((select) => select.value !== select.dataset.used).length;
-    for (const row of all(".otdrg-labels tbody tr")) {
-      const differs = stateOf(row) !== row.dataset.state;
-      row.classList.toggle("otdrg-changed", differs);
-      changed += differs;
+    for (const select of all("select.otdrg-view")) {
+      select.classList.toggle("otdrg-changed", select.value !== select.dataset.used);
     }
-    document.documentElement.classList.toggle("otdrg-pending", changed > 0);
+    for (const row of all(".otdrg-labels tbody tr")) {
+      const differs = stateOf(row) !== row.dataset.state || row.dataset.given === "withdrawn";
+      row.classList.toggle("otdrg-changed", differs);
+    }
   }
 
   function say(text) {
@@ -43,11 +43,22 @@ window.otdrg = (() => {
     if (event.target.value) event.target.value = "";
   }
 
+  // The model is to predict the label again: until it has, no state is marked.
+  function withdraw(row) {
+    row.dataset.given = "withdrawn";
+    for (const radio of row.querySelectorAll("input")) radio.checked = false;
+    markChanges();
+  }
+
   document.addEventListener("change", (event) => {
     const target = event.target;
     if (target.type === "file") refuseLarge(event, target.files);
     if (target.name === "otdrg-evidence") {
       for (const layer of all(".otdrg-heat")) layer.hidden = layer.dataset.label !== target.value;
+    }
+    if (target.closest(".otdrg-states")) {
+      const row = target.closest("tr");
+      if (row.dataset.given === "withdrawn") row.dataset.given = "true";
     }
     if (target.closest(".otdrg-states, .otdrg-view")) markChanges();
   }, true);
@@ -57,6 +68,8 @@ window.otdrg = (() => {
   }, true);
 
   document.addEventListener("click", (event) => {
+    if (event.target.closest("#otdrg-rewrite")) document.querySelector("#otdrg-report").scrollIntoView({ block: "nearest" });
+    if (event.target.closest(".otdrg-given")) withdraw(event.target.closest("tr"));
     if (!event.target.closest("[data-otdrg=download]")) return;
     const record = document.querySelector(".otdrg-report").dataset.record;
     const link = document.createElement("a");

@@ -40,7 +40,7 @@ def build_page(report, model_name: str, notice: str = "") -> gr.Blocks:
             with gr.Column(min_width=320):
                 gr.HTML(FILMS_HEAD)
                 parts["drop"] = gr.File(
-                    label="Films", show_label=False, file_count="multiple", height=120, elem_id="otdrg-drop"
+                    label="Films", show_label=False, file_count="multiple", height=144, elem_id="otdrg-drop"
                 )
                 gr.HTML(REFUSED, elem_id="otdrg-refused")
                 parts["message"] = gr.HTML(elem_id="otdrg-message")
@@ -97,10 +97,12 @@ def _updates(event: Callable, parts: dict) -> Callable:
 
     def run(*inputs):
         for changes in event(*inputs):
-            writing = changes.pop("writing", None)
+            writing, ready = changes.pop("writing", None), changes.pop("ready", None)
             if writing is not None:
                 changes["rewrite"] = gr.Button(interactive=not writing)
                 changes["stop"] = gr.Button(visible=writing)
+            elif ready is not None:
+                changes["rewrite"] = gr.Button(interactive=ready)
             yield {parts[name]: value for name, value in changes.items()}
 
     return run

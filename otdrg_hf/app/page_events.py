@@ -4,12 +4,20 @@ import json
 import logging
 from collections.abc import Iterator
 
+from otdrg_hf.reviewing import review_answer
+
 from . import film_view, label_table, report_view
 from .film_study import FilmStudy, study_of_phantom, study_of_uploads
 from .report_stream import stream_report
 
 logger = logging.getLogger(__name__)
-CLEARED = {"message": "", "report": report_view.EMPTY, "labels": label_table.EMPTY, "films": film_view.EMPTY}
+CLEARED = {
+    "ready": False,
+    "message": "",
+    "report": report_view.EMPTY,
+    "labels": label_table.EMPTY,
+    "films": film_view.EMPTY,
+}
 
 
 class PageEvents:
@@ -29,7 +37,7 @@ class PageEvents:
         yield {**CLEARED, "study": None, "message": '<p class="otdrg-hint">Reading ...</p>'}
         try:
             study = study_of_uploads(paths or [])
-        except ValueError as error:
+        except (ValueError, ImportError) as error:  # no radiograph, or DICOM without pydicom
             # The drop area is emptied: its file is gone.
             yield {"message": report_view.error_view(str(error)), "drop": None}
             return
@@ -77,13 +85,14 @@ class PageEvents:
                 if isinstance(written, str):
                     yield {"report": report_view.writing_view(written)}
                 else:
-                    answer = written
+                    answer = review_answer(written)
         except Exception as error:
             yield {"message": self._explain(error), "report": report_view.EMPTY, "writing": False}
             return
+        states = self.report.model.config.label_states
         yield {
             "report": report_view.report_view(study, answer, self.model_name),
-            "labels": label_table.label_table(answer["findings"], study.given, self.report.model.config.label_states),
+            "labels": label_table.label_table(answer["findings"], study.given, states, answer["disagreements"]),
             "films": film_view.film_view(study, answer, shown),
             "writing": False,
         }

@@ -58,10 +58,10 @@ def stream_report(report, study: FilmStudy, max_new_tokens: int = 256) -> Iterat
             text += piece
             if piece:
                 yield text.strip()
+    except GeneratorExit:  # the page was closed
+        study.stop.set()
+        raise
     finally:
-        # The page was closed, or reads no more of it.
-        if writer.is_alive() and "answer" not in outcome:
-            study.stop.set()
         writer.join()
     if "error" in outcome:
         raise outcome["error"]

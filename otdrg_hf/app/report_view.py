@@ -25,7 +25,8 @@ def report_view(study: FilmStudy, answer: dict, model_name: str) -> str:
     text = escape(answer["generated_text"]) or "<em>The model wrote nothing.</em>"
     truth = ""
     if study.phantom_report is not None:
-        truth = f"<details><summary>True report of this phantom</summary><p>{escape(study.phantom_report)}</p></details>"
+        report = escape(study.phantom_report)
+        truth = f"<details><summary>True report of this phantom</summary><p>{report}</p></details>"
     return (
         f'<article class="otdrg-report" aria-busy="false" data-record="{escape(record)}">{text}</article>'
         f"{''.join(f'<p class=otdrg-hint>{escape(note)}</p>' for note in notes)}{truth}"

@@ -40,6 +40,7 @@ def run_app(model: str | None = None, host: str = "127.0.0.1", port: int = 7860,
     for module in ("gradio", "matplotlib"):
         require(module, extra="app")
     listener = _listen(host, port)
+    _end_tidily()
     with listener, private_folder():
         from transformers import pipeline
 
@@ -127,18 +128,25 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise ValueError(f"{host}, port {port}, cannot be used ({error.strerror}); choose another --port.") from None
+        # The text of the error repeats the address; an unknown host has a number below 0.
+        reason = os.strerror(error.errno) if error.errno > 0 else "no such host"
+        raise ValueError(f"{host}, port {port}, cannot be used ({reason}); choose another --port.") from None
+
+
+def _end_tidily() -> None:
+    """Whoever ends the process from outside still has the private folder removed."""
+
+    def end(signum, frame):
+        sys.exit(128 + signum)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), end)
 
 
 def _serve(app, listener: socket.socket) -> None:
     import uvicorn
 
-    def end(signum, frame):
-        sys.exit(128 + signum)  # so that the private folder goes
-
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), end)
     # No access log: addresses hold the names of files.
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
     uvicorn.Server(config).run(sockets=[listener])
