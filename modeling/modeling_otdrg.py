@@ -23,6 +23,7 @@ from .alignment_otdrg import (
 )
 from .configuration_otdrg import OTDRGConfig
 from .disease_states import POSITIVE, predict_states, resolve_states
+from .dora_weights_otdrg import load_magnitudes
 from .outputs_otdrg import OTDRGCausalLMOutputWithPast, OTDRGModelOutputWithPast, OTDRGStudyFeatures
 from .processing_otdrg import OTDRGProcessor
 from .study_inputs_otdrg import check_counts, check_labels, check_views, fill_placeholders
@@ -60,6 +61,15 @@ class OTDRGPreTrainedModel(PreTrainedModel):
             for layer in module.children():
                 if isinstance(layer, nn.Linear):
                     init.xavier_uniform_(layer.weight)
+
+    def load_adapter(self, peft_model_id: str | None = None, adapter_name: str | None = None, **kwargs):
+        """As in transformers, and with the magnitudes of DoRA."""
+        info = super().load_adapter(peft_model_id, adapter_name, **kwargs)
+        load_config = kwargs.get("load_config")
+        adapter_id = peft_model_id or getattr(load_config, "pretrained_model_name_or_path", None)
+        if adapter_id is not None and kwargs.get("adapter_state_dict") is None:
+            load_magnitudes(self, adapter_id, adapter_name or "default", **getattr(load_config, "download_kwargs", {}))
+        return info
 
     def enable_input_require_grads(self):
         """As in transformers, and for encoders whose embedding returns a tuple (Swin) too."""
@@ -277,7 +287,7 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
     def __init__(self, config: OTDRGConfig):
         super().__init__(config)
         self.model = OTDRGModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, config.lm_head_bias)
         # The embedding has another name in every language model, so the tie is looked up.
         embedding = self.model.get_input_embeddings()
         name = next(name for name, module in self.model.named_modules() if module is embedding)

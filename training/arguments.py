@@ -50,6 +50,9 @@ class StudyArguments:
         metadata={"help": "Show the LLM the labels. Default: as the checkpoint does; yes for a new model."},
     )
     image_size: int | None = field(default=None, metadata={"help": "Side in pixels. Default: the vision encoder's."})
+    lora_vision: bool = field(
+        default=False, metadata={"help": "With use_peft: adapt the vision encoder by LoRA as well, not the LLM alone."}
+    )
     resume: bool = field(default=True, metadata={"help": "Go on from the last complete checkpoint in output_dir."})
 
     def __post_init__(self):

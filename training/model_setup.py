@@ -54,8 +54,6 @@ def _check_source(args: StudyArguments, model_args: ModelConfig):
             "Give one of: model_name_or_path (an OTDRG checkpoint), vision_model and text_model (pretrained), "
             "vision_config and text_config (from scratch)."
         )
-    if model_args.load_in_4bit or model_args.load_in_8bit:
-        raise ValueError("load_in_4bit and load_in_8bit are not supported: train in bf16, with use_peft for LoRA.")
     unknown = set(args.otdrg_config) - {field.name for field in dataclasses.fields(OTDRGConfig)}
     if unknown:
         raise ValueError(f"otdrg_config has fields that OTDRGConfig has not: {', '.join(sorted(unknown))}.")

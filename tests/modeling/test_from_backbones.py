@@ -146,9 +146,6 @@ def test_dtype_and_attention(backbones):
 @pytest.mark.parametrize(
     "config",
     [
-        transformers.PhiConfig(
-            vocab_size=320, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
-        ),
         transformers.GraniteConfig(
             vocab_size=320,
             hidden_size=16,

@@ -9,10 +9,10 @@ from tiny_training import LLAMA, SENTENCES, VIT, tiny_model, tiny_rows
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
+from otdrg_hf.training.adapters import adapter_config
 from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.collator import StudyCollator
 from otdrg_hf.training.model_setup import load_model_and_processor
-from otdrg_hf.training.stages import adapter_config
 
 TRAINING = Path(__file__).parents[2] / "training"
 # Those of ablations are read by training/ablate.py and tested with it.

@@ -8,11 +8,12 @@ from transformers import set_seed
 from trl import ModelConfig, SFTConfig
 
 from otdrg_hf.data.schema import study_features
+from otdrg_hf.training.adapters import adapter_config
 from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.collator import StudyCollator
 from otdrg_hf.training.disease_metrics import disease_metrics
 from otdrg_hf.training.model_setup import load_model_and_processor
-from otdrg_hf.training.stages import adapter_config, apply_stage
+from otdrg_hf.training.stages import apply_stage
 from otdrg_hf.training.trainer import OTDRGTrainer
 
 SENTENCES = (
@@ -80,10 +81,10 @@ def tiny_studies(count: int) -> Dataset:
     return Dataset.from_list(tiny_rows(count), features=study_features())
 
 
-def tiny_model(vision: dict = VIT, seed: int = 0, **otdrg_config):
+def tiny_model(vision: dict = VIT, seed: int = 0, text: dict = LLAMA, **otdrg_config):
     """A model and its processor, built as training builds one from scratch."""
     set_seed(seed)
-    args = StudyArguments(vision_config=vision, text_config=LLAMA, otdrg_config=OTDRG | otdrg_config, image_size=64)
+    args = StudyArguments(vision_config=vision, text_config=text, otdrg_config=OTDRG | otdrg_config, image_size=64)
     return load_model_and_processor(args, ModelConfig(), SENTENCES)
 
 

@@ -1,0 +1,121 @@
+"""LoRA, DoRA and QLoRA from training to merging: what they train, and that their folders load as any model does."""
+
+import importlib.util
+import json
+
+import pytest
+import torch
+from peft import get_peft_model
+from tiny_training import LLAMA, RESNET, tiny_model, tiny_rows
+from transformers import AutoModel, AutoModelForImageTextToText, pipeline
+from trl import ModelConfig
+
+from otdrg_hf.hub.merge_adapter import merge_adapter
+from otdrg_hf.training.adapters import BRIDGES, adapter_config, put_on_base
+from otdrg_hf.training.stages import apply_stage
+
+needs_bitsandbytes = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
+)
+# A block of 4-bit weights that share a scale is 64 wide.
+WIDE = {**LLAMA, "hidden_size": 64, "intermediate_size": 128}
+KINDS = {
+    "lora": ({}, False),
+    "lora with vision": ({}, True),
+    "dora": ({"use_dora": True}, False),
+    "qlora": ({"load_in_4bit": True}, False),
+}
+
+
+def adapt(path, vision=False, **options):
+    """A tiny model with adapters as training puts them on, its processor and the names of what it trains."""
+    model, processor = tiny_model(text=WIDE)
+    apply_stage(model, "finetune")
+    model_args = ModelConfig(use_peft=True, lora_r=2, lora_dropout=0.0, **options)
+    config = adapter_config(model, model_args, "finetune", vision)
+    model = put_on_base(model, processor, str(path), model_args)
+    apply_stage(model, "finetune")
+    return get_peft_model(model, config), processor
+
+
+def batch_of(processor) -> dict:
+    rows = tiny_rows(2)
+    inputs = processor(
+        images=[row["images"] for row in rows],
+        views=[row["views"] for row in rows],
+        disease_labels=[row["disease_labels"] for row in rows],
+    )
+    return {**inputs, "labels": inputs["input_ids"]}
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=needs_bitsandbytes if k == "qlora" else ()) for k in KINDS])
+def test_an_adapter_trains_is_saved_loads_and_merges(kind, tmp_path):
+    options, vision = KINDS[kind]
+    adapted, processor = adapt(tmp_path, vision, **options)
+    inputs = batch_of(processor)
+    trained = {name for name, value in adapted.named_parameters() if value.requires_grad}
+    copies = {name for name in trained if ".modules_to_save." in name}
+    adapters = trained - copies
+    assert {name.split(".modules_to_save.")[0].split(".")[-1] for name in copies} == set(BRIDGES)
+    assert all(".lora_" in name for name in adapters)
+    assert any(".vision_tower." in name for name in adapters) == vision
+    assert any("lora_magnitude_vector" in name for name in adapters) == (kind == "dora")
+
+    optimizer = torch.optim.SGD([value for value in adapted.parameters() if value.requires_grad], lr=0.1)
+    before = {name: value.detach().clone() for name, value in adapted.named_parameters()}
+    for _ in range(2):  # at the first step B is zero, so that A has no gradient
+        optimizer.zero_grad()
+        adapted(**inputs).loss.backward()
+        assert not [name for name, value in adapted.named_parameters() if value.requires_grad and value.grad is None]
+        optimizer.step()
+    moved = {name for name, value in adapted.named_parameters() if not torch.equal(value, before[name])}
+    assert moved <= trained and moved >= adapters
+
+    adapted.eval().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = adapted(**inputs).logits
+    if kind == "qlora":
+        # Loaded again, it sits on the base in full precision, from which it was quantised.
+        linear = adapted.base_model.model.model.language_model.layers[0].mlp.up_proj.base_layer
+        assert type(linear).__name__ == "Linear4bit"
+        assert type(adapted.base_model.model.model.vision_tower.layers[0].mlp.fc1) is torch.nn.Linear
+        assert "quantization_config" not in json.loads((tmp_path / "base/config.json").read_text())
+    tolerance = 0.3 if kind == "qlora" else 1e-5
+    for auto in (AutoModel, AutoModelForImageTextToText):
+        with torch.no_grad():
+            logits = auto.from_pretrained(tmp_path).eval()(**inputs).logits
+        assert (logits - expected).abs().max() < tolerance * expected.abs().max()
+    answer = pipeline("radiology-report", model=str(tmp_path))(tiny_rows(1)[0]["images"][0], max_new_tokens=3)
+    assert len(answer["findings"]) == 14
+    merge_adapter(tmp_path, tmp_path / "merged")
+    merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged")
+    with torch.no_grad():
+        torch.testing.assert_close(merged(**inputs).logits, logits, atol=1e-4, rtol=1e-4)
+
+
+def test_no_adapter_is_put_where_no_gradient_comes(tmp_path):
+    model, _ = tiny_model()
+    targets = adapter_config(model, ModelConfig(use_peft=True), "finetune", vision=True).target_modules
+    assert any("vision_tower" in name for name in targets) and not any("pooler" in name for name in targets)
+    assert not any(value.requires_grad for value in apply_stage(model, "finetune")[0].parameters())
+
+
+@pytest.mark.parametrize(
+    "vision_config, options, vision, message",
+    [
+        (RESNET, {"use_peft": True}, True, "no linear layer in a ResNetModel"),
+        (None, {"use_peft": False}, True, "go with use_peft"),
+        (None, {"use_peft": False, "load_in_4bit": True}, False, "go with use_peft"),
+    ],
+)
+def test_what_cannot_be_adapted_is_named(vision_config, options, vision, message):
+    model, _ = tiny_model(vision_config) if vision_config else tiny_model()
+    with pytest.raises(ValueError, match=message):
+        adapter_config(model, ModelConfig(**options), "finetune", vision)
+
+
+def test_missing_bitsandbytes_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install bitsandbytes"):
+        adapt(tmp_path, load_in_4bit=True)
