@@ -1,8 +1,6 @@
 """Every code block of docs/publish.md, run in order on a tiny model, with a Hub that is made up."""
 
 import re
-import shlex
-import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -10,18 +8,17 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 
-from otdrg_hf.cli import main as otdrg
-from otdrg_hf.hub.merge_adapter import main as merge
 from otdrg_hf.hub.model_card import write_model_card
 from tests.conftest import make_films
+from tests.docs.command_lines import run_line
+from tests.docs.guide_blocks import blocks_of
 from tests.hub.conftest import prepared, stage, write_stages
 from tests.hub.fake_hub import FakeHub
 from tests.training.tiny_training import tiny_model
 
-GUIDE = Path(__file__).parents[2] / "docs" / "publish.md"
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+GUIDE = "docs/publish.md"
 # What the guide does on many studies is shown here on few.
-SMALLER = {"--num_studies 200": "--num_studies 3 --max_new_tokens 8", "train=16000": "train=20"}
+SMALLER = {"--num_studies 200": "--num_studies 3", "train=16000": "train=20"}
 
 
 @pytest.fixture
@@ -48,31 +45,20 @@ def place(tmp_path, monkeypatch):
     return hub
 
 
-def run(line: str, monkeypatch):
-    for long, short in SMALLER.items():
-        line = line.replace(long, short)
-    words = shlex.split(line)
-    if words[:3] == ["python", "-m", "otdrg_hf.hub.merge_adapter"]:
-        return merge(words[3:])
-    assert words[0] == "otdrg", line
-    monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(SystemExit) as stop:
-        otdrg()
-    assert not stop.value.code, line
-
-
 def test_the_guide_runs_as_it_stands(place, monkeypatch, capsys):
-    for language, block in BLOCKS:
-        if language == "bash":
-            for line in block.splitlines():
-                run(line, monkeypatch)
+    for block in blocks_of(GUIDE):
+        if block.language == "bash":
+            for line in block.lines():
+                for long, short in SMALLER.items():
+                    line = line.replace(long, short)
+                run_line(line, monkeypatch)
         else:
-            assert language == "python"
+            assert block.language == "python"
             for name, content in place.repositories["org/my_model"].branches["main"].items():
                 path = Path("org/my_model", name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-            exec(block, {})
+            exec(block.text, {})
     assert place.repositories["org/my_model"].private
     card = Path("my_model/README.md").read_text()
     assert "On synthetic chest phantoms, split `test`: 3 reports" in card and "Intervals: 95 %" in card
@@ -84,4 +70,4 @@ def test_the_guide_runs_as_it_stands(place, monkeypatch, capsys):
 
 
 def test_the_guide_has_the_blocks_that_are_run():
-    assert [language for language, _ in BLOCKS] == ["bash"] * 4 + ["python"] + ["bash"] * 2
+    assert [block.language for block in blocks_of(GUIDE)] == ["bash"] * 4 + ["python"] + ["bash"] * 2

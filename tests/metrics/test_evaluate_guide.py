@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -14,9 +13,10 @@ from otdrg_hf import cli
 from otdrg_hf.metrics.protocols import PROTOCOLS
 from otdrg_hf.metrics.report_files import SECTIONS
 from otdrg_hf.training.arguments import StudyArguments
+from tests.docs.guide_blocks import ROOT, blocks_of
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "evaluate.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+GUIDE = (ROOT / "docs" / "evaluate.md").read_text(encoding="utf-8")
+BLOCKS = blocks_of("docs/evaluate.md")
 
 
 def blocks(language: str) -> list[str]:
@@ -24,8 +24,7 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
-    return [shlex.split(line, comments=True) for line in lines]
+    return [shlex.split(line) for block in BLOCKS if block.language == "bash" for line in block.lines()]
 
 
 @pytest.fixture
