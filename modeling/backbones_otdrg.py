@@ -42,7 +42,8 @@ def processor_from_backbones(cls, vision_id: str, text_id: str, image_size: int 
     """See [`OTDRGProcessor.from_backbones`]."""
     vision_config = _vision_config(vision_id)
     image_processor = _image_processor(vision_id, vision_config, image_size)
-    vision_tower = AutoModel.from_config(vision_config)
+    with torch.device("meta"):  # shapes alone are asked for
+        vision_tower = AutoModel.from_config(vision_config)
     processor = _processor(cls, image_processor, text_id, config)
     grid, _ = probe_patches(vision_tower, image_processor)
     processor.num_image_tokens = _seq_length(grid, config.get("image_token_pooling", 1))
@@ -67,9 +68,33 @@ def model_from_backbones(
     processor = _processor(OTDRGProcessor, image_processor, text_id, config)
     if len(processor.tokenizer) > text_model.get_input_embeddings().num_embeddings:
         text_model.resize_token_embeddings(len(processor.tokenizer))
-    grid, feature_size = probe_patches(vision_tower, image_processor)
+    config = _join_configs(vision_tower, text_model, processor, attn_implementation, config)
+    return _assemble(cls, config, vision_tower, text_model)
+
+
+def empty_from_backbones(cls, vision_id: str, text_id: str, image_size: int | None = None, **config):
+    """
+    The model and the processor that `from_backbones` gives, with its weights on the meta device.
+
+    Of either backbone only its configuration, tokenizer and image processor are read: to count an 8 B model needs none
+    of its 16 GB.
+    """
+    vision_config, text_config = _vision_config(vision_id), AutoConfig.from_pretrained(text_id)
+    processor = _processor(OTDRGProcessor, _image_processor(vision_id, vision_config, image_size), text_id, config)
+    text_config.vocab_size = max(text_config.vocab_size, len(processor.tokenizer))
+    with torch.device("meta"):
+        vision_tower = AutoModel.from_config(vision_config)
+        text_model = AutoModelForCausalLM.from_config(text_config)
+        config = _join_configs(vision_tower, text_model, processor, None, config)
+        model = cls(config)
+    processor.num_image_tokens = config.image_seq_length
+    return model.eval(), processor
+
+
+def _join_configs(vision_tower, text_model, processor: OTDRGProcessor, attn_implementation, fields) -> OTDRGConfig:
+    grid, feature_size = probe_patches(vision_tower, processor.image_processor)
     config = OTDRGConfig(
-        vision_config=vision_config,
+        vision_config=vision_tower.config,
         text_config=text_model.config,
         vision_feature_size=feature_size,
         image_grid=grid,
@@ -77,10 +102,10 @@ def model_from_backbones(
         finding_token_id=processor.finding_token_id,
         lm_head_bias=getattr(text_model.get_output_embeddings(), "bias", None) is not None,
         attn_implementation=attn_implementation,
-        **config,
+        **fields,
     )
     config.label_phrase_ids = processor.label_phrase_ids(config)
-    return _assemble(cls, config, vision_tower, text_model)
+    return config
 
 
 def _assemble(cls, config: OTDRGConfig, vision_tower: PreTrainedModel, text_model: PreTrainedModel):

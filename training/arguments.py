@@ -53,6 +53,19 @@ class StudyArguments:
     lora_vision: bool = field(
         default=False, metadata={"help": "With use_peft: adapt the vision encoder by LoRA as well, not the LLM alone."}
     )
+    frozen_dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "dtype, such as bfloat16, of backbones that are not trained or have adapters. Default: --dtype."
+        },
+    )
+    dry_run: bool = field(
+        default=False,
+        metadata={
+            "help": "Print parameters, tokens per study, steps and an estimate of memory and time, and stop. Weights "
+            "are not read. vision_model and text_model may stand in for a model_name_or_path that is not there yet."
+        },
+    )
     resume: bool = field(default=True, metadata={"help": "Go on from the last complete checkpoint in output_dir."})
 
     def __post_init__(self):

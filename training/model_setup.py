@@ -7,7 +7,12 @@ import torch
 from transformers import AutoConfig, AutoModel
 from trl import ModelConfig
 
-from otdrg_hf.modeling.backbones_otdrg import add_placeholders, probe_patches, square_image_processor
+from otdrg_hf.modeling.backbones_otdrg import (
+    add_placeholders,
+    empty_from_backbones,
+    probe_patches,
+    square_image_processor,
+)
 from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
@@ -44,6 +49,31 @@ def load_model_and_processor(
         return model, OTDRGProcessor.from_backbones(args.vision_model, args.text_model, **fields)
     model, processor = _from_scratch(args, reports, attention)
     return model.to(torch.float32 if dtype == "auto" else getattr(torch, dtype)), processor
+
+
+def empty_model_and_processor(
+    args: StudyArguments, model_args: ModelConfig, reports: Iterable[str]
+) -> tuple[OTDRGForConditionalGeneration, OTDRGProcessor]:
+    """
+    What `load_model_and_processor` loads or builds, with its weights on the meta device, for counting.
+
+    Backbones beside a `model_name_or_path` stand in for it: a stage can be planned before the one before it has run.
+    """
+    path = model_args.model_name_or_path
+    if path and args.vision_model:
+        model_args = dataclasses.replace(model_args, model_name_or_path=None)
+        path = None
+    _check_source(args, model_args)
+    if args.vision_model:
+        fields = {"image_size": args.image_size, **args.otdrg_config}
+        return empty_from_backbones(OTDRGForConditionalGeneration, args.vision_model, args.text_model, **fields)
+    if not path:
+        model, processor = _from_scratch(args, reports, {})
+        return model.to("meta"), processor
+    config = _checkpoint_config(path, args.otdrg_config)
+    with torch.device("meta"):
+        model = OTDRGForConditionalGeneration(config)
+    return model, OTDRGProcessor.from_pretrained(path)
 
 
 def _check_source(args: StudyArguments, model_args: ModelConfig):

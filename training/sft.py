@@ -29,10 +29,11 @@ from otdrg_hf.training.calibration import compose, expected_calibration_error, p
 from otdrg_hf.training.checkpoints import last_complete_checkpoint
 from otdrg_hf.training.collator import StudyCollator
 from otdrg_hf.training.disease_metrics import best_thresholds, disease_metrics, state_priors
+from otdrg_hf.training.dry_run import dry_run, without_a_gpu
 from otdrg_hf.training.model_setup import load_model_and_processor
 from otdrg_hf.training.record import training_data, write_record
 from otdrg_hf.training.report_metrics import ReportMetrics
-from otdrg_hf.training.stages import apply_stage
+from otdrg_hf.training.stages import apply_stage, cast_backbones
 from otdrg_hf.training.trainer import OTDRGTrainer
 
 PHANTOM_NOTICE = "Trained on synthetic phantoms only: a demonstration, not for clinical use."
@@ -107,6 +108,7 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
     image_size = (size["height"], size["width"])
     frozen = apply_stage(model, args.stage, processor.label_prompt, image_size)
     peft_config = adapter_config(model, model_args, args.stage, args.lora_vision, image_size)
+    cast_backbones(model, args.frozen_dtype, adapted=peft_config is not None)
     if peft_config is not None:
         model = put_on_base(model, processor, training_args.output_dir, model_args)
         frozen = apply_stage(model, args.stage, processor.label_prompt, image_size)
@@ -159,8 +161,12 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line; mistakes of a user are one line on stderr and exit code 2."""
     try:
         # Unknown fields raise, with their names.
+        arguments = without_a_gpu(sys.argv[1:] if arguments is None else arguments)
         parser = TrlParser((StudyArguments, SFTConfig, ModelConfig))
         args, training_args, model_args = parser.parse_args_and_config(arguments)
+        if args.dry_run:
+            PartialState().print(dry_run(args, training_args, model_args))
+            return
         trainer = set_up(args, training_args, model_args)
     except (ValueError, OSError, YAMLError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -40,6 +40,29 @@ def apply_stage(
     return frozen
 
 
+def cast_backbones(model: OTDRGForConditionalGeneration, dtype: str | None, adapted: bool) -> None:
+    """
+    Holds the backbones that rest, or that only get adapters, in another dtype: what is not updated needs no fp32.
+
+    Args:
+        dtype (`str`, *optional*): `"bfloat16"` for one; `None` leaves all as it is.
+        adapted (`bool`): Whether the language model gets adapters.
+
+    Raises:
+        ValueError: for a name that is no floating-point dtype.
+    """
+    if dtype is None:
+        return
+    wanted = getattr(torch, dtype, None)
+    if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
+        raise ValueError(f"frozen_dtype {dtype!r} is no floating-point dtype, such as bfloat16.")
+    body = model.model
+    for module in (body.vision_tower, body.language_model, model.lm_head):
+        rests = not any(parameter.requires_grad for parameter in module.parameters())
+        if rests or (adapted and module is not body.vision_tower):
+            module.to(wanted)
+
+
 def _freeze_unreached(model: OTDRGForConditionalGeneration, size: tuple[int, int] | None):
     reached = reached_parameters(model, size)
     for name, parameter in model.model.vision_tower.named_parameters():

@@ -1,10 +1,12 @@
 """The command line: JSON fields, unknown fields, model sources and recipes."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from accelerate.utils import FullyShardedDataParallelPlugin
 from tiny_training import LLAMA, SENTENCES, VIT, tiny_model, tiny_rows
 from trl import ModelConfig, SFTConfig, TrlParser
 
@@ -65,12 +67,16 @@ def test_recipes_parse(recipe):
     assert not model_args.use_peft or args.stage == "finetune"
 
 
-@pytest.mark.parametrize("name", ["cpu", "multi_gpu"])
-def test_accelerate_configs_are_known_to_accelerate(name):
+@pytest.mark.parametrize("path", sorted((TRAINING / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_configs_are_known_to_accelerate(path):
     from accelerate.commands.config.config_args import load_config_from_file
 
-    config = load_config_from_file(str(TRAINING / "accelerate" / f"{name}.yaml"))
-    assert config.mixed_precision == {"cpu": "no", "multi_gpu": "bf16"}[name]
+    config = load_config_from_file(str(path))  # raises for a field that is not known
+    assert config.mixed_precision == ("no" if path.stem == "cpu" else "bf16")
+    fields = yaml.safe_load(path.read_text())
+    if "fsdp_config" in fields:
+        known = {f"fsdp_{field.name}" for field in dataclasses.fields(FullyShardedDataParallelPlugin)}
+        assert fields["fsdp_config"].keys() <= known | {"fsdp_version", "fsdp_offload_params"}
 
 
 def load(model_name_or_path=None, **fields):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny_training import LLAMA, OTDRG, VIT, tiny_rows
+from tiny_training import LLAMA, OTDRG, VIT, tiny_rows, write_study_folder
 from transformers import AutoModelForImageTextToText
 
 from otdrg_hf import OTDRGForConditionalGeneration
@@ -29,19 +29,7 @@ NO_CONFIGS = {"vision_config": None, "text_config": None}
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """An image folder of 12 studies to train on and 4 to validate on."""
-    folder = tmp_path_factory.mktemp("data")
-    for split, count in (("train", 12), ("validation", 4)):
-        (folder / split).mkdir()
-        lines = []
-        for index, row in enumerate(tiny_rows(count)):
-            row["impression"] = "The lungs are clear." if split == "train" and index % 3 == 0 else ""
-            names = [f"{index}-{view}.png" for view in range(len(row["images"]))]
-            for name, image in zip(names, row["images"], strict=True):
-                image.save(folder / split / name)
-            lines.append({**row, "images": None, "file_names": names})
-        lines = [{key: value for key, value in line.items() if value is not None} for line in lines]
-        (folder / split / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
+    return write_study_folder(tmp_path_factory.mktemp("data"), train=12, validation=4)
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
 """Tiny models, studies and trainers for the tests of training, all made up from a seed."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import torch
 from datasets import Dataset
@@ -75,6 +78,22 @@ def tiny_rows(count: int) -> list[dict]:
             }
         )
     return rows
+
+
+def write_study_folder(folder: Path, **counts: int) -> Path:
+    """An image folder with a number of studies per split, of which every third training study has an impression."""
+    for split, count in counts.items():
+        (folder / split).mkdir()
+        lines = []
+        for index, row in enumerate(tiny_rows(count)):
+            row["impression"] = "The lungs are clear." if split == "train" and index % 3 == 0 else ""
+            names = [f"{index}-{view}.png" for view in range(len(row["images"]))]
+            for name, image in zip(names, row["images"], strict=True):
+                image.save(folder / split / name)
+            lines.append({**row, "images": None, "file_names": names})
+        lines = [{key: value for key, value in line.items() if value is not None} for line in lines]
+        (folder / split / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
 
 
 def tiny_studies(count: int) -> Dataset:

@@ -1,0 +1,139 @@
+"""`--dry_run true`: what a run would train, in how many steps and at what cost, without reading a weight."""
+
+import math
+import os
+from statistics import mean
+
+import torch
+from trl import ModelConfig, SFTConfig
+
+from otdrg_hf.modeling.processing_otdrg import FINDING_TOKEN, IMAGE_TOKEN, OTDRGProcessor
+
+from .adapters import adapter_config
+from .arguments import StudyArguments
+from .memory_estimate import Step, memory, operations, sharding
+from .model_setup import empty_model_and_processor
+from .stages import apply_stage, cast_backbones
+from .study_sample import sample_studies
+
+# Of an A100's 312 TFLOP/s in bf16, what well-tuned training of this kind reaches.
+REACHED = 0.4 * 312e12
+
+
+def dry_run(args: StudyArguments, training_args: SFTConfig, model_args: ModelConfig) -> str:
+    """
+    The plan of a run, as lines of text.
+
+    Raises:
+        ValueError, OSError: as the run itself would, for a dataset, a backbone or a field that is not there.
+    """
+    num_studies, rows = sample_studies(args)
+    model, processor = empty_model_and_processor(args, model_args, [row[args.target] for row in rows])
+    if args.label_prompt is not None:
+        processor.label_prompt = args.label_prompt
+    size = processor.image_processor.size
+    image_size = (size["height"], size["width"])
+    apply_stage(model, args.stage, processor.label_prompt, image_size)
+    config = adapter_config(model, model_args, args.stage, args.lora_vision, image_size)
+    cast_backbones(model, args.frozen_dtype, adapted=config is not None)
+    if config is not None:
+        from peft import get_peft_model
+
+        model = get_peft_model(model, config)
+    devices = int(os.environ.get("WORLD_SIZE", 1))
+    lines = [
+        "dry run: nothing is trained, and memory and time are estimates from shapes, not measurements",
+        f"stage                 {args.stage}, {_family(model)}",
+        *_parameter_lines(model),
+    ]
+    prompts, reports = _token_counts(rows, processor, args.target)
+    lines += _token_lines(prompts, reports, rows, model.config)
+    steps, step_lines = _step_lines(training_args, num_studies, devices)
+    step = _step(args, training_args, model_args, rows, prompts, reports)
+    return "\n".join([*lines, *step_lines, *_cost_lines(model, step, training_args, steps, devices)])
+
+
+def without_a_gpu(arguments: list[str]) -> list[str]:
+    """Arguments of the command line that let a recipe for GPUs be planned where there is none."""
+    if "--dry_run" not in arguments or torch.cuda.is_available():
+        return arguments
+    return [*arguments, "--use_cpu", "true"]
+
+
+def _family(model) -> str:
+    config = model.config
+    return f"{config.vision_config.model_type} + {config.text_config.model_type}"
+
+
+def _parameter_lines(model) -> list[str]:
+    sizes = {"trained": 0, "frozen": 0}
+    for parameter in model.parameters():
+        sizes["trained" if parameter.requires_grad else "frozen"] += parameter.numel()
+    return [f"parameters {name:10} {size:,}" for name, size in sizes.items()]
+
+
+def _token_counts(rows: list[dict], processor: OTDRGProcessor, target: str) -> tuple[list[int], list[int]]:
+    """Tokens of the prompt, visual and label tokens included, and of the report, of each study."""
+    places = {IMAGE_TOKEN: processor.num_image_tokens, FINDING_TOKEN: len(processor.label_names)}
+    prompts, reports = [], []
+    for row in rows:
+        prompt = processor.build_prompt(len(row["views"]), row["views"], row["indication"], row["comparison"])
+        for token, number in places.items():
+            prompt = prompt.replace(token, token * number)
+        completion = processor.build_completion(row[target])
+        for text, lengths in ((prompt, prompts), (completion, reports)):
+            lengths.append(len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]))
+    return prompts, reports
+
+
+def _token_lines(prompts, reports, rows, config) -> list[str]:
+    views = mean(len(row["views"]) for row in rows)
+    height, width = config.image_grid
+    together = [prompt + report for prompt, report in zip(prompts, reports, strict=True)]
+    return [
+        f"tokens per study      {mean(together):.0f} (prompt {mean(prompts):.0f}, report {mean(reports):.0f}; longest "
+        f"{max(together)}), in the first {len(rows)} studies",
+        f"patches per study     {views * height * width:.0f} ({views:.2f} views of {height} x {width}), "
+        f"{config.image_seq_length} visual tokens per view",
+    ]
+
+
+def _step_lines(training_args: SFTConfig, num_studies: int, devices: int) -> tuple[int, list[str]]:
+    batch, accumulation = training_args.per_device_train_batch_size, training_args.gradient_accumulation_steps
+    per_epoch = math.ceil(math.ceil(num_studies / (batch * devices)) / accumulation)
+    steps = (
+        training_args.max_steps
+        if training_args.max_steps > 0
+        else math.ceil(training_args.num_train_epochs * per_epoch)
+    )
+    together = batch * devices * accumulation
+    return steps, [
+        f"studies               {num_studies:,}; {together} per step ({batch} x {devices} devices x {accumulation})",
+        f"steps                 {steps:,} ({per_epoch:,} per epoch)",
+    ]
+
+
+def _step(args, training_args, model_args, rows, prompts, reports) -> Step:
+    bits = 4 if model_args.load_in_4bit else 8 if model_args.load_in_8bit else None
+    return Step(
+        studies=training_args.per_device_train_batch_size,
+        views=mean(len(row["views"]) for row in rows),
+        tokens=max(map(sum, zip(prompts, reports, strict=True))),  # a batch is as long as its longest study
+        supervised=mean(reports),
+        half_precision=bool(training_args.bf16 or training_args.fp16),
+        checkpointing=bool(training_args.gradient_checkpointing),
+        runs_llm=args.stage != "align",
+        quantized_bits=bits,
+    )
+
+
+def _cost_lines(model, step: Step, training_args: SFTConfig, steps: int, devices: int) -> list[str]:
+    parts = memory(model, step, devices)
+    listed = ", ".join(f"{name} {value / 2**30:.1f}" for name, value in parts.items())
+    work = operations(model, step) * training_args.gradient_accumulation_steps
+    hours = work * steps / REACHED / 3600
+    return [
+        f"memory per device     {sum(parts.values()) / 2**30:.1f} GiB, estimated, {sharding()[0]}: {listed}",
+        f"work per step         {work / 1e12:.1f} TFLOP per device; {hours:.1f} h in all at {REACHED / 1e12:.0f} "
+        "TFLOP/s (40 % of an A100), without evaluation",
+    ]

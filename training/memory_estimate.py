@@ -1,0 +1,130 @@
+"""What a training step takes, estimated from shapes: bytes per device and floating-point operations. Nothing is run."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+# Bytes of activations that a layer keeps per token and unit of width in half precision, attention by sdpa or flash
+# (Korthikanti et al., 2022, without the scores).
+KEPT_PER_LAYER = 34
+QUANTIZED = {4: 0.53, 8: 1.03}  # bytes per weight, with the scales
+OVERHEAD = 1.5 * 2**30  # CUDA context, workspaces, fragmentation
+
+
+@dataclass
+class Step:
+    """Shapes of one forward and backward pass on one device: studies, their views and the tokens of each."""
+
+    studies: int
+    views: float
+    tokens: int
+    supervised: float
+    half_precision: bool
+    checkpointing: bool
+    runs_llm: bool
+    quantized_bits: int | None = None
+
+
+def sharding() -> tuple[str, tuple[str, ...]]:
+    """How the launcher shares a model between devices: its name and which of weights, gradients, states it cuts up."""
+    stage = int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", 0))
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true" and stage:
+        shared = ("gradients", "optimizer") if stage < 3 else ("weights", "gradients", "optimizer")
+        return f"DeepSpeed ZeRO-{stage}", shared
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        return "FSDP", ("weights", "gradients", "optimizer")
+    return "one copy per device", ()
+
+
+def memory(model: nn.Module, step: Step, devices: int) -> dict[str, float]:
+    """Bytes on a device, by what they hold."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    states = sum(2 * 4 * parameter.numel() for parameter in trained)  # the two moments of Adam, fp32
+    parts = {
+        "weights": sum(_bytes(name, value, step.quantized_bits) for name, value in model.named_parameters()),
+        "gradients": sum(parameter.numel() * parameter.element_size() for parameter in trained),
+        "optimizer": float(states),
+    }
+    for name in sharding()[1]:
+        parts[name] /= devices
+    parts["activations"] = _activations(model, step)
+    parts["vocabulary logits"] = _logits(model, step)
+    parts["overhead"] = OVERHEAD
+    return parts
+
+
+def _bytes(name: str, value: torch.Tensor, bits: int | None) -> float:
+    packed = bits and ".language_model." in name and ".lora_" not in name and value.dim() == 2
+    return value.numel() * (QUANTIZED[bits] if packed and "embed" not in name else value.element_size())
+
+
+def _backbones(model: nn.Module) -> tuple[PreTrainedModel, PreTrainedModel]:
+    towers = dict(model.named_modules())
+    vision, language = (
+        next(module for name, module in towers.items() if name.split(".")[-1] == part)
+        for part in ("vision_tower", "language_model")
+    )
+    return vision, language
+
+
+def _is_trained(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _activations(model: nn.Module, step: Step) -> float:
+    vision, _ = _backbones(model)
+    config = model.config
+    rows, columns = config.image_grid
+    width = 1 if step.half_precision else 2
+    kept = 0.0
+    if _is_trained(vision):
+        layers = getattr(vision.config, "num_hidden_layers", None) or sum(getattr(vision.config, "depths", [12]))
+        positions = step.studies * step.views * rows * columns
+        kept += _stack(layers, positions, config.vision_feature_size, step.checkpointing, width)
+    if step.runs_llm:
+        text = config.text_config
+        kept += _stack(text.num_hidden_layers, step.studies * step.tokens, text.hidden_size, step.checkpointing, width)
+    return kept
+
+
+def _stack(layers: int, positions: float, size: int, checkpointing: bool, width: int) -> float:
+    if checkpointing:  # the input of each layer, and one layer made again
+        return width * positions * size * (2 * layers + KEPT_PER_LAYER)
+    return width * positions * size * KEPT_PER_LAYER * layers
+
+
+def _logits(model: nn.Module, step: Step) -> float:
+    """Of the supervised positions: as they are, as fp32, and their gradient."""
+    if not step.runs_llm:
+        return 0.0
+    return step.studies * step.supervised * model.config.text_config.vocab_size * 12
+
+
+def operations(model: nn.Module, step: Step) -> float:
+    """Floating-point operations of a forward and backward pass on one device, without those of attention scores."""
+    vision, language = _backbones(model)
+    rows, columns = model.config.image_grid
+    total = _passes(vision, step, frozen=1) * 2 * _linear_size(vision) * step.studies * step.views * rows * columns
+    if step.runs_llm:
+        # Bridges lie before the LLM: gradients pass through it even where it is frozen.
+        total += _passes(language, step, frozen=2) * 2 * _linear_size(language) * step.studies * step.tokens
+        vocabulary = model.config.text_config.vocab_size * model.config.text_config.hidden_size
+        total += 3 * 2 * vocabulary * step.studies * step.supervised
+    return total
+
+
+def _linear_size(module: nn.Module) -> int:
+    weights = [value for name, value in module.named_parameters() if value.dim() >= 2 and "embed_tokens" not in name]
+    return sum(value.numel() for value in weights)
+
+
+def _passes(module: nn.Module, step: Step, frozen: int) -> int:
+    """Forward passes that the work is worth: a backward pass is two, or one without gradients of the weights."""
+    weights = [value for value in module.parameters() if value.dim() >= 2]
+    trained = sum(value.numel() for value in weights if value.requires_grad)
+    if trained == 0:
+        return frozen
+    return (3 if trained > 0.5 * sum(value.numel() for value in weights) else 2) + step.checkpointing
