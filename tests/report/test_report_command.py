@@ -7,12 +7,12 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 from PIL import Image
 from transformers import pipeline
 
 from otdrg_hf.cli import main
+from otdrg_hf.data.phantom import make_phantom
 from otdrg_hf.film_files import Film, find_films
 from otdrg_hf.report_schema import REPORT_SCHEMA
 from otdrg_hf.reporting import load_reporter, report_films, report_images
@@ -161,15 +161,21 @@ def test_folder_to_file_then_again(otdrg, folder, films, tmp_path):
         assert "patient_smith" not in text and str(tmp_path) not in text
 
 
-def test_killed_twice_and_resumed(otdrg, folder, tmp_path):
-    films = tmp_path / "films"
-    films.mkdir()
-    for index, film in enumerate(make_films(40)):
-        Image.fromarray(film).save(films / f"{index:02d}.png")
+@pytest.fixture(params=[40, pytest.param(1000, marks=pytest.mark.slow)])
+def many(request, tmp_path):
+    """A folder of so many synthetic phantoms."""
+    (tmp_path / "films").mkdir()
+    for seed in range(request.param):
+        make_phantom(seed, "test", image_size=64).images[0].save(tmp_path / "films" / f"{seed:04d}.png")
+    return tmp_path / "films"
+
+
+def test_killed_twice_and_resumed(otdrg, folder, many, tmp_path):
+    names = sorted(path.name for path in many.iterdir())
     output = tmp_path / "out.jsonl"
-    arguments = [str(films), "--model", str(folder), "-o", str(output), "--max_new_tokens", "60"]
+    arguments = [str(many), "--model", str(folder), "-o", str(output), "--max_new_tokens", "60"]
     codes = []
-    for kill, wanted in ((signal.SIGKILL, 6), (signal.SIGINT, 16)):
+    for kill, wanted in ((signal.SIGKILL, len(names) // 7), (signal.SIGINT, len(names) * 3 // 7)):
         process = subprocess.Popen(
             [sys.executable, "-m", "otdrg_hf", "report", *arguments],
             cwd=tmp_path,
@@ -181,7 +187,7 @@ def test_killed_twice_and_resumed(otdrg, folder, tmp_path):
         process.send_signal(kill)
         process.communicate(timeout=120)
         codes.append(process.returncode)
-        assert wanted <= output.read_bytes().count(b"\n") < 40
+        assert wanted <= output.read_bytes().count(b"\n") < len(names)
         if kill == signal.SIGINT:
             assert output.read_bytes().endswith(b"\n")
         else:
@@ -189,7 +195,7 @@ def test_killed_twice_and_resumed(otdrg, folder, tmp_path):
                 file.write(b'{"image": "3')  # as if the line had been cut as well
     assert codes == [-signal.SIGKILL, 130]
     assert otdrg(*arguments)[0] == 0
-    assert [row["image"] for row in lines_of(output)] == [f"{index:02d}.png" for index in range(40)]
+    assert [row["image"] for row in lines_of(output)] == names  # each once
 
 
 def test_text_and_streamed_text(otdrg, folder, films):
@@ -222,32 +228,3 @@ def test_one_clear_line(otdrg, folder, films, tmp_path, arguments, line):
     code, _, complained = otdrg(films / "empty.png", "--model", folder, *arguments)
     assert code in (1, 2) and complained.splitlines()[-1] == line
     assert "Traceback" not in complained and not list(tmp_path.iterdir())
-
-
-# The real films
-
-
-def test_real_films_as_png_and_as_dicom(folder, tmp_path):
-    pytest.importorskip("imagecodecs")
-    from tests.dicom_files import LOSSLESS, SECRETS, make_dicom
-
-    source = os.path.join(os.path.dirname(__file__), *[os.pardir] * 3, "shared", "data", "cxr_photos")
-    if not os.path.isdir(source):
-        pytest.skip("the real films (shared/data) are not beside this checkout")
-    real = find_films([source])
-    same = {}
-    for index, film in enumerate(real):
-        pixels = np.asarray(Image.open(film.location).convert("L").resize((96, 80)))
-        stem = f"{index:02d}"
-        Image.fromarray(pixels).save(tmp_path / f"{stem}.png")
-        for number, syntax in enumerate(LOSSLESS.values()):
-            (tmp_path / f"{stem}-{number}.dcm").write_bytes(make_dicom(pixels, syntax))
-            same[f"{stem}-{number}.dcm"] = f"{stem}.png"
-    assert len(real) == 22
-    answers = {a["image"]: a for a in in_process(folder, tmp_path, batch_size=32)}
-    text = json.dumps(answers)
-    assert not any(secret in text for secret in (*SECRETS.values(), str(tmp_path)))
-    for dicom, png in same.items():
-        states = [[f["state"] for f in answers[name]["findings"]] for name in (dicom, png)]
-        assert states[0] == states[1], dicom
-        assert answers[dicom]["generated_text"] == answers[png]["generated_text"], dicom
