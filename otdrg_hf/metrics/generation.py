@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -57,6 +58,41 @@ def generate_predictions(
         ValueError: for a model, split or section that is not there, a study that cannot be read, and an output folder
             with predictions of other settings, another model or other references.
     """
+    options = {"split": split, "data_dir": data_dir, "section": section, "num_studies": num_studies}
+    options |= {"batch_size": batch_size, "device": device, "max_new_tokens": max_new_tokens}
+    path, _ = write_share(model, dataset, output_dir, true_labels=true_labels, **options)
+    return path
+
+
+def write_share(
+    model: str | None,
+    dataset: str | os.PathLike,
+    folder: str | os.PathLike,
+    *,
+    split: str,
+    data_dir: str | os.PathLike | None,
+    section: str,
+    num_studies: int | None,
+    batch_size: int,
+    device: str | None,
+    max_new_tokens: int,
+    true_labels: bool = False,
+    share: tuple[int, int] = (0, 1),
+    others: Sequence[Path] = (),
+    ready: Callable[[], None] = lambda: None,
+) -> tuple[Path, list[str]]:
+    """
+    [`generate_predictions`] of one of several processes.
+
+    Args:
+        share (`tuple[int, int]`): Which process this is, and of how many: it takes every so many-th batch.
+        others (`Sequence[Path]`): Files whose predictions need not be written again.
+        ready (`Callable`): Called when they are read, and before anything is written: all processes have to read the
+            same of each other.
+
+    Returns:
+        `tuple[Path, list[str]]`: of the file, and the ids of all studies of the split in their order.
+    """
     from ..data.schema import split_name
 
     check_section(section)
@@ -75,21 +111,28 @@ def generate_predictions(
         "sampling": False,
         "labels": "of the reference" if true_labels else "predicted",
     }
-    file = PredictionFile(output_dir, settings)
+    written = {key for path in others for key in PredictionFile(path.parent, settings).rows}
+    file = PredictionFile(folder, settings)
+    ready()
     references = dict(zip(studies["id"], studies[section], strict=True))
     _check_rows(file, references)
     ids = list(references)
+    waiting = []
+    for start in range(0, len(ids), batch_size):
+        batch = range(start, min(start + batch_size, len(ids)))
+        missing = {ids[index] for index in batch if ids[index] not in file.rows and ids[index] not in written}
+        if missing:
+            waiting.append((batch, missing))
+    index, number = share
+    waiting = waiting[index::number]
+    total = len(file.rows) + sum(len(missing) for _, missing in waiting)
     description = f"Reporting ({left_out} without {section} left out)" if left_out else "Reporting"
-    with tqdm(total=len(ids), initial=len(file.rows), desc=description, unit="study") as progress:
-        for start in range(0, len(ids), batch_size):
-            batch = ids[start : start + batch_size]
-            missing = [study for study in batch if study not in file.rows]
-            if not missing:
-                continue
-            rows = _report_batch(report, studies, range(start, start + len(batch)), section, max_new_tokens, true_labels)
+    with tqdm(total=total, initial=len(file.rows), desc=description, unit="study", disable=index > 0) as progress:
+        for batch, missing in waiting:
+            rows = _report_batch(report, studies, batch, section, max_new_tokens, true_labels)
             file.append([row for row in rows if row["id"] in missing])
             progress.update(len(missing))
-    return file.path
+    return file.path, ids
 
 
 def weights_digest(model: torch.nn.Module) -> str:
@@ -160,9 +203,7 @@ def _check_rows(file: PredictionFile, references: dict[str, str]):
             raise ValueError(f"{where}: the reference of id {key!r} has changed since; give another --output_dir")
 
 
-def _report_batch(
-    report, studies, indices: range, section: str, max_new_tokens: int, true_labels: bool
-) -> list[dict]:
+def _report_batch(report, studies, indices: range, section: str, max_new_tokens: int, true_labels: bool) -> list[dict]:
     batch = [_read_study(studies, index) for index in indices]
     inputs = [{key: study[key] for key in _INPUTS} for study in batch]
     if true_labels:
