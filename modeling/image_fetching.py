@@ -1,11 +1,21 @@
 """Downloads an image within bounds of time and size, or says in one line why not."""
 
 import http.client
+import socket
+import ssl
 import threading
 import urllib.error
 import urllib.request
 
 TIMEOUT = 30.0
+# In words of our own: those of an error can quote the address.
+PROBLEMS = {
+    socket.gaierror: "there is no such host",
+    ConnectionRefusedError: "the host refuses the connection",
+    ssl.SSLError: "no secure connection",
+    TimeoutError: "the host does not answer",
+    http.client.InvalidURL: "the address is not valid",
+}
 _CHUNK = 1 << 16
 
 
@@ -53,4 +63,5 @@ def _download(url: str, max_bytes: int, timeout: float, answer: dict) -> None:
         answer["problem"] = f"HTTP {error.code}" + (", which asks for permission" if error.code in (401, 403) else "")
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
-        answer["problem"] = type(reason if isinstance(reason, Exception) else error).__name__
+        kind = type(reason if isinstance(reason, Exception) else error)
+        answer["problem"] = next((text for known, text in PROBLEMS.items() if issubclass(kind, known)), kind.__name__)

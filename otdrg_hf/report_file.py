@@ -25,6 +25,8 @@ class ReportFile:
     def __init__(self, path: str | os.PathLike, model: str):
         self.path, self.model = Path(path), model
         self.finished: set[str] = set()
+        if self.path.exists() and not self.path.is_file():
+            raise ValueError(f"{self.path.name} cannot be written (it is no ordinary file).")
         try:
             self._file = open(path, "a+b", buffering=0)  # noqa: SIM115
             self._file.seek(0)

@@ -115,8 +115,17 @@ def test_download_stops_at_the_limit(server, monkeypatch):
         load_radiograph(f"{server}/endless/film.png?{SECRET}")
 
 
-def test_address_that_is_none():
-    for address in ("http://", "http://[film.png", "http://no.such.host.invalid/film.png"):
-        with pytest.raises(ValueError, match="could not be fetched") as error:
-            load_radiograph(address)
-        assert "\n" not in str(error.value)
+@pytest.mark.parametrize(
+    "address, match",
+    [
+        ("http://", "could not be fetched"),
+        ("http://[film.png", "could not be fetched"),
+        ("http://127.0.0.1:port/film.png", "the address is not valid"),
+        ("http://no.such.host.invalid/film.png", "there is no such host"),
+        ("http://127.0.0.1:9/film.png", "the host refuses the connection"),
+    ],
+)
+def test_address_that_leads_nowhere(address, match):
+    with pytest.raises(ValueError, match=match) as error:
+        load_radiograph(address)
+    assert "\n" not in str(error.value) and "no.such" not in str(error.value)

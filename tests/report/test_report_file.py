@@ -100,6 +100,12 @@ def test_read_only_folder(tmp_path, monkeypatch):
     assert str(tmp_path) not in str(error.value)
 
 
+def test_what_is_no_ordinary_file(tmp_path):
+    for path in (tmp_path, "/dev/zero"):  # of the latter there is no end
+        with pytest.raises(ValueError, match=r" cannot be written \(it is no ordinary file\)\.$"):
+            ReportFile(path, "demo")
+
+
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_line_that_is_cut_off_while_written_is_taken_back(tmp_path, failure):
     path = tmp_path / "out.jsonl"
