@@ -82,13 +82,19 @@ def _print_all(answers: Iterator[dict], as_json: bool) -> int:
 
 
 def _write_all(answers: Iterator[dict], file: ReportFile, total: int) -> int:
-    failures = 0
-    for answer in answers:
-        if "error" in answer:
-            failures += 1
-            _complain(answer)
-        else:
-            file.write(answer)
+    failures = written = 0
+    try:
+        for answer in answers:
+            if "error" in answer:
+                failures += 1
+                _complain(answer)
+            else:
+                file.write(answer)
+                written += 1
+    except KeyboardInterrupt:
+        left = f"{total - written} of {total} films are left"
+        print(f"\ninterrupted: {left}; the same command goes on from here.", file=sys.stderr)
+        raise
     if failures:
         print(f"{failures} of {total} films could not be read.", file=sys.stderr)
     return failures

@@ -185,11 +185,12 @@ def test_killed_twice_and_resumed(otdrg, folder, many, tmp_path):
         while process.poll() is None and (not output.exists() or output.read_bytes().count(b"\n") < wanted):
             time.sleep(0.01)
         process.send_signal(kill)
-        process.communicate(timeout=120)
+        _, complained = process.communicate(timeout=120)
         codes.append(process.returncode)
         assert wanted <= output.read_bytes().count(b"\n") < len(names)
         if kill == signal.SIGINT:
             assert output.read_bytes().endswith(b"\n")
+            assert complained.rstrip().endswith(b"films are left; the same command goes on from here.")
         else:
             with open(output, "ab") as file:
                 file.write(b'{"image": "3')  # as if the line had been cut as well
