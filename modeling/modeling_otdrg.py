@@ -4,6 +4,7 @@ from contextlib import suppress
 
 import torch
 from torch import nn
+from torch.compiler import is_compiling
 from torch.nn import functional as F
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
@@ -26,7 +27,7 @@ from .disease_states import POSITIVE, predict_states, resolve_states
 from .dora_weights_otdrg import load_magnitudes
 from .outputs_otdrg import OTDRGCausalLMOutputWithPast, OTDRGModelOutputWithPast, OTDRGStudyFeatures
 from .processing_otdrg import OTDRGProcessor
-from .study_inputs_otdrg import check_counts, check_labels, check_views, fill_placeholders
+from .study_inputs_otdrg import check_counts, check_labels, check_views, fill_placeholders, real_views_first
 from .vision_otdrg import encode_images, patch_features
 
 
@@ -110,7 +111,10 @@ class OTDRGModel(OTDRGPreTrainedModel):
     def encode_views(self, pixel_values: torch.Tensor, view_mask: torch.Tensor) -> torch.Tensor:
         """Patches of every view, `[B, V, 3, H, W]` -> `[B, V, rows, columns, d]`; padded views are never encoded."""
         config = self.config
-        views = pixel_values[view_mask].to(self.vision_tower.dtype)  # [real views, 3, H, W]
+        # In a compiled graph no shape can depend on the mask: padded views are encoded, and left out afterwards.
+        padded = is_compiling()
+        views = pixel_values.flatten(0, 1) if padded else pixel_values[view_mask]  # [real views, 3, H, W]
+        views = views.to(self.vision_tower.dtype)
         hidden = encode_images(self.vision_tower, views)
         maps = patch_features(hidden, views, config.vision_config, config.vision_feature_size)
         maps = self.patch_projection(maps)  # [real views, rows, columns, d]
@@ -119,6 +123,8 @@ class OTDRGModel(OTDRGPreTrainedModel):
                 f"The encoder gave {maps.shape[1]} x {maps.shape[2]} patches for images of {tuple(views.shape[-2:])} "
                 f"pixels, but `image_grid` is {config.image_grid}: use the image size that the model was built with."
             )
+        if padded:
+            return maps.unflatten(0, view_mask.shape) * view_mask[..., None, None, None]
         patches = maps.new_zeros(*view_mask.shape, *maps.shape[1:])
         patches[view_mask] = maps
         return patches
@@ -200,11 +206,11 @@ class OTDRGModel(OTDRGPreTrainedModel):
             raise ValueError(f"{inputs_embeds.shape[0]} prompts for {view_mask.shape[0]} studies.")
         places = self._placeholders(input_ids, inputs_embeds, self.config.image_token_id)  # [B, T]
         check_counts("Image", places, view_mask.sum(-1) * image_embeds.shape[2])
-        inputs_embeds = fill_placeholders(inputs_embeds, places, image_embeds[view_mask])
+        inputs_embeds = fill_placeholders(inputs_embeds, places, real_views_first(image_embeds, view_mask))
         places = self._placeholders(input_ids, inputs_embeds, self.config.finding_token_id)
         prompted = places.any(-1)  # [B]; a prompt may do without the findings
         check_counts("Finding", places, prompted * finding_embeds.shape[1])
-        return fill_placeholders(inputs_embeds, places, finding_embeds[prompted.to(finding_embeds.device)])
+        return fill_placeholders(inputs_embeds, places, finding_embeds)
 
     def _placeholders(self, input_ids, inputs_embeds, token_id: int) -> torch.Tensor:
         if input_ids is not None:

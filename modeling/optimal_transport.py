@@ -70,6 +70,8 @@ def sinkhorn(
     with torch.autocast(cost.device.type, enabled=False):
         cost = cost.to(dtype)  # [B, n, m]
         a, b = _balanced_masses(cost, a, b)  # [B, n], [B, m]
+        if torch.compiler.is_compiling():
+            return _plan_op(cost, a, b, float(epsilon), max_iterations, float(tolerance), solver)[0]
         return _TransportPlan.apply(cost, a, b, float(epsilon), max_iterations, tolerance, _SOLVERS[solver])
 
 
@@ -108,6 +110,8 @@ def _check_arguments(cost, a, b, epsilon, max_iterations, tolerance, solver):
                 f"{name} must be floating point of shape {list(expected)} for a cost of shape {list(shape)}, "
                 f"got {mass.dtype} {list(mass.shape)}"
             )
+    if torch.compiler.is_compiling():  # numbers may be symbols there
+        return
     if not (epsilon > 0 and math.isfinite(epsilon)):
         raise ValueError(f"epsilon must be positive and finite, got {epsilon}")
     if max_iterations < 1:
@@ -133,7 +137,7 @@ def _balanced_masses(cost, a, b):
     signed = (a < 0).any(-1, keepdim=True) | (b < 0).any(-1, keepdim=True)  # [B, 1]
     balanced = (a_total - b_total).abs() <= _TOTALS_TOLERANCE * a_total  # [B, 1]
     valid = bounded & ~signed & balanced  # [B, 1]
-    if a.device.type == "cpu" and not bool(valid.all()):
+    if not torch.compiler.is_compiling() and a.device.type == "cpu" and not bool(valid.all()):
         sample = int((~valid[:, 0]).nonzero()[0])
         for name, mass in given:
             if not bool(torch.isfinite(mass[sample]).all()):
@@ -153,21 +157,7 @@ class _TransportPlan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, cost, a, b, epsilon, max_iterations, tolerance, solve):
-        # Reductions over a long contiguous last axis are up to ten times faster than over a short one.
-        wide = cost.shape[1] < cost.shape[2]
-        cost, short, long = (cost, a, b) if wide else (cost.mT.contiguous(), b, a)  # [B, s, l], [B, s], [B, l]
-        # A sample without any mass is solved as if it had some: its plan is zero because its total is.
-        total = a.sum(-1, keepdim=True)  # [B, 1]
-        empty = total == 0
-        short, long = (
-            torch.where(empty, 1 / mass.shape[-1], mass / torch.where(empty, 1, mass.sum(-1, keepdim=True)))
-            for mass in (short, long)
-        )
-        support = (short > 0)[:, :, None] & (long > 0)[:, None, :] & ~empty[:, :, None]  # [B, s, l]
-        lowest = cost.masked_fill(~support, torch.inf).amin((1, 2), keepdim=True)  # [B, 1, 1]
-        cost = torch.where(support, cost - torch.where(empty[:, :, None], 0, lowest), 0)  # [B, s, l]
-        plan = solve(cost, short, long, epsilon, max_iterations, tolerance) * total[:, :, None]  # [B, s, l]
-        plan = plan if wide else plan.mT.contiguous()  # [B, n, m]
+        plan = _solve_plan(cost, a, b, epsilon, max_iterations, tolerance, solve)
         ctx.epsilon = epsilon
         ctx.save_for_backward(plan)
         return plan
@@ -175,24 +165,98 @@ class _TransportPlan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_plan):
-        # With T = exp((f_i + g_j - C_ij) / eps), R = T * G and the marginals held: dL/dC = -(R - T * (alpha_i +
-        # beta_j)) / eps, dL/da = alpha, dL/db = beta, where [diag(a) T; T' diag(b)] [alpha; beta] = [R 1; R' 1].
         (plan,) = ctx.saved_tensors  # [B, n, m]
-        with torch.autocast(plan.device.type, enabled=False):
-            grad_plan = grad_plan.masked_fill(plan == 0, 0)  # [B, n, m]
-            if plan.shape[1] < plan.shape[2]:
-                alpha, beta = _implicit_multipliers(plan, grad_plan)  # [B, n], [B, m]
-            else:
-                beta, alpha = _implicit_multipliers(plan.mT, grad_plan.mT)
-            grad_cost = None
-            if ctx.needs_input_grad[0]:
-                grad_cost = plan * (alpha[:, :, None] + beta[:, None, :] - grad_plan) / ctx.epsilon  # [B, n, m]
-            # The system leaves (alpha + t, beta - t) open. With sum(beta * b) = 0 rescaling b has no gradient, as it
-            # must, and masses that are zero get a zero gradient.
-            shift = (beta * plan.sum(1)).sum(-1, keepdim=True) / _safe(plan.sum((1, 2)))[:, None]  # [B, 1]
-            alpha = torch.where(plan.sum(2) > 0, alpha + shift, 0)
-            beta = torch.where(plan.sum(1) > 0, beta - shift, 0)
-            return grad_cost, alpha, beta, None, None, None, None
+        return *_plan_gradients(plan, grad_plan, ctx.epsilon, ctx.needs_input_grad[0]), None, None, None, None
+
+
+def _solve_plan(cost, a, b, epsilon, max_iterations, tolerance, solve):
+    """The plan [B, n, m] of cost [B, n, m] and balanced masses [B, n], [B, m]."""
+    # Reductions over a long contiguous last axis are up to ten times faster than over a short one.
+    wide = cost.shape[1] < cost.shape[2]
+    cost, short, long = (cost, a, b) if wide else (cost.mT.contiguous(), b, a)  # [B, s, l], [B, s], [B, l]
+    # A sample without any mass is solved as if it had some: its plan is zero because its total is.
+    total = a.sum(-1, keepdim=True)  # [B, 1]
+    empty = total == 0
+    short, long = (
+        torch.where(empty, 1 / mass.shape[-1], mass / torch.where(empty, 1, mass.sum(-1, keepdim=True)))
+        for mass in (short, long)
+    )
+    support = (short > 0)[:, :, None] & (long > 0)[:, None, :] & ~empty[:, :, None]  # [B, s, l]
+    lowest = cost.masked_fill(~support, torch.inf).amin((1, 2), keepdim=True)  # [B, 1, 1]
+    cost = torch.where(support, cost - torch.where(empty[:, :, None], 0, lowest), 0)  # [B, s, l]
+    plan = solve(cost, short, long, epsilon, max_iterations, tolerance) * total[:, :, None]  # [B, s, l]
+    return plan if wide else plan.mT.contiguous()  # [B, n, m]
+
+
+def _plan_gradients(plan, grad_plan, epsilon, of_cost=True):
+    """Cotangents of cost [B, n, m], a [B, n] and b [B, m], from plan and its cotangent [B, n, m]."""
+    # With T = exp((f_i + g_j - C_ij) / eps), R = T * G and the marginals held: dL/dC = -(R - T * (alpha_i +
+    # beta_j)) / eps, dL/da = alpha, dL/db = beta, where [diag(a) T; T' diag(b)] [alpha; beta] = [R 1; R' 1].
+    with torch.autocast(plan.device.type, enabled=False):
+        grad_plan = grad_plan.masked_fill(plan == 0, 0)  # [B, n, m]
+        if plan.shape[1] < plan.shape[2]:
+            alpha, beta = _implicit_multipliers(plan, grad_plan)  # [B, n], [B, m]
+        else:
+            beta, alpha = _implicit_multipliers(plan.mT, grad_plan.mT)
+        grad_cost = None
+        if of_cost:
+            grad_cost = plan * (alpha[:, :, None] + beta[:, None, :] - grad_plan) / epsilon  # [B, n, m]
+        # The system leaves (alpha + t, beta - t) open. With sum(beta * b) = 0 rescaling b has no gradient, as it
+        # must, and masses that are zero get a zero gradient.
+        shift = (beta * plan.sum(1)).sum(-1, keepdim=True) / _safe(plan.sum((1, 2)))[:, None]  # [B, 1]
+        alpha = torch.where(plan.sum(2) > 0, alpha + shift, 0)
+        beta = torch.where(plan.sum(1) > 0, beta - shift, 0)
+        return grad_cost, alpha, beta
+
+
+# What torch.compile takes as one step each: the solver loops until it has converged, which no graph can hold. The names
+# are of this file, which may be loaded from a checkpoint beside the installed one.
+_NAMESPACE = __name__.replace(".", "_")
+
+
+@torch.library.custom_op(f"{_NAMESPACE}::transport_plan", mutates_args=())
+def _plan_op(
+    cost: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    epsilon: float,
+    max_iterations: int,
+    tolerance: float,
+    solver: str,
+) -> list[torch.Tensor]:
+    return [_solve_plan(cost, a, b, epsilon, max_iterations, tolerance, _SOLVERS[solver]).contiguous()]
+
+
+@_plan_op.register_fake
+def _(cost, a, b, epsilon, max_iterations, tolerance, solver):
+    return [torch.empty_like(cost, memory_format=torch.contiguous_format)]
+
+
+@torch.library.custom_op(f"{_NAMESPACE}::transport_plan_gradients", mutates_args=())
+def _gradients_op(plan: torch.Tensor, grad_plan: torch.Tensor, epsilon: float) -> list[torch.Tensor]:
+    return [gradient.contiguous() for gradient in _plan_gradients(plan, grad_plan, epsilon)]
+
+
+@_gradients_op.register_fake
+def _(plan, grad_plan, epsilon):
+    return [
+        torch.empty_like(plan, memory_format=torch.contiguous_format),
+        plan.new_empty(plan.shape[:2]),
+        plan.new_empty(plan.shape[0], plan.shape[2]),
+    ]
+
+
+def _keep_plan(ctx, inputs, output):
+    ctx.epsilon = inputs[3]
+    ctx.save_for_backward(output[0])
+
+
+def _plan_backward(ctx, grad_plans):
+    (plan,) = ctx.saved_tensors
+    return *_gradients_op(plan, grad_plans[0], ctx.epsilon), None, None, None, None
+
+
+_plan_op.register_autograd(_plan_backward, setup_context=_keep_plan)
 
 
 def _implicit_multipliers(plan, grad_plan):

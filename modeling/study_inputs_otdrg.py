@@ -1,6 +1,11 @@
-"""Checks of what a study is given to the model as, each with an error that names what is wrong, and placeholders."""
+"""
+Checks of what a study is given to the model as, each with an error that names what is wrong, and placeholders.
+
+What looks at values is left out where the model is compiled: no graph can hold it.
+"""
 
 import torch
+from torch.compiler import is_compiling
 
 from .configuration_otdrg import OTDRGConfig
 
@@ -19,7 +24,7 @@ def check_views(pixel_values: torch.Tensor, view_mask: torch.Tensor | None) -> t
             f"got {tuple(view_mask.shape)}."
         )
     view_mask = view_mask.to(pixel_values.device).bool()
-    if not view_mask.any(-1).all():
+    if not is_compiling() and not view_mask.any(-1).all():
         raise ValueError("`view_mask` leaves a study without any view.")
     return pixel_values, view_mask
 
@@ -36,6 +41,8 @@ def check_labels(
             f"`disease_labels` must be integers of shape {expected}, "
             f"got {disease_labels.dtype} of shape {tuple(disease_labels.shape)}."
         )
+    if is_compiling():
+        return disease_labels.to(pixel_values.device, torch.long)
     wrong = (disease_labels != -100) & ((disease_labels < 0) | (disease_labels >= states))
     if wrong.any():
         code = int(disease_labels[wrong][0])
@@ -45,6 +52,8 @@ def check_labels(
 
 def check_counts(name: str, places: torch.Tensor, expected: torch.Tensor):
     """`ValueError` unless each row of `places` `[B, T]` has as many placeholders as there are features for it `[B]`."""
+    if is_compiling():
+        return
     tokens = places.sum(-1)  # [B]
     if not torch.equal(tokens, expected.to(tokens)):
         study = int((tokens != expected.to(tokens)).nonzero()[0])
@@ -55,6 +64,17 @@ def check_counts(name: str, places: torch.Tensor, expected: torch.Tensor):
 
 
 def fill_placeholders(inputs_embeds: torch.Tensor, places: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
-    """Writes `embeds` `[..., hidden]` in order into the `places` `[B, T]` of `inputs_embeds` `[B, T, hidden]`."""
+    """
+    Writes the first of `embeds` `[B, K, hidden]` of each row, in order, into its `places` `[B, T]` of `inputs_embeds`
+    `[B, T, hidden]`. No shape depends on a value, so that no accelerator is waited for and a graph can hold it.
+    """
     embeds = embeds.to(inputs_embeds.device, inputs_embeds.dtype)
-    return inputs_embeds.masked_scatter(places.unsqueeze(-1), embeds)
+    rank = (places.cumsum(1) - 1).clamp(0, embeds.shape[1] - 1)  # [B, T]
+    gathered = embeds.gather(1, rank.unsqueeze(-1).expand(-1, -1, embeds.shape[-1]))  # [B, T, hidden]
+    return torch.where(places.unsqueeze(-1), gathered, inputs_embeds)
+
+
+def real_views_first(embeds: torch.Tensor, view_mask: torch.Tensor) -> torch.Tensor:
+    """Tokens of views `[B, V, tokens, hidden]` in one row per study, padded views last: `[B, V * tokens, hidden]`."""
+    order = (~view_mask).to(torch.int8).argsort(dim=1, stable=True)  # [B, V]
+    return embeds.gather(1, order[..., None, None].expand_as(embeds)).flatten(1, 2)

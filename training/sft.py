@@ -178,3 +178,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+    # Left to the end of the interpreter, the threads of gloo abort it now and then.
+    PartialState().destroy_process_group()

@@ -25,6 +25,9 @@ class OTDRGTrainer(SFTTrainer):
     def __init__(self, *args, stage: str, frozen_modules: list, report_metrics: ReportMetrics | None = None, **kwargs):
         self.stage, self.frozen_modules, self.report_metrics = stage, frozen_modules, report_metrics
         super().__init__(*args, **kwargs)
+        if self.args.torch_compile:
+            # The LM loss looks at supervised positions alone, of which each batch has another number.
+            torch._dynamo.config.capture_dynamic_output_shape_ops = True
 
     def _send_telemetry(self):
         """Nothing: a run on patients' films tells nobody that it runs."""

@@ -48,3 +48,5 @@ if __name__ == "__main__":
         trained = {name: value for name, value in trainer.model.named_parameters() if value.requires_grad}
         torch.save((trained, trainer.state.log_history), Path(sys.argv[1], f"{case}-{rank}.pt"))
     torch.save(write_reports(Path(sys.argv[1], "reports")), Path(sys.argv[1], f"reports-{rank}.pt"))
+    # Left to the end of the interpreter, the threads of gloo abort it now and then.
+    torch.distributed.destroy_process_group()
