@@ -178,10 +178,17 @@ def _bounds(figures: Figures, name: str) -> tuple[float, float] | None:
     return None if low is None or high is None else (low, high)
 
 
-def figure_rows(figures: Figures) -> list[tuple[str, str, str]]:
-    """Name, value and interval of each figure, as text."""
+def is_headline(name: str) -> bool:
+    """Whether a card shows the figure at once: no precision or recall beside F1, nor the other mapping of uncertain."""
+    return not name.endswith((UNCERTAIN_POSITIVE, "_precision", "_recall"))
+
+
+def figure_rows(figures: Figures, headline: bool) -> list[tuple[str, str, str]]:
+    """Name, value and interval, as text, of each figure that is a headline, or of each other one."""
     rows = []
     for name in figure_names(figures):
+        if is_headline(name) != headline:
+            continue
         bounds = _bounds(figures, name)
         interval = f"{bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else ""
         rows.append((describe_figure(name)[1], f"{figures.values[name]:.3f}", interval))

@@ -110,7 +110,8 @@ def render_model_card(
         labels=config.get("label_names", []),
         figures=figures,
         has_head=figures is not None and any(name.startswith(HEAD) for name in figures.values),
-        figure_rows=figure_rows(figures) if figures else [],
+        figure_rows=figure_rows(figures, headline=True) if figures else [],
+        other_rows=figure_rows(figures, headline=False) if figures else [],
         label_rows=label_rows(figures) if figures else [],
     )
 
