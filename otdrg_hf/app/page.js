@@ -34,10 +34,16 @@ window.otdrg = (() => {
     place.hidden = !text;
   }
 
+  // Other films are wanted: nobody waits for the report of these.
+  function stopWriting() {
+    const stop = document.querySelector("#otdrg-stop");
+    if (stop && stop.offsetParent) stop.click();
+  }
+
   function refuseLarge(event, files) {
     const large = [...files].find((file) => file.size > LIMIT);
     say(large ? `${large.name}: ${Math.ceil(large.size / 2 ** 20)} MB, films of up to 200 MB can be read.` : "");
-    if (!large) return;
+    if (!large) return stopWriting();
     event.preventDefault();
     event.stopImmediatePropagation();
     if (event.target.value) event.target.value = "";
@@ -67,17 +73,22 @@ window.otdrg = (() => {
     if (event.dataTransfer && event.target.closest("#otdrg-drop")) refuseLarge(event, event.dataTransfer.files);
   }, true);
 
-  document.addEventListener("click", (event) => {
-    if (event.target.closest("#otdrg-rewrite")) document.querySelector("#otdrg-report").scrollIntoView({ block: "nearest" });
-    if (event.target.closest(".otdrg-given")) withdraw(event.target.closest("tr"));
-    if (!event.target.closest("[data-otdrg=download]")) return;
+  function download() {
     const record = document.querySelector(".otdrg-report").dataset.record;
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([record], { type: "application/json" }));
     link.download = "report.json";
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-  });
+  }
+
+  document.addEventListener("click", (event) => {
+    const on = (selector) => event.target.closest(selector);
+    if (on(".otdrg-examples button")) stopWriting();
+    if (on("#otdrg-rewrite")) document.querySelector("#otdrg-report").scrollIntoView({ block: "nearest" });
+    if (on(".otdrg-given")) withdraw(on("tr"));
+    if (on("[data-otdrg=download]")) download();
+  }, true);
 
   // A new table or new films have no pending changes.
   new MutationObserver(markChanges).observe(document.documentElement, { childList: true, subtree: true });
