@@ -1,0 +1,189 @@
+"""All probes of a model on phantoms, in one pass for the evidence and one for the steering of reports."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from otdrg_hf.data.phantom import hard_phantom_dataset, phantom_dataset
+from otdrg_hf.labeling import LABELS
+from otdrg_hf.modeling.disease_states import POSITIVE
+from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
+from otdrg_hf.modeling.pipeline_otdrg import RadiologyReportPipeline
+from otdrg_hf.training.calibration import expected_calibration_error
+
+from .grad_cam import grad_cam
+from .pointing import chance, is_hit
+from .spread import effective_rank, mean_cosine
+from .steering import Steered
+
+PHANTOMS = {"phantom": phantom_dataset, "phantom_hard": hard_phantom_dataset}
+CONTEXT = ("images", "views", "indication", "comparison")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """
+    Attributes:
+        calibration_error (`float`): Expected calibration error of the scores, averaged over labels.
+        pointing (`dict[str, dict[str, float]]`): Per label with a true positive, and as `"mean"`, the share of peaks
+            inside a box of `evidence`, of `grad_cam` and by `chance`, and the `count` of true positives.
+        steering (`dict[str, float]`): `present` and `absent`, the share of reports that obey; `words`, the mean number
+            of words that change in the rest of the report; `count`.
+        spread (`dict[str, dict[str, float]]`): `before` and `after` training: `effective_rank` of patch features and
+            `label_cosine`, the mean cosine between the phrases of presence.
+    """
+
+    calibration_error: float
+    pointing: dict[str, dict[str, float]]
+    steering: dict[str, float]
+    spread: dict[str, dict[str, float]]
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    def text(self) -> str:
+        """The figures as a table for a terminal."""
+        lines = [
+            f"calibration error of the scores  {self.calibration_error:.3f}",
+            "",
+            "peak of the map in the sign's box",
+        ]
+        lines.append(f"  {'':<28}{'evidence':>9}{'Grad-CAM':>9}{'chance':>9}{'n':>6}")
+        for label, row in self.pointing.items():
+            lines.append(
+                f"  {label:<28}{row['evidence']:>9.3f}{row['grad_cam']:>9.3f}{row['chance']:>9.3f}{row['count']:>6.0f}"
+            )
+        steering = self.steering
+        lines += [
+            "",
+            f"a label set by hand ({steering['count']:.0f} reports)",
+            f"  present: stated              {steering['present']:.3f}",
+            f"  absent: denied or not stated {steering['absent']:.3f}",
+            f"  other words that change, on average {steering['words']:.1f}",
+            "",
+            "features                      before   after training",
+        ]
+        for name, title in (("effective_rank", "effective rank of patches"), ("label_cosine", "cosine between labels")):
+            lines.append(f"  {title:<26}{self.spread['before'][name]:>8.2f}{self.spread['after'][name]:>8.2f}")
+        return "\n".join(lines)
+
+
+def look_into(model_dir: str | Path, dataset: str, split: str, num_studies: int) -> Figures:
+    """
+    Probes a model.
+
+    Args:
+        model_dir (`str` or `Path`): Its folder.
+        dataset (`str`): `"phantom"` or `"phantom_hard"`.
+        split (`str`), num_studies (`int`): Which phantoms.
+
+    Raises:
+        ValueError: for a dataset whose signs have no boxes.
+    """
+    if dataset not in PHANTOMS:
+        raise ValueError(f"The signs of {dataset!r} have no boxes; choose {' or '.join(PHANTOMS)}.")
+    model = AutoModelForImageTextToText.from_pretrained(model_dir).eval()
+    processor = AutoProcessor.from_pretrained(model_dir)
+    size = max(64, processor.image_processor.size["height"])
+    studies = PHANTOMS[dataset](split, num_studies=num_studies, image_size=size)
+    scores, actual, hits, after = _watch(model, processor, studies)
+    # What training started from, or the like of it: the same architecture with fresh weights.
+    torch.manual_seed(0)
+    fresh = OTDRGForConditionalGeneration(model.config).eval()
+    before = _spread(fresh, processor, [studies[index] for index in range(min(32, len(studies)))])
+    return Figures(
+        calibration_error=expected_calibration_error(scores, actual),
+        pointing=_pointing_table(hits),
+        steering=_steer(model, processor, studies),
+        spread={"before": before, "after": after},
+    )
+
+
+def _watch(model, processor, studies):
+    """Scores `[N, m]`, truths `[N, m]`, hits of the true positives, and the spread of the features."""
+    scores, actual, hits, patches = [], [], [], []
+    for study in tqdm(studies, desc="Looking", unit="study"):
+        inputs = processor(**{name: [study[name]] for name in CONTEXT})
+        with torch.no_grad():
+            features = model.get_image_features(inputs["pixel_values"], inputs["view_mask"])
+        scores.append(features.disease_logits[0].softmax(-1)[:, POSITIVE].numpy())
+        truth = np.array(study["disease_labels"]) == POSITIVE
+        actual.append(truth)
+        if len(patches) < 32:
+            patches.append(features.patches[0])
+        boxes = json.loads(study["boxes"])
+        predicted = features.disease_states[0].numpy() == POSITIVE
+        drawn = [any(of_view.get(label) for of_view in boxes) for label in LABELS]
+        found = np.flatnonzero(truth & predicted & drawn).tolist()
+        if not found:
+            continue
+        cams = grad_cam(model, inputs["pixel_values"], inputs["view_mask"], found)
+        rows, columns = model.config.image_grid
+        evidence = features.evidence[0].T.unflatten(1, (len(boxes), rows, columns))  # [m, V, rows, columns]
+        for label in found:
+            of_label = [of_view.get(LABELS[label], []) for of_view in boxes]
+            hit = [is_hit(each[label].numpy(), of_label) for each in (evidence, cams)]
+            hits.append((LABELS[label], *hit, chance((rows, columns), of_label)))
+    _, phrases = model.model.label_encoder(model.get_input_embeddings())
+    spread = {
+        "effective_rank": effective_rank(torch.cat(patches)),
+        "label_cosine": mean_cosine(phrases[:, POSITIVE].detach()),
+    }
+    return np.stack(scores), np.stack(actual), hits, spread
+
+
+@torch.no_grad()
+def _spread(model, processor, studies) -> dict[str, float]:
+    patches = []
+    for study in studies:
+        inputs = processor(**{name: [study[name]] for name in CONTEXT})
+        patches.append(model.get_image_features(inputs["pixel_values"], inputs["view_mask"]).patches[0])
+    _, phrases = model.model.label_encoder(model.get_input_embeddings())
+    return {"effective_rank": effective_rank(torch.cat(patches)), "label_cosine": mean_cosine(phrases[:, POSITIVE])}
+
+
+def _pointing_table(hits: list[tuple]) -> dict[str, dict[str, float]]:
+    table = {}
+    for label in LABELS:
+        rows = np.array([row[1:] for row in hits if row[0] == label], dtype=float)
+        if len(rows):
+            table[label] = dict(zip(("evidence", "grad_cam", "chance"), rows.mean(0).tolist(), strict=True))
+            table[label]["count"] = len(rows)
+    mean = {name: float(np.mean([row[name] for row in table.values()])) for name in ("evidence", "grad_cam", "chance")}
+    return {**table, "mean": {**mean, "count": len(hits)}}
+
+
+def _steer(model, processor, studies) -> dict[str, float]:
+    """One label of each study, in turn, is set to what it was not predicted to be."""
+    report = RadiologyReportPipeline(model=model, processor=processor, device="cpu")
+    labels = [label for label in LABELS if label != "No Finding"]
+    inputs = [{name: study[name] for name in CONTEXT} for study in studies]
+    plain = list(
+        tqdm(report((each for each in inputs), batch_size=32), desc="Reporting", total=len(inputs), unit="study")
+    )
+    changed, wishes = [], []
+    for index, (study, answer) in enumerate(zip(inputs, plain, strict=True)):
+        # Present where it is not, and, every other time, absent where something is.
+        present = [f["label"] for f in answer["findings"] if f["state"] == "positive" and f["label"] in labels]
+        absent = [label for label in labels if label not in present]
+        pool, state = (present, "negative") if present and (index % 2 or not absent) else (absent, "positive")
+        label = pool[index // 2 % len(pool)]
+        wishes.append((label, state))
+        changed.append({**study, "disease_labels": {label: state}})
+    again = list(
+        tqdm(report((each for each in changed), batch_size=32), desc="Steering", total=len(inputs), unit="study")
+    )
+    steered = [
+        Steered(label, state, before["generated_text"], after["generated_text"])
+        for (label, state), before, after in zip(wishes, plain, again, strict=True)
+    ]
+    shares = {
+        name: float(np.mean([each.obeyed() for each in steered if each.state == state] or [np.nan]))
+        for name, state in (("present", "positive"), ("absent", "negative"))
+    }
+    return {**shares, "words": float(np.mean([each.words_changed() for each in steered])), "count": len(steered)}
