@@ -34,7 +34,7 @@ def run_app(model: str | None = None, host: str = "127.0.0.1", port: int = 7860,
 
     Raises:
         ImportError: without the extra `app`.
-        ValueError: if the address cannot be used.
+        ValueError: if the address cannot be used, or the model cannot be loaded.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
     for module in ("gradio", "matplotlib"):
@@ -42,11 +42,9 @@ def run_app(model: str | None = None, host: str = "127.0.0.1", port: int = 7860,
     listener = _listen(host, port)
     _end_tidily()
     with listener, private_folder():
-        from transformers import pipeline
+        from otdrg_hf.reporting import load_reporter
 
-        from otdrg_hf.modeling.pipeline_otdrg import TASK
-
-        report = pipeline(TASK, model=model or str(DEMO_CHECKPOINT), device=device)
+        report = load_reporter(model, device)
         if host not in LOOPBACK:
             print(f"warning: {host} lets other machines in, without a password", file=sys.stderr)
         shown = f"[{host}]" if ":" in host else host

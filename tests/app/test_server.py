@@ -19,7 +19,8 @@ from tests.app.conftest import start_site  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def client(report):
+def client(report, tmp_path_factory):
+    tmp_path_factory.getbasetemp()  # before there is another folder for temporary files
     with private_folder(), TestClient(make_app(report, "tiny", "A notice."), base_url="http://127.0.0.1") as client:
         yield client
 
@@ -88,6 +89,21 @@ def test_port_that_is_taken(busy_port, monkeypatch, capsys):
 def test_host_that_there_is_not():
     with pytest.raises(ValueError, match=r"no\.such\.host\.invalid, port 0, cannot be used \(no such host\)"):
         run_app(host="no.such.host.invalid", port=0)
+
+
+@pytest.mark.parametrize(
+    "options, match",
+    [
+        ({"model": "no/such/folder"}, "The model 'no/such/folder' cannot be loaded"),
+        ({"device": "toaster"}, "There is no device 'toaster'"),
+    ],
+    ids=str,
+)
+def test_model_that_cannot_be_loaded_is_one_line(monkeypatch, options, match):
+    monkeypatch.setattr("otdrg_hf.app.server._end_tidily", lambda: None)
+    with pytest.raises(ValueError, match=match) as error:
+        run_app(port=0, **options)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
