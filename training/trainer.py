@@ -8,6 +8,7 @@ from trl import SFTTrainer
 from otdrg_hf.data.schema import STUDY_COLUMNS
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 
+from .length_buckets import LengthBuckets, study_lengths
 from .report_metrics import ReportMetrics
 
 
@@ -35,6 +36,15 @@ class OTDRGTrainer(SFTTrainer):
     def _set_signature_columns_if_needed(self):
         # TRL keeps only the columns that its own collator reads, which drops the disease labels.
         self._signature_columns = list(STUDY_COLUMNS)
+
+    def _get_train_sampler(self, train_dataset=None):
+        studies = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        # The trainer's own counts `input_ids`, which are not there before a batch is collated.
+        lengths = study_lengths(studies, self.data_collator.target, self.processing_class.num_image_tokens)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LengthBuckets(lengths, self.args.train_batch_size * self.args.world_size, seed)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None):
         model = self.model if model is None else model

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Union
 from . import image_folder, prepared, r2gen
 from .dicom import register_dicom
 from .errors import DataError, require_datasets
+from .films_in_place import FilmReader, rows_without_films
 from .label_filling import fill_labels, labeler_fingerprint
 from .paths import file_stamp, missing_files
 from .schema import STUDY_COLUMNS, require_split, study_features
@@ -27,6 +28,7 @@ def load_study_dataset(
     data_dir: str | os.PathLike | None = None,
     image_root: str | os.PathLike | None = None,
     cache_dir: str | os.PathLike | None = None,
+    in_place: bool = False,
     **phantom_options: Any,
 ) -> Union["Dataset", "IterableDataset"]:
     """
@@ -53,6 +55,9 @@ def load_study_dataset(
             Where a prepared folder's image paths start, if the images have moved since.
         cache_dir (`str` or `os.PathLike`, *optional*):
             Where `datasets` keeps its Arrow files instead of its own cache. It holds the reports' text.
+        in_place (`bool`, *optional*, defaults to `False`):
+            Of a prepared folder: read films from its shards whenever a study is read, instead of copying the shards to
+            the cache first. Its studies can be shuffled and resumed as any, with no more on disk than their texts.
         phantom_options:
             For phantoms only: what [`~data.phantom.phantom_dataset`] takes, such as `num_studies` and `image_size`.
 
@@ -74,6 +79,8 @@ def load_study_dataset(
     reader, arguments = _reader_of(folder, split, image_root)
 
     datasets = require_datasets()
+    if in_place:
+        return _in_place(folder, split, reader, arguments, cache_dir, streaming)
     if streaming:
         return datasets.IterableDataset.from_generator(
             reader, features=study_features(), gen_kwargs=arguments, split=datasets.NamedSplit(split)
@@ -157,6 +164,21 @@ def _prepared_arguments(folder: str, split: str, image_root: Any) -> dict[str, A
     if missing_files(paths):
         raise DataError("The images of this prepared folder are not where they were: pass their folder as image_root")
     return {"files": files, "image_root": root, "stamps": tuple(map(file_stamp, files))}
+
+
+def _in_place(folder: str, split: str, reader: Any, arguments: dict[str, Any], cache_dir: Any, streaming: bool):
+    if reader is not _read_prepared or streaming:
+        raise DataError("in_place is for the shards of a prepared folder, and without streaming")
+    datasets = require_datasets()
+    with _plain_errors():
+        rows = datasets.Dataset.from_generator(
+            rows_without_films,
+            features=study_features(decode=False),
+            gen_kwargs={**arguments, "columns": STUDY_COLUMNS},
+            split=datasets.NamedSplit(split),
+            cache_dir=os.fspath(cache_dir) if cache_dir else None,
+        )
+    return rows.with_transform(FilmReader(arguments["image_root"]))
 
 
 def _warn_of_missing_images(studies: list[dict[str, Any]], folder: str) -> None:
