@@ -1,7 +1,6 @@
 """The page in a real headless Chromium: a film goes in, the report appears, a label is changed, the report follows."""
 
 import json
-import shutil
 import time
 
 import numpy as np
@@ -10,82 +9,17 @@ from PIL import Image
 
 pytest.importorskip("gradio")
 pytest.importorskip("selenium")
-CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-if not (CHROMIUM and DRIVER):
-    pytest.skip("no Chromium with chromedriver is installed", allow_module_level=True)
 
-from selenium import webdriver  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 from otdrg_hf.app.film_study import EXAMPLE_SEEDS, study_of_phantom  # noqa: E402
 from otdrg_hf.labeling import LABELS  # noqa: E402
+from tests.app.browsing import CHROMIUM, DONE, DRIVER, Page, start_browser  # noqa: E402
 from tests.app.conftest import start_site  # noqa: E402
 from tests.conftest import make_films  # noqa: E402
 
-CLOSED_NETWORK = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic"),
-    *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
-DONE = ".otdrg-report[aria-busy=false]"
-# Collects what the report says while it is written.
-FOLLOW = """
-window.seen = [];
-new MutationObserver(() => {
-  const report = document.querySelector(".otdrg-report[aria-busy=true]");
-  if (report && report.textContent) window.seen.push(report.textContent.length);
-}).observe(document.body, { childList: true, subtree: true, characterData: true });
-"""
-
-
-class Page:
-    """The page as a user meets it."""
-
-    def __init__(self, browser, site):
-        self.browser, self.site = browser, site
-
-    def open(self, width: int = 1280, height: int = 1000):
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 640}
-        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        self.browser.get(self.site.address)
-        self.wait("#otdrg-drop input[type=file]")
-        self.browser.execute_script(FOLLOW)
-        return self
-
-    def all(self, selector: str) -> list:
-        return self.browser.find_elements(By.CSS_SELECTOR, selector)
-
-    def wait(self, selector: str):
-        return WebDriverWait(self.browser, 60, 0.05).until(lambda _: (self.all(selector) or [None])[0])
-
-    def drop(self, *paths):
-        self.wait("#otdrg-drop input[type=file]").send_keys("\n".join(map(str, paths)))
-
-    def report(self, *paths) -> str:
-        """The report of the films."""
-        self.drop(*paths)
-        return self.wait(DONE).text
-
-    def choose(self, label: str, state: str):
-        self.wait(f'tr[data-label="{label}"] input[value={state}]').click()
-
-    def rewrite(self, label: str) -> str:
-        """The report after the label was given."""
-        self.wait("#otdrg-rewrite:enabled").click()
-        self.wait(f'tr[data-label="{label}"][data-given=true]')
-        return self.wait(DONE).text
-
-    def record(self) -> dict:
-        return json.loads(self.wait(DONE).get_attribute("data-record"))
-
-    def overflow(self) -> int:
-        """By how many pixels it is wider than the window."""
-        return self.browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
-
-    def in_window(self, selector: str) -> bool:
-        box = "const box = document.querySelector(arguments[0]).getBoundingClientRect();"
-        return self.browser.execute_script(f"{box} return box.top >= 0 && box.bottom <= innerHeight;", selector)
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no Chromium with chromedriver is installed")
 
 
 @pytest.fixture(scope="module")
@@ -98,20 +32,14 @@ def site(folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in (*CLOSED_NETWORK, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(argument)
-    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path_factory.mktemp("downloads"))})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    browser = start_browser(tmp_path_factory.mktemp("profile"))
     yield browser
     browser.quit()
 
 
 @pytest.fixture
 def page(browser, site):
-    return Page(browser, site)
+    return Page(browser, site.address)
 
 
 @pytest.fixture(scope="module")
