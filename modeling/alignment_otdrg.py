@@ -191,7 +191,10 @@ class Fusion(nn.Module):
         self.pooling = config.image_token_pooling
         self.image_dense = nn.Linear(d, hidden_size)
         self.image_output = nn.Linear(hidden_size, hidden_size)
-        self.finding_dense = nn.Linear(2 * d + POSITION_SIZE, hidden_size)
+        self.finding_dense = nn.Linear(2 * d, hidden_size)
+        # On its own: among hundreds of features of unit scale the few that tell left from right would drown.
+        self.place_norm = nn.LayerNorm(POSITION_SIZE)
+        self.place_dense = nn.Linear(POSITION_SIZE, hidden_size, bias=False)
         self.finding_output = nn.Linear(hidden_size, hidden_size)
         self.act = nn.GELU()
 
@@ -206,7 +209,8 @@ class Fusion(nn.Module):
 
     def label_tokens(self, phrases: torch.Tensor, label_patches: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """`[B, m, d]` twice and `[B, m, p]` -> `[B, m, hidden]`: what is said of a label, what is seen of it, where."""
-        return self.finding_output(self.act(self.finding_dense(torch.cat([phrases, label_patches, places], dim=-1))))
+        seen = self.finding_dense(torch.cat([phrases, label_patches], dim=-1))  # [B, m, hidden]
+        return self.finding_output(self.act(seen + self.place_dense(self.place_norm(places))))
 
 
 def label_places(evidence: torch.Tensor, rows: int, columns: int) -> torch.Tensor:

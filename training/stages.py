@@ -11,6 +11,10 @@ FROZEN = {
     "finetune": ("model.vision_tower",),
     "joint": (),
 }
+# What no prompt without labels reaches.
+LABEL_TOKENS = tuple(
+    f"model.fusion.{name}" for name in ("finding_dense", "place_norm", "place_dense", "finding_output")
+)
 
 
 def apply_stage(
@@ -31,8 +35,7 @@ def apply_stage(
     """
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())  # packed 4-bit weights cannot be
-    unprompted = () if label_prompt else ("model.fusion.finding_dense", "model.fusion.finding_output")
-    frozen = [model.get_submodule(name) for name in (*FROZEN[stage], *unprompted)]
+    frozen = [model.get_submodule(name) for name in (*FROZEN[stage], *(() if label_prompt else LABEL_TOKENS))]
     for module in frozen:
         module.requires_grad_(False)
     if stage != "finetune":

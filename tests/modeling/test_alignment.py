@@ -11,10 +11,11 @@ from otdrg_hf.modeling.alignment_otdrg import (
     PatchProjection,
     TransportAlignment,
     disease_loss,
+    label_places,
     phrase_contrast,
 )
 from otdrg_hf.modeling.disease_states import POSITIVE
-from tests.conftest import make_config
+from tests.conftest import make_config, make_model
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +179,18 @@ def test_pooled_visual_tokens_keep_every_view_apart():
     torch.testing.assert_close(fusion.visual_tokens(maps[1:, 2:])[0, 0], tokens[1, 2])
     corner = fusion.image_output(fusion.act(fusion.image_dense(maps[0, 0, 3, 3])))
     torch.testing.assert_close(tokens[0, 0, 3], corner)  # 1 x 1 patch is left over
+
+
+def test_the_side_of_a_label_is_not_drowned_in_its_token():
+    """Else the LLM takes thousands of steps to learn to write left or right."""
+    model = make_model()
+    evidence = torch.zeros(1, 16, 2)  # two labels on a grid of 4 x 4, in the left and in the right half
+    evidence[0, [4, 8], 0], evidence[0, [7, 11], 1] = 1, 1
+    left, right = label_places(evidence, 4, 4)[0]
+    content = torch.randn(1, 14, 16), torch.randn(1, 14, 16)
+    with torch.no_grad():
+        here, there = (model.model.fusion.label_tokens(*content, place.expand(1, 14, -1)) for place in (left, right))
+    assert (here - there).norm() > 0.2 * here.norm()
 
 
 def test_disease_loss_averages_over_known_labels_of_a_study():
