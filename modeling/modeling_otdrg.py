@@ -129,11 +129,17 @@ class OTDRGModel(OTDRGPreTrainedModel):
         patches[view_mask] = maps
         return patches
 
+    def project_features(self, vision_features: torch.Tensor, view_mask: torch.Tensor) -> torch.Tensor:
+        """As `encode_views`, of what the vision encoder gave before: `[B, V, rows, columns, c]`."""
+        maps = self.patch_projection(vision_features.flatten(0, 1)).unflatten(0, view_mask.shape)
+        return maps * view_mask[..., None, None, None]
+
     def get_image_features(
         self,
-        pixel_values: torch.FloatTensor,
+        pixel_values: torch.FloatTensor | None = None,
         view_mask: torch.Tensor | None = None,
         disease_labels: torch.LongTensor | None = None,
+        vision_features: torch.FloatTensor | None = None,
         **kwargs,
     ) -> OTDRGStudyFeatures:
         r"""
@@ -144,13 +150,17 @@ class OTDRGModel(OTDRGPreTrainedModel):
             view_mask (`torch.Tensor` of shape `[B, V]`, *optional*): 0 or False for padded views.
             disease_labels (`torch.LongTensor` of shape `[B, m]`, *optional*):
                 Known states (0 blank, 1 positive, 2 negative, 3 uncertain); -100 is predicted.
+            vision_features (`torch.FloatTensor` of shape `[B, V, rows, columns, c]`, *optional*):
+                What the vision encoder, which then is not run, gave for the views: instead of `pixel_values`.
 
         Raises:
             ValueError: if a shape is wrong or a study has no view.
         """
-        pixel_values, view_mask = check_views(pixel_values, view_mask)
-        disease_labels = check_labels(disease_labels, pixel_values, self.config)
-        maps = self.encode_views(pixel_values, view_mask)  # [B, V, rows, columns, d]
+        given = pixel_values if vision_features is None else vision_features
+        given, view_mask = check_views(given, view_mask)
+        disease_labels = check_labels(disease_labels, given, self.config)
+        encode = self.encode_views if vision_features is None else self.project_features
+        maps = encode(given, view_mask)  # [B, V, rows, columns, d]
         patches = maps.flatten(1, 3)  # [B, V * n, d]
         patch_mask = view_mask.repeat_interleave(maps.shape[2] * maps.shape[3], dim=1)  # [B, V * n]
         names, phrases = self.label_encoder(self.get_input_embeddings())  # [m, d], [m, states, d]
@@ -230,17 +240,18 @@ class OTDRGModel(OTDRGPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         mm_encoder_outputs: dict[str, OTDRGStudyFeatures] | None = None,
+        vision_features: torch.FloatTensor | None = None,
         **kwargs,
     ) -> OTDRGModelOutputWithPast:
         r"""
         Args:
             input_ids (`torch.LongTensor` of shape `[B, T]`, *optional*): Prompt (and report) with placeholders.
-            pixel_values, view_mask, disease_labels: See [`OTDRGModel.get_image_features`].
+            pixel_values, view_mask, disease_labels, vision_features: See [`OTDRGModel.get_image_features`].
             mm_encoder_outputs (`dict`, *optional*): `{"image": features}`, computed before; excludes `pixel_values`.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
-        features = self._study_features(pixel_values, view_mask, disease_labels, mm_encoder_outputs)
+        features = self._study_features(pixel_values, view_mask, disease_labels, mm_encoder_outputs, vision_features)
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if features is not None:
@@ -263,15 +274,15 @@ class OTDRGModel(OTDRGPreTrainedModel):
             study_features=features,
         )
 
-    def _study_features(self, pixel_values, view_mask, disease_labels, mm_encoder_outputs):
+    def _study_features(self, pixel_values, view_mask, disease_labels, mm_encoder_outputs, vision_features=None):
         features = (mm_encoder_outputs or {}).get("image")
-        if pixel_values is None:
+        if pixel_values is None and vision_features is None:
             if disease_labels is not None:
                 raise ValueError("`disease_labels` need `pixel_values`: features that are computed have their labels.")
             return features
         if features is not None:
             raise ValueError("You cannot specify both pixel_values and mm_encoder_outputs at the same time")
-        return self.get_image_features(pixel_values, view_mask, disease_labels)
+        return self.get_image_features(pixel_values, view_mask, disease_labels, vision_features)
 
 
 class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
@@ -355,6 +366,7 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
         skip_logits: bool = False,
         num_items_in_batch: int | torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, OTDRGStudyFeatures] | None = None,
+        vision_features: torch.FloatTensor | None = None,
         **kwargs,
     ) -> OTDRGCausalLMOutputWithPast:
         r"""
@@ -367,7 +379,8 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
             num_items_in_batch (`int`, *optional*): Divisor of the summed LM loss, for gradient accumulation.
         """
         if input_ids is None and inputs_embeds is None:
-            features = self.model._study_features(pixel_values, view_mask, disease_labels, mm_encoder_outputs)
+            studies = (pixel_values, view_mask, disease_labels, mm_encoder_outputs, vision_features)
+            features = self.model._study_features(*studies)
             if features is None:
                 raise ValueError("You must specify input_ids, inputs_embeds or pixel_values")
             return self._output(features)
@@ -381,6 +394,7 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             mm_encoder_outputs=mm_encoder_outputs,
+            vision_features=vision_features,
             **kwargs,
         )
         hidden = outputs.last_hidden_state  # [B, T, hidden]

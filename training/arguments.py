@@ -53,6 +53,13 @@ class StudyArguments:
     lora_vision: bool = field(
         default=False, metadata={"help": "With use_peft: adapt the vision encoder by LoRA as well, not the LLM alone."}
     )
+    feature_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder to keep features of a vision encoder that is not trained (stage finetune) in, so that it "
+            "is run once per film instead of in every epoch. Without generate_eval_studies."
+        },
+    )
     frozen_dtype: str | None = field(
         default=None,
         metadata={
@@ -82,4 +89,9 @@ class StudyArguments:
             raise ValueError(f"--generate_eval_studies is {self.generate_eval_studies}: give 0 for none, or a number.")
         if self.generate_eval_studies and self.stage == "align":
             raise ValueError("--generate_eval_studies needs an LLM that is trained: leave it out of the stage 'align'.")
+        if self.feature_cache and (self.stage != "finetune" or self.lora_vision or self.generate_eval_studies):
+            raise ValueError(
+                "--feature_cache needs a vision encoder that rests: the stage 'finetune' without --lora_vision; and "
+                "films are needed for --generate_eval_studies."
+            )
         self.load_kwargs, self.otdrg_config = self.load_kwargs or {}, self.otdrg_config or {}

@@ -3,9 +3,13 @@
 from typing import Any
 
 import torch
+from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
+
+from .feature_cache import FeatureCache
 
 
 class StudyCollator(DataCollatorForVisionLanguageModeling):
@@ -15,17 +19,19 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
     Args:
         processor ([`OTDRGProcessor`]): Builds prompts and pixels.
         target (`str`): The column that is the report.
+        features ([`FeatureCache`], *optional*):
+            Features of the vision encoder to give instead of pixels; the films of the rows are not decoded then.
     """
 
-    def __init__(self, processor: OTDRGProcessor, target: str = "report"):
+    def __init__(self, processor: OTDRGProcessor, target: str = "report", features: FeatureCache | None = None):
         super().__init__(processor=processor, completion_only_loss=True)
-        self.target = target
+        self.target, self.features = target, features
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         build = self.processor.build_prompt
         rows = [
             {
-                "images": study["images"],
+                "images": study["images"] if self.features is None else [self._blank()] * len(study["images"]),
                 "prompt": build(len(study["images"]), study["views"], study["indication"], study["comparison"]),
                 "completion": self.processor.build_completion(study[self.target]),
             }
@@ -33,4 +39,13 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
         ]
         batch = super().torch_call(rows)
         batch["disease_labels"] = self.processor.encode_labels([study["disease_labels"] for study in examples])
+        if self.features is not None:
+            del batch["pixel_values"]
+            maps = [self.features.read(study) for study in examples]
+            batch["vision_features"] = pad_sequence(maps, batch_first=True)  # [B, V, rows, columns, c]
         return batch
+
+    def _blank(self) -> Image.Image:
+        """In the place of a film, whose pixels are not looked at: of its size, so that nothing is resized."""
+        size = self.processor.image_processor.size
+        return Image.new("RGB", (size["width"], size["height"]))

@@ -30,6 +30,7 @@ from otdrg_hf.training.checkpoints import last_complete_checkpoint
 from otdrg_hf.training.collator import StudyCollator
 from otdrg_hf.training.disease_metrics import best_thresholds, disease_metrics, state_priors
 from otdrg_hf.training.dry_run import dry_run, without_a_gpu
+from otdrg_hf.training.feature_cache import FeatureCache, encoder_checksum, undecoded
 from otdrg_hf.training.model_setup import load_model_and_processor
 from otdrg_hf.training.record import training_data, write_record
 from otdrg_hf.training.report_metrics import ReportMetrics
@@ -112,11 +113,18 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
     if peft_config is not None:
         model = put_on_base(model, processor, training_args.output_dir, model_args)
         frozen = apply_stage(model, args.stage, processor.label_prompt, image_size)
+    features = None
+    if args.feature_cache:
+        features = FeatureCache(args.feature_cache, encoder_checksum(model, processor))
+        with PartialState().main_process_first():
+            for studies in (train, validation):
+                features.fill(model.to(training_args.device), processor, studies)
+        train, validation = undecoded(train), undecoded(validation)
     num_reports = args.generate_eval_studies
     return OTDRGTrainer(
         model=model,
         args=training_args,
-        data_collator=StudyCollator(processor, target=args.target),
+        data_collator=StudyCollator(processor, args.target, features),
         train_dataset=train,
         eval_dataset=validation,
         processing_class=processor,

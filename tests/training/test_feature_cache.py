@@ -1,0 +1,76 @@
+"""Features of a frozen encoder from disk: the same steps, and never those of another encoder, size or film."""
+
+import pytest
+import torch
+from tiny_training import tiny_model, tiny_trainer
+
+from otdrg_hf.modeling.backbones_otdrg import square_image_processor
+from otdrg_hf.training.collator import StudyCollator
+from otdrg_hf.training.feature_cache import FeatureCache, encoder_checksum, undecoded
+
+
+@pytest.fixture
+def filled(studies, tmp_path):
+    model, processor = tiny_model()
+    cache = FeatureCache(tmp_path / "features", encoder_checksum(model, processor))
+    assert cache.fill(model, processor, studies, dtype=torch.float32) == len(studies)
+    return model, processor, cache
+
+
+def test_steps_are_those_without_it(filled, studies, tmp_path, monkeypatch):
+    _, processor, cache = filled
+    logs = []
+    for name, data, features in (("plain", studies, None), ("cached", undecoded(studies), cache)):
+        trainer = tiny_trainer(tmp_path / name, data, data, built=tiny_model(), stage="finetune", eval_strategy="epoch")
+        trainer.data_collator = StudyCollator(processor, features=features)
+        tower = trainer.model.model.vision_tower
+        if features is not None:
+            monkeypatch.setattr(tower, "forward", None)  # raises if it is run
+        trainer.train()
+        logs.append(trainer.state.log_history)
+    losses = ("loss", "lm_loss", "ot_loss", "disease_loss", "eval_loss", "eval_lm_loss", "eval_disease_macro_f1")
+    for plain, cached in zip(*logs, strict=True):
+        expected = {name: plain[name] for name in losses if name in plain}
+        assert {name: cached[name] for name in losses if name in cached} == pytest.approx(expected, abs=1e-5)
+
+
+def test_only_what_is_missing_is_made(filled, studies):
+    model, processor, cache = filled
+    row = undecoded(studies)[3]
+    cache.path(row).unlink()
+    with pytest.raises(ValueError, match="'study-3' has no features"):
+        cache.read(row)
+    assert cache.fill(model, processor, studies) == 1
+    assert cache.read(row).shape == (2, 4, 4, 32) and not list(cache.folder.rglob("*.tmp"))
+
+
+def test_what_makes_features_is_in_their_name(filled, studies):
+    model, processor, cache = filled
+    row = undecoded(studies)[0]
+    names = {cache.path(row), cache.path(undecoded(studies)[1]), cache.path({**row, "id": "another"})}
+    film = row["images"][0]
+    names.add(cache.path({**row, "images": [{**film, "bytes": film["bytes"] + b"."}]}))
+    processor.image_processor = square_image_processor(32)
+    names.add(FeatureCache(cache.folder, encoder_checksum(model, processor)).path(row))
+    with torch.no_grad():
+        next(model.model.vision_tower.parameters()).view(-1)[7] += 1e-3
+    names.add(FeatureCache(cache.folder, encoder_checksum(model, processor)).path(row))
+    assert len(names) == 6
+    with torch.no_grad():  # what comes after the encoder does not matter to them
+        checksum = encoder_checksum(model, processor)
+        model.model.fusion.image_dense.weight.add_(1.0)
+    assert encoder_checksum(model, processor) == checksum
+
+
+def test_padded_views_stay_empty(filled, studies):
+    model, processor, cache = filled
+    batch = StudyCollator(processor, features=cache)([undecoded(studies)[index] for index in range(3)])
+    films = StudyCollator(processor)([studies[index] for index in range(3)])
+    keys = ("view_mask", "disease_labels")
+    with torch.no_grad():
+        cached = model.model.get_image_features(
+            vision_features=batch["vision_features"], **{key: batch[key] for key in keys}
+        )
+        plain = model.model.get_image_features(films["pixel_values"], **{key: films[key] for key in keys})
+    for name in ("patches", "transport_plan", "disease_logits", "ot_loss"):
+        torch.testing.assert_close(cached[name], plain[name], atol=1e-5, rtol=1e-5)
