@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.utils.data import SequentialSampler
 from trl import SFTTrainer
 
 from otdrg_hf.data.schema import STUDY_COLUMNS
@@ -45,6 +46,12 @@ class OTDRGTrainer(SFTTrainer):
         lengths = study_lengths(studies, self.data_collator.target, self.processing_class.num_image_tokens)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return LengthBuckets(lengths, self.args.train_batch_size * self.args.world_size, seed)
+
+    def _get_eval_sampler(self, eval_dataset):
+        # Whatever the order of training: the trainer's own would count `input_ids` here, too.
+        if self.args.train_sampling_strategy == "group_by_length":
+            return SequentialSampler(eval_dataset)
+        return super()._get_eval_sampler(eval_dataset)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None):
         model = self.model if model is None else model

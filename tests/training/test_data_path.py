@@ -122,4 +122,5 @@ def test_a_run_over_buckets_in_place_is_resumed_in_the_middle_of_an_epoch(prepar
         trainer = tiny_trainer(tmp_path / name, studies, built=tiny_model(), **options)
         trainer.train(resume_from_checkpoint=resume)
         logs.append([entry["lm_loss"] for entry in trainer.state.log_history if "lm_loss" in entry])
+    assert trainer.evaluate(studies.select(range(6)))["eval_lm_loss"] > 0
     assert logs[1][-1:] == pytest.approx(logs[0][-1:], abs=1e-6) and len(set(logs[0])) == 12
