@@ -11,6 +11,7 @@ from .rules import Ending, MentionRule, Rules, Trigger
 _LISTING = frozenset(("or", "nor", "and/or", "/"))
 _VERBS = frozenset("is are was were has have seen identified noted visualized demonstrated appreciated present".split())
 _ALWAYS_ENDS = frozenset(";:-")
+_SENTENCE_END = "$"
 _NO_FINDING = LABELS.index("No Finding")
 
 
@@ -58,9 +59,10 @@ def _nearest(found: list[tuple]) -> list[tuple]:
     return sorted(kept, key=lambda m: m[0])
 
 
-def _new_statement(tokens: list[str], start: int, end: int, rules: Rules) -> bool:
-    """Whether a list that a trigger governs is left somewhere in `tokens[start:end]` (trigger first, mention last)."""
-    verb = False
+def _new_statement(tokens: list[str], start: int, mention: tuple, rules: Rules) -> bool:
+    """Whether a list that a trigger governs is left between the trigger, which ends at `start`, and `mention`."""
+    verb, end = False, mention[0]
+    has_course = any(word in rules.course for word in _predicate(tokens, mention[1]))
     for at in range(start, end):
         token = tokens[at]
         if token in _VERBS:
@@ -70,9 +72,19 @@ def _new_statement(tokens: list[str], start: int, end: int, rules: Rules) -> boo
             if verb and not _LISTING.intersection(tokens[at + 1 : at + 3]):
                 return True
             listed = any(word in _LISTING for word in rest[: _clause(rest)])
-            if not listed and any(word in rules.assertive or word in _VERBS for word in tokens[at + 1 : end]):
+            if listed:
+                continue
+            if has_course or any(word in rules.assertive or word in _VERBS for word in tokens[at + 1 : end]):
                 return True
     return False
+
+
+def _predicate(tokens: list[str], start: int) -> list[str]:
+    """What is said of the mention that ends at `start`: its verb, if any, and one word more."""
+    stop = start
+    while tokens[stop : stop + 1] and tokens[stop] in _VERBS:
+        stop += 1
+    return tokens[start : stop + 1]
 
 
 def _clause(words: list[str]) -> int:
@@ -91,15 +103,19 @@ def _reaches(
             # "In the right clinical setting, this is ...": the comma belongs to the trigger.
             last += 1
         between = (last, mention[0])
-        if between[1] - between[0] > kind.scope or _new_statement(tokens, last, mention[0], rules):
+        if between[1] - between[0] > kind.scope or _new_statement(tokens, last, mention, rules):
             return False
         return not _ended(endings, tokens, *between, forward=True)
     if kind.backward and first >= mention[1]:
         between = (mention[1], first)
         if between[1] - between[0] > kind.scope or _list_left(tokens, *between):
             return False
+        # "Likely atelectasis, less likely pneumonia": behind a comma these words speak of what follows.
+        if tokens[first - 1] == "," and last < len(tokens) and any(h[:2] == (first, last) for h in hedges):
+            return False
         # "Opacity could reflect pneumonia, which is not excluded": the nearer hedge keeps the opacity out of it.
-        if kind.state == UNCERTAIN and any(between[0] <= h[0] and h[1] <= between[1] for h in hedges):
+        # A hedge right before the trigger ("would be difficult to exclude") belongs to it.
+        if kind.state == UNCERTAIN and any(between[0] <= h[0] and h[1] < between[1] for h in hedges):
             return False
         return not _ended(endings, tokens, *between, forward=False)
     return False
@@ -138,7 +154,7 @@ def match_sentence(sentence: str, rules: Rules) -> tuple[Found, ...]:
         return ()
     mentions: dict[int, list[tuple]] = {}
     signals: list[tuple] = []
-    for match in rules.trie.find(tokens):
+    for match in rules.trie.find([*tokens, _SENTENCE_END]):
         kind = match[3]
         if isinstance(kind, MentionRule):
             mentions.setdefault(kind.label, []).append(match)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Hashable, Sequence
 
-_PIECE = re.compile(r"[()\[\]|]|~\d+,?|[a-z0-9'/?.]+\*?|\s+")
+_PIECE = re.compile(r"[()\[\]|]|~\d+,?|[a-z0-9'/?.]+\*?|[,:$]|\s+")
 _CLOSING = {"(": ")", "[": "]"}
 _GAP = "~"
 # A colon may be run over: "Heart: mildly enlarged."

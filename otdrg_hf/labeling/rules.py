@@ -18,7 +18,7 @@ RULES_FILE = Path(__file__).with_name("rules.yaml")
 _LABEL_KEYS = {"positive": POSITIVE, "uncertain": UNCERTAIN, "normal": NEGATIVE, "unless": None}
 _TRIGGER_STATES = {"negative": NEGATIVE, "uncertain": UNCERTAIN, "ignore": None}
 _DIRECTIONS = {"forward": (True, False), "backward": (False, True), "both": (True, True)}
-_TOP_KEYS = ("labels", "triggers", "neutral", "endings", "gap_stops", "assertive")
+_TOP_KEYS = ("labels", "triggers", "neutral", "endings", "gap_stops", "assertive", "course")
 
 
 class MentionRule(NamedTuple):
@@ -49,10 +49,11 @@ class Ending(NamedTuple):
 
 @dataclass
 class Rules:
-    """Compiled rules: one trie over all phrases, and the words that begin a new statement."""
+    """Compiled rules: one trie over all phrases, and the words that begin a new statement or make a mention one."""
 
     trie: PhraseTrie
     assertive: frozenset[str]
+    course: frozenset[str]
     sentences: dict[str, Any] = field(default_factory=dict)
 
 
@@ -108,7 +109,7 @@ def read_rules(path: str | os.PathLike) -> dict[str, Any]:
     _check_keys(content.get("endings", {}), ("forward", "backward"), source, "endings")
     for direction, phrases in content.get("endings", {}).items():
         _phrases(phrases, source, f"endings.{direction}")
-    for key in ("neutral", "gap_stops", "assertive"):
+    for key in ("neutral", "gap_stops", "assertive", "course"):
         _phrases(content.get(key, []), source, key)
     return content
 
@@ -153,8 +154,10 @@ def _compile(paths: tuple[tuple[str, int], ...]) -> Rules:
         for direction, phrases in content.get("endings", {}).items():
             _add(trie, phrases, Ending(*_DIRECTIONS[direction]), source, f"endings.{direction}")
         _add(trie, content.get("neutral", []), Ending(False, False), source, "neutral")
-    assertive = frozenset(word for _, content in contents for word in content.get("assertive", []))
-    return Rules(trie, assertive)
+    words = {
+        key: frozenset(w for _, content in contents for w in content.get(key, [])) for key in ("assertive", "course")
+    }
+    return Rules(trie, **words)
 
 
 def load_rules(extra: str | os.PathLike | None = None) -> Rules:
