@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from transformers import AutoModel, AutoModelForCausalLM
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -21,6 +22,9 @@ from tests.data.mimic_tree import write_mimic_tree
 from tests.dicom_files import make_dicom
 
 from .guide_blocks import ROOT
+
+# The backbones that guides name; those of the recipes come on top.
+VISION_MODELS, TEXT_MODELS = {"microsoft/rad-dino"}, {"Qwen/Qwen2.5-1.5B-Instruct"}
 
 os.environ["CI"] = "true"  # TRL reports trainers to the Hub, except where this is set
 
@@ -74,12 +78,20 @@ def _models(folder, monkeypatch) -> None:
     Path("org/otdrg").symlink_to(short)
     torch.manual_seed(0)
     vision = make_vision_config("dinov2_registers", image_size=56, patch_size=14)
-    AutoModel.from_config(vision).save_pretrained("microsoft/rad-dino")
-    square_image_processor(56).save_pretrained("microsoft/rad-dino")
+    AutoModel.from_config(vision).save_pretrained("tiny_vision")
+    square_image_processor(56).save_pretrained("tiny_vision")
     tokenizer = make_tokenizer()
     text = make_text_config("qwen2", len(tokenizer), **DECODER)
-    AutoModelForCausalLM.from_config(text).save_pretrained("Qwen/Qwen2.5-1.5B-Instruct")
-    tokenizer.save_pretrained("Qwen/Qwen2.5-1.5B-Instruct")
+    AutoModelForCausalLM.from_config(text).save_pretrained("tiny_text")
+    tokenizer.save_pretrained("tiny_text")
+    recipes = [yaml.safe_load(path.read_text()) for path in (ROOT / "training" / "recipes").glob("*.yaml")]
+    for tiny, field, names in (
+        ("tiny_vision", "vision_model", VISION_MODELS),
+        ("tiny_text", "text_model", TEXT_MODELS),
+    ):
+        for name in names | {recipe[field] for recipe in recipes if recipe.get(field)}:
+            Path(name).parent.mkdir(exist_ok=True)
+            Path(name).symlink_to(Path(tiny).resolve())
     # The bundled model takes longer, and has tests of its own.
     default = PIPELINE_REGISTRY.supported_tasks["radiology-report"]["default"]
     monkeypatch.setitem(default, "model", (str(short), "main"))
