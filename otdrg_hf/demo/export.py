@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from otdrg_hf.hub.provenance import RECORD_FILE
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 
@@ -18,6 +19,8 @@ def export(source: str, target: str) -> None:
     OTDRGForConditionalGeneration.from_pretrained(source, dtype=torch.float16).save_pretrained(temporary)
     OTDRGProcessor.from_pretrained(source).save_pretrained(temporary)
     _load_in_fp32(temporary / "config.json")
+    # What the card of a model that starts from this one will say of its training.
+    shutil.copy(Path(source, RECORD_FILE), temporary)
     # The package has the code; a second copy of it would only drift.
     for code in temporary.glob("*.py"):
         code.unlink()
