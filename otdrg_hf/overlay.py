@@ -53,7 +53,7 @@ def save_overlay(
     if note:
         figure.supxlabel(note, fontsize=8)
     temporary = Path(path).with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=100)
+    figure.savefig(temporary, dpi=100, bbox_inches="tight")
     os.replace(temporary, path)
 
 
