@@ -82,8 +82,8 @@ def label(
 
 @app.command()
 def prepare(
-    source: Annotated[str, typer.Argument(help="iu_xray, mimic_cxr or folder.")],
-    data_dir: Annotated[Path, typer.Argument(help="The download, or the folder.")],
+    source: Annotated[str, typer.Argument(help="iu_xray, mimic_cxr, or folder: R2Gen-format or metadata.jsonl.")],
+    data_dir: Annotated[Path, typer.Argument(help="Where the download, or the folder, lies.")],
     output_dir: Annotated[Path, typer.Argument(help="For Parquet shards, summary.json and rejected.jsonl.")],
     annotation: Annotated[Path | None, typer.Option("--annotation", help="R2Gen annotation.json to split by.")] = None,
     reports: Annotated[Path | None, typer.Option("--reports", help="The reports, if not in DATA_DIR.")] = None,
@@ -94,12 +94,16 @@ def prepare(
     labels: Annotated[
         str, typer.Option("--labels", help="auto: MIMIC's table, else the labeler. labeler: always the labeler.")
     ] = "auto",
-    image_size: Annotated[int | None, typer.Option("--image_size", help="Embed films with this shorter side.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option("--image_size", help="Embed films at this shorter side; else by path.")
+    ] = None,
     num_proc: Annotated[int, typer.Option("--num_proc", min=1, help="Processes.")] = 1,
-    plot: Annotated[bool, typer.Option("--plot", help="Plot label prevalence.")] = False,
+    plot: Annotated[bool, typer.Option("--plot", help="Draw label_prevalence.png in OUTPUT_DIR.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Make a dataset that loads in one line of a download of IU X-Ray or MIMIC-CXR; goes on where it was cut off."""
+    """Turn a download of IU X-Ray or MIMIC-CXR into a dataset that loads in one line; goes on where it was cut off."""
     from otdrg_hf.data import prepare_dataset
+    from otdrg_hf.data.summary_text import summary_text
 
     summary = prepare_dataset(
         source,
@@ -114,7 +118,7 @@ def prepare(
         num_proc=num_proc,
         plot=plot,
     )
-    print(json.dumps(summary, indent=2))
+    print(json.dumps(summary, indent=2) if as_json else summary_text(summary))
 
 
 @app.command()

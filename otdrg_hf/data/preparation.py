@@ -35,6 +35,9 @@ class PreparationFolder:
         summary = _read_json(os.path.join(self.path, SUMMARY_FILE))
         started = _read_json(os.path.join(self.state, "options.json"))
         known = (summary or {}).get("options", started)
+        if summary is None and not self._has_begun():
+            # Nothing came of the first call, such as one with a damaged archive: its inputs do not bind this one.
+            known = None
         if known is not None and known != self.options:
             changed = sorted(key for key in {*known, *self.options} if known.get(key) != self.options.get(key))
             raise DataError(
@@ -50,6 +53,11 @@ class PreparationFolder:
         os.makedirs(os.path.join(self.path, SHARD_FOLDER), exist_ok=True)
         write_atomically(os.path.join(self.state, "options.json"), json.dumps(self.options))
         return None
+
+    def _has_begun(self) -> bool:
+        """Whether more than the options is there: the list of studies, or images that were unpacked."""
+        places = (self.index, *(os.path.join(place, "images") for place in (self.path, self.state)))
+        return any(map(os.path.exists, places))
 
     def shards(self, size: int, **common: Any) -> list[Shard]:
         """All shards of the dataset, in order; `common` are the fields that they share."""

@@ -208,7 +208,7 @@ def _locate(source: str, data_dir: Any, reports: Any, images: Any, annotation: A
     for role, path in inputs.items():
         if not os.path.exists(path):
             raise DataError(
-                f"The {role} of {source} are not at {os.path.basename(path)!r}: give their place as {role}="
+                f"The {role} of {source} are not at {os.path.basename(path)!r}: give their place as {role} (--{role})"
             )
     return inputs
 

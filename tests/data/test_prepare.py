@@ -9,6 +9,7 @@ import pytest
 from otdrg_hf.data import image_files, load_study_dataset, prepare, prepare_dataset, shards
 from otdrg_hf.data.errors import DataError
 from otdrg_hf.data.study_index import StudyIndexWriter, read_studies
+from otdrg_hf.data.summary_text import summary_text
 
 
 @pytest.fixture(scope="module")
@@ -179,3 +180,22 @@ def test_index_appears_only_when_whole(tmp_path):
         for number in range(5):
             index.add("train", str(number), {"x": number})
     assert list(read_studies(str(path), "train", 1, 3)) == [("1", {"x": 1}), ("2", {"x": 2})]
+
+
+def test_a_first_call_that_came_to_nothing_binds_no_other(tree, tmp_path):
+    (tmp_path / "reports.zip").write_bytes(b"cut short")
+    with pytest.raises(DataError, match="no zip archive"):
+        prepare_dataset("mimic_cxr", tmp_path / "out", tree, reports=tmp_path / "reports.zip")
+    assert prepare_dataset("mimic_cxr", tmp_path / "out", tree)["studies"] == 60
+
+
+def test_summary_as_text(tree, tmp_path):
+    summary = prepare_dataset("mimic_cxr", tmp_path / "out", tree)
+    summary["rejected"] = {"image missing": 2, "empty report": 1234}
+    lines = [line.split() for line in summary_text(summary).splitlines()]
+    assert lines[0] == ["mimic_cxr", *summary["splits"], "all"]
+    assert ["studies", *(str(split["studies"]) for split in summary["splits"].values()), "60"] in lines
+    edema = summary["labels"]["Edema"]
+    counts = [str(edema[state]) for state in ("positive", "negative", "uncertain", "blank")]
+    assert ["Edema", *counts, f"{100 * edema['positive'] / 60:.1f}"] in lines
+    assert lines[-2:] == [["empty", "report", "1,234"], ["image", "missing", "2"]]
