@@ -70,13 +70,17 @@ def demo(
 def label(
     reports: Annotated[Path, typer.Argument(help="JSONL with a 'report' (and 'id') a line, or text, a report a line.")],
     labeler: Annotated[str, typer.Option("--labeler", help="rules or chexbert.")] = "rules",
-    weights: Annotated[Path | None, typer.Option("--weights", help="chexbert.pth or its safetensors.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Of chexbert: chexbert.pth or its safetensors.")
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Add the words behind each label (rules only).")] = False,
+    num_proc: Annotated[int, typer.Option("--num_proc", min=1, help="Processes (rules only).")] = 1,
+    device: Annotated[str | None, typer.Option("--device", help="Of chexbert: cpu, cuda, cuda:1, mps.")] = None,
 ) -> None:
     """Read the 14 disease labels off reports; one JSON line a report."""
     from otdrg_hf.label_command import label_file
 
-    for row in label_file(reports, labeler, weights, explain):
+    for row in label_file(reports, labeler, weights, explain, num_proc, device=device):
         print(json.dumps(row))
 
 
@@ -124,19 +128,26 @@ def prepare(
 @app.command()
 def evaluate(
     predictions: Annotated[
-        list[Path] | None, typer.Argument(metavar="[PRED.jsonl]...", help="JSONL: id, generated_text, reference.")
+        list[Path] | None,
+        typer.Argument(metavar="PRED.jsonl", help="A system each: id, generated_text and reference a line."),
     ] = None,
-    references: Annotated[Path | None, typer.Option("--references", help="JSONL with id and reference.")] = None,
+    references: Annotated[
+        Path | None, typer.Option("--references", help="JSONL of id and reference, where PRED.jsonl has none.")
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="Report these studies first: a folder, phantom or a prepared name.")
     ] = None,
     model: ModelOption = None,
-    split: Annotated[str, typer.Option("--split", help="Of the dataset.")] = "test",
-    data_dir: Annotated[Path | None, typer.Option("--data_dir", help="Of iu_xray or mimic_cxr.")] = None,
+    split: Annotated[str, typer.Option("--split", help="Split of the dataset.")] = "test",
+    data_dir: Annotated[
+        Path | None, typer.Option("--data_dir", help="Where iu_xray or mimic_cxr was prepared.")
+    ] = None,
     output_dir: Annotated[
         Path, typer.Option("--output_dir", help="For the model's predictions and their figures; a cut-off run goes on.")
     ] = Path("evaluate_output"),
-    num_studies: Annotated[int | None, typer.Option("--num_studies", min=1, help="The first ones only.")] = None,
+    num_studies: Annotated[
+        int | None, typer.Option("--num_studies", min=1, help="Only so many studies, from the first.")
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Studies that run together.")] = 8,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
     max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", min=1, help="Bound on a report's length.")] = 256,
@@ -148,15 +159,19 @@ def evaluate(
         Path | None, typer.Option("--vocabulary", help="Training reports behind <unk>: R2Gen annotation.json or JSONL.")
     ] = None,
     labeler: Annotated[str, typer.Option("--labeler", help="rules or chexbert.")] = "rules",
-    weights: Annotated[Path | None, typer.Option("--weights", help="chexbert.pth or its safetensors.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Of chexbert: chexbert.pth or its safetensors.")
+    ] = None,
     radeval: Annotated[
         list[str] | None, typer.Option("--radeval", help="radgraph, ratescore or green; needs RadEval. Repeatable.")
     ] = None,
-    num_bootstrap: Annotated[int, typer.Option("--num_bootstrap", min=0, help="Resamples.")] = 1000,
+    num_bootstrap: Annotated[
+        int, typer.Option("--num_bootstrap", min=0, help="Resamples behind intervals and paired tests; 0: neither.")
+    ] = 1000,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures here; - prints them.")] = None,
-    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write a table here.")] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Per-label F1 with intervals, a PNG.")] = None,
-    html: Annotated[Path | None, typer.Option("--html", help="The worst cases side by side.")] = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write all figures here, one a row.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw F1 of each label here: .png, .pdf or .svg.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page of the worst cases here.")] = None,
 ) -> None:
     """Score reports: BLEU, ROUGE-L, CIDEr, METEOR and clinical efficacy, with intervals; several files are compared.
 

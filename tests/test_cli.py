@@ -48,7 +48,7 @@ def test_a_broken_line_is_named(tmp_path):
     (tmp_path / "reports.jsonl").write_text('{"report": "Clear."}\n{"report":\n')
     result = otdrg("label", "reports.jsonl", cwd=tmp_path)
     assert result.returncode == 2
-    assert result.stderr.strip() == "error: reports.jsonl, line 2: not a JSON object with a 'report'."
+    assert result.stderr.strip() == "error: reports.jsonl line 2: not JSON (Expecting value at column 11)"
 
 
 def test_the_demo_writes_pictures_and_a_record(tmp_path):

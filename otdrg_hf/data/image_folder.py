@@ -1,10 +1,10 @@
 """Reads image folders with a metadata.jsonl, after the Hugging Face imagefolder convention, one line per study."""
 
-import json
 import os
 from collections.abc import Iterator
 from typing import Any
 
+from ..json_lines import numbered_lines, parse_object
 from .dicom import view_in_file
 from .errors import DataError
 from .paths import join_inside
@@ -78,18 +78,15 @@ def ignored_keys(folder: str) -> list[str]:
 
 
 def _lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    with open(path, "rb") as file:
-        for number, raw in enumerate(file, 1):
-            where = f"{METADATA_FILE} line {number}"
-            if not raw.strip():
-                continue
-            try:
-                line = json.loads(raw.decode("utf-8-sig"))
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise DataError(f"{where} is not valid JSON ({error}): mend or remove it") from None
-            if not isinstance(line, dict):
-                raise DataError(f"{where} is not a JSON object: each line must describe one study")
-            yield where, line
+    for number, raw in numbered_lines(path):
+        where = f"{METADATA_FILE} line {number}"
+        if not raw.strip():
+            continue
+        try:
+            line = parse_object(raw)
+        except ValueError as error:
+            raise DataError(f"{where}: {error}: mend or remove it") from None
+        yield where, line
 
 
 def _file_names(line: dict[str, Any], where: str) -> list[str]:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, BertConfig, BertModel
+from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
 from .labels import LABELS
 
@@ -118,24 +118,42 @@ def convert_weights(source: str | os.PathLike, target: str | os.PathLike) -> Non
     os.replace(partial, target)
 
 
+def _load_tokenizer(weights: str | os.PathLike, tokenizer: str | os.PathLike | None):
+    folder = Path(weights).absolute().parent
+    if tokenizer is None:
+        beside = any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json"))
+        tokenizer = folder if beside else "bert-base-uncased"
+    try:
+        # The folder of the weights need not say what kind of tokenizer it holds.
+        load = BertTokenizer if tokenizer == folder else AutoTokenizer
+        return load.from_pretrained(os.fspath(tokenizer))
+    except OSError as error:
+        raise ValueError(
+            f"the tokenizer {Path(tokenizer).name} cannot be loaded: put the vocab.txt of bert-base-uncased beside "
+            "the weights"
+        ) from error
+
+
 class CheXbertLabeler:
     """Labels reports with CheXbert; a drop-in for [`label_reports`] where its weights are at hand.
 
     Args:
         weights (`str` or `os.PathLike`): chexbert.pth or its safetensors conversion.
-        tokenizer (`str` or `os.PathLike`): folder or Hub id of the uncased BERT tokenizer it was trained with.
+        tokenizer (`str` or `os.PathLike`, *optional*): folder or Hub id of the uncased BERT tokenizer it was trained
+            with. By default that of the weights' folder, where a vocab.txt or tokenizer.json lies beside them, else
+            bert-base-uncased of the Hub.
         device (`str` or `torch.device`, *optional*): the first GPU where there is one, by default.
         batch_size (`int`): reports per forward pass.
 
     Raises:
-        FileNotFoundError, ValueError: see [`read_weights`] and [`build_model`]; ValueError also for a tokenizer with
-            more words than the weights have.
+        FileNotFoundError, ValueError: see [`read_weights`] and [`build_model`]; ValueError also for a tokenizer that
+            cannot be loaded, or has more words than the weights have.
     """
 
     def __init__(
         self,
         weights: str | os.PathLike,
-        tokenizer: str | os.PathLike = "bert-base-uncased",
+        tokenizer: str | os.PathLike | None = None,
         device: str | torch.device | None = None,
         batch_size: int = 32,
     ):
@@ -143,8 +161,8 @@ class CheXbertLabeler:
             raise ValueError(f"batch_size is {batch_size}; it must be 1 or more")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.batch_size = batch_size
-        self.tokenizer = AutoTokenizer.from_pretrained(os.fspath(tokenizer))
         model = build_model(read_weights(weights))
+        self.tokenizer = _load_tokenizer(weights, tokenizer)
         self.max_length = model.bert.config.max_position_embeddings
         if len(self.tokenizer) > model.bert.config.vocab_size:
             raise ValueError(

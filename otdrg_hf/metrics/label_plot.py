@@ -24,7 +24,7 @@ def plot_label_f1(cards: dict[str, ReportCard], path: str | os.PathLike) -> None
     require("matplotlib", "eval")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.5, 5.5), layout="constrained")
+    figure = Figure(figsize=(7.5, 4.5 + len(cards)), layout="constrained")
     axes = figure.subplots()
     step = 0.8 / len(cards)
     for place, (system, card) in enumerate(cards.items()):
@@ -39,12 +39,15 @@ def plot_label_f1(cards: dict[str, ReportCard], path: str | os.PathLike) -> None
     first = next(iter(cards.values()))
     support = [row["true_positives"] + row["false_negatives"] for row in first.labels if not row["uncertain_positive"]]
     axes.set_yticks(range(len(LABELS)), [f"{label} ({n})" for label, n in zip(LABELS, support, strict=True)])
-    axes.invert_yaxis()
     axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel(_axis_title(first))
     axes.grid(axis="x", alpha=0.3)
+    for row in range(0, len(LABELS), 2):
+        axes.axhspan(row - 0.5, row + 0.5, color="0.96", zorder=0)
+    axes.set_ylim(len(LABELS) - 0.5, -0.5)
     if len(cards) > 1:
-        axes.legend()
+        # Outside: there is no corner that no label's interval can reach.
+        figure.legend(loc="outside upper center", ncols=3, frameon=False)
     with write_atomically(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=150)
 
@@ -60,4 +63,4 @@ def plot_format(path: str | os.PathLike) -> str:
 def _axis_title(card: ReportCard) -> str:
     bootstrap = card.record["bootstrap"]
     interval = f" with {bootstrap['confidence']:.0%} interval" if bootstrap else ""
-    return f"F1{interval}, labels by {card.record['clinical']['labeler']} (positive reports in brackets)"
+    return f"F1{interval}, labels by {card.record['clinical']['labeler']} (number of positive references)"

@@ -3,12 +3,13 @@
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from ..json_lines import numbered_lines, parse_object
 from ..labeling import LABELS, STATES
 from ..labeling.sections import split_sections
 
@@ -150,14 +151,11 @@ def read_rows(path: Path) -> dict[str, Row]:
     """
     rows: dict[str, Row] = {}
     problems = []
-    data = path.read_bytes()
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise ReportFileError(f"{path.name}: the file is UTF-16; save it as UTF-8")
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    for number, line in _lines(path):
         if not line.strip():
             continue
         try:
-            row = _parse_line(line)
+            row = parse_object(line)
             key = _study_id(row)
             if key in rows:
                 raise ValueError(f"id {key!r} was given before, in line {rows[key].line}")
@@ -170,19 +168,11 @@ def read_rows(path: Path) -> dict[str, Row]:
     return rows
 
 
-def _parse_line(line: bytes) -> dict:
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        bad = line[error.start]
-        raise ValueError(f"not UTF-8 (byte 0x{bad:02x} at column {error.start + 1}); save the file as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
-    except RecursionError:
-        raise ValueError("not JSON that can be read (nested too deep)") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"a JSON {type(row).__name__} where an object with an 'id' is needed")
-    return row
+        yield from numbered_lines(path)
+    except ValueError as error:
+        raise ReportFileError(str(error)) from None
 
 
 def _study_id(row: dict) -> str:

@@ -20,7 +20,7 @@ h2, h3 { font-size: 1rem; margin: .5rem 0; } p.text { white-space: pre-wrap; mar
 ul { list-style: none; padding: 0; margin: .3rem 0; display: flex; flex-wrap: wrap; gap: .3rem; }
 li { border: 1px solid #c9d1d9; border-radius: .3rem; padding: 0 .4rem; }
 li.hallucinated, mark.hallucinated { background: #ffd8d3; } li.omitted, mark.omitted { background: #ffe8a3; }
-li.differs { background: #e6ecf5; } mark { color: inherit; }
+li.differs, mark.differs { background: #dbe6f6; } mark { color: inherit; }
 """
 
 
@@ -52,7 +52,8 @@ def worst_cases_page(studies: Studies, cards: dict[str, ReportCard], limit: int 
         f"{len(chosen)} of {len(studies.ids)} studies, most wrong findings first; labels by "
         f"{record['clinical']['labeler']}. "
         '<mark class="hallucinated">Red</mark>: positive in the prediction only. '
-        '<mark class="omitted">Yellow</mark>: positive in the reference only. Blue: another difference in state. '
+        '<mark class="omitted">Yellow</mark>: positive in the reference only. '
+        '<mark class="differs">Blue</mark>: another difference in state. '
         "This page holds report texts: the terms of your data set apply to it. For research; no clinical use."
     )
     return (

@@ -214,7 +214,7 @@ def test_image_folder_splits(load, image_folder):
         ({"file_name": "a.png", "disease_labels": [1, 2]}, "disease_labels must be 14 states"),
         ({"file_name": "a.png", "disease_labels": {"Covid": "positive"}}, "disease_labels must be 14 states"),
         ({"file_name": "/etc/a.png"}, "leaves its dataset folder"),
-        ([1], "not a JSON object"),
+        ([1], "line 1: a JSON list where an object is needed"),
     ],
 )
 def test_metadata_that_does_not_fit(load, image_folder, line, message):

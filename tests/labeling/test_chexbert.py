@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -163,3 +165,15 @@ def test_a_tokenizer_with_more_words_than_the_weights(tokenizer, checkpoint, tmp
         vocab.write("pneumothorax\n")
     with pytest.raises(ValueError, match="14 words, the weights 13"):
         CheXbertLabeler(checkpoint, tmp_path, "cpu")
+
+
+def test_tokenizer_beside_the_weights_is_taken(checkpoint, tokenizer, tmp_path):
+    weights = Path(shutil.copy(checkpoint, tmp_path))
+    shutil.copy(tokenizer / "vocab.txt", tmp_path)
+    expected = CheXbertLabeler(checkpoint, tokenizer, device="cpu")(REPORTS)
+    np.testing.assert_array_equal(CheXbertLabeler(weights, device="cpu")(REPORTS), expected)
+
+
+def test_tokenizer_that_is_nowhere_is_named(checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="tokenizer nowhere cannot be loaded: put the vocab.txt"):
+        CheXbertLabeler(checkpoint, tmp_path / "nowhere", device="cpu")
