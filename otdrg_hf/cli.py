@@ -197,7 +197,6 @@ def evaluate(
         options |= {"split": split, "section": section or "report", "max_new_tokens": max_new_tokens}
         files.insert(0, generate_predictions(model, dataset, output_dir, **options))
     evaluation = evaluate_files(files, references, labeler=label, num_bootstrap=num_bootstrap, **scoring)
-    print(evaluation.json() if to_stdout else evaluation.text())
     for path, write in (
         (None if to_stdout else json_file, evaluation.write_json),
         (None if dataset is None else output_dir / "figures.json", evaluation.write_json),
@@ -207,6 +206,8 @@ def evaluate(
     ):
         if path is not None:
             write(path)
+    # Last: a reader such as head may close the pipe, which must not cost the files.
+    print(evaluation.json() if to_stdout else evaluation.text())
 
 
 @app.command()
