@@ -46,7 +46,8 @@ def choices(states=(), views=("unknown",), evidence=None) -> str:
 def test_upload_then_label_then_back(events, upload):
     updates = list(events.upload([upload]))
     assert [update["writing"] for update in updates if "writing" in update] == [True, False]
-    assert sum("otdrg-caret" in update.get("report", "") for update in updates) > 5
+    # How many depends on how fast the machine writes and shows.
+    assert sum("otdrg-caret" in update.get("report", "") for update in updates) >= 2
     page = page_after(updates)
     assert page["message"] == "" and page["drop"] is None
     assert page["films"].count("<figure>") == 1 and page["labels"].count("<tr data-label") == 14
