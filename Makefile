@@ -21,7 +21,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Trains the bundled checkpoint again, from nothing: about 80 minutes on 2 cores.
+# Trains the bundled checkpoint again, from nothing: about an hour on 2 cores.
 demo-checkpoint: $(VENV)/.dev
 	$(BIN)/accelerate launch --config_file training/accelerate/cpu.yaml training/sft.py --config training/recipes/phantom_align.yaml
 	$(BIN)/accelerate launch --config_file training/accelerate/cpu.yaml training/sft.py --config training/recipes/phantom_finetune.yaml
