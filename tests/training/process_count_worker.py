@@ -1,5 +1,6 @@
 """Run by torch.distributed in each of two processes: FSDP2 on the CPU, and runs that another number goes on with."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -79,5 +80,7 @@ if __name__ == "__main__":
         result = {lora: sharded_steps(folder / f"sharded-{lora}", lora, rank, 2) for lora in (False, True)}
     if torch.distributed.get_rank() == 0:
         torch.save(result, folder / f"{task}.pt")
-    # Left to the end of the interpreter, the threads of gloo abort it now and then.
-    torch.distributed.destroy_process_group()
+    torch.distributed.barrier()
+    # Ended in the ordinary way, the threads of gloo abort a process now and then; all is written by here.
+    sys.stdout.flush()
+    os._exit(0)

@@ -1,5 +1,6 @@
 """Run by torch.distributed in each of two processes: trains every case and saves what each process ends with."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -48,5 +49,7 @@ if __name__ == "__main__":
         trained = {name: value for name, value in trainer.model.named_parameters() if value.requires_grad}
         torch.save((trained, trainer.state.log_history), Path(sys.argv[1], f"{case}-{rank}.pt"))
     torch.save(write_reports(Path(sys.argv[1], "reports")), Path(sys.argv[1], f"reports-{rank}.pt"))
-    # Left to the end of the interpreter, the threads of gloo abort it now and then.
-    torch.distributed.destroy_process_group()
+    torch.distributed.barrier()
+    # Ended in the ordinary way, the threads of gloo abort a process now and then; all is written by here.
+    sys.stdout.flush()
+    os._exit(0)
