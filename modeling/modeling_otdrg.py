@@ -25,6 +25,7 @@ from .alignment_otdrg import (
 from .configuration_otdrg import OTDRGConfig
 from .disease_states import POSITIVE, predict_states, resolve_states
 from .dora_weights_otdrg import load_magnitudes
+from .language_loss_otdrg import chunked_cross_entropy
 from .outputs_otdrg import OTDRGCausalLMOutputWithPast, OTDRGModelOutputWithPast, OTDRGStudyFeatures
 from .processing_otdrg import OTDRGProcessor
 from .study_inputs_otdrg import check_counts, check_labels, check_views, fill_placeholders, real_views_first
@@ -407,16 +408,22 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
         )
 
+    @property
+    def _logit_cap(self) -> float | None:
+        return getattr(self.config.text_config, "final_logit_softcapping", None)  # Gemma's
+
     def _project(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits = self.lm_head(hidden)
-        cap = getattr(self.config.text_config, "final_logit_softcapping", None)  # Gemma's
+        logits, cap = self.lm_head(hidden), self._logit_cap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def _language_loss(self, hidden, labels, num_items_in_batch) -> torch.Tensor:
         targets = labels[:, 1:]
         supervised = targets != -100  # [B, T - 1]
-        logits = self._project(hidden[:, :-1][supervised]).float()  # [supervised, vocab]
-        loss = F.cross_entropy(logits, targets[supervised].to(logits.device), reduction="sum")
+        hidden, targets = hidden[:, :-1][supervised], targets[supervised].to(hidden.device)
+        loss = chunked_cross_entropy(hidden, self.lm_head, targets, self._logit_cap)
+        if loss is None:
+            logits = self._project(hidden).float()  # [supervised, vocab]
+            loss = F.cross_entropy(logits, targets.to(logits.device), reduction="sum")
         items = supervised.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         return loss / items.to(loss.device).clamp(min=1)
 

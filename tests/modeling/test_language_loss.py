@@ -1,0 +1,113 @@
+"""Tests of the cross-entropy in chunks: it is the plain one, and so are its gradients."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from otdrg_hf.modeling import language_loss_otdrg
+from otdrg_hf.modeling.language_loss_otdrg import chunked_cross_entropy
+from tests.conftest import make_model
+
+ROWS, WIDTH, VOCABULARY = 11, 8, 50
+
+
+def problem(bias=False, dtype=torch.float32):
+    torch.manual_seed(0)
+    head = nn.Linear(WIDTH, VOCABULARY, bias=bias, dtype=dtype)
+    return torch.randn(ROWS, WIDTH, dtype=dtype, requires_grad=True), head, torch.randint(VOCABULARY, (ROWS,))
+
+
+def plain(hidden, head, targets, cap=None):
+    logits = head(hidden)
+    logits = logits if cap is None else torch.tanh(logits / cap) * cap
+    return F.cross_entropy(logits.float(), targets, reduction="sum")
+
+
+def gradients(loss, hidden, head):
+    return torch.autograd.grad(0.3 * loss, [hidden, *head.parameters()])
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("cap", [None, 0.7])
+@pytest.mark.parametrize("rows", [1, 4, 10])
+def test_loss_and_gradients_are_the_plain_ones(bias, cap, rows):
+    hidden, head, targets = problem(bias)
+    ours = chunked_cross_entropy(hidden, head, targets, cap, chunk=rows * VOCABULARY)
+    theirs = plain(hidden, head, targets, cap)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    pairs = zip(gradients(ours, hidden, head), gradients(theirs, hidden, head), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_is_as_close_to_full_precision_as_the_plain_one(autocast):
+    hidden, head, targets = problem(dtype=torch.float32 if autocast else torch.bfloat16)
+    double = [each.detach().double().requires_grad_() for each in (hidden, head.weight)]
+    exact = torch.autograd.grad(0.3 * F.cross_entropy(F.linear(*double), targets, reduction="sum"), double)
+    errors = []
+    for function, options in ((chunked_cross_entropy, {"chunk": 4 * VOCABULARY}), (plain, {})):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            found = gradients(function(hidden, head, targets, **options), hidden, head)
+        assert [each.dtype for each in found] == [hidden.dtype, head.weight.dtype]
+        errors.append([float((one - other).norm() / other.norm()) for one, other in zip(found, exact, strict=True)])
+    for ours, theirs in zip(*errors, strict=True):
+        assert ours <= max(1.5 * theirs, 1e-2)
+
+
+def test_head_that_is_not_trained_gets_no_gradient():
+    hidden, head, targets = problem()
+    head.requires_grad_(False)
+    chunked_cross_entropy(hidden, head, targets, chunk=VOCABULARY).backward()
+    assert head.weight.grad is None
+    torch.testing.assert_close(
+        hidden.grad, torch.autograd.grad(plain(hidden, head, targets), hidden)[0], atol=1e-5, rtol=1e-5
+    )
+
+
+def test_projection_that_is_no_plain_one_is_left_to_its_module():
+    hidden, head, targets = problem()
+    assert chunked_cross_entropy(hidden, nn.Sequential(head), targets, chunk=1) is None
+    hook = head.register_forward_hook(lambda *each: None)
+    assert chunked_cross_entropy(hidden, head, targets, chunk=1) is None
+    hook.remove()
+    assert chunked_cross_entropy(hidden, head, targets, chunk=1) is not None
+    head.forward = head.forward
+    assert chunked_cross_entropy(hidden, head, targets, chunk=1) is None
+
+
+def test_what_is_kept_for_the_backward_pass_is_no_logits():
+    hidden, head, targets = problem()
+    loss = chunked_cross_entropy(hidden, head, targets, chunk=VOCABULARY)
+    kept = [each.shape for each in loss.grad_fn.gradients if each is not None]
+    assert kept == [hidden.shape, head.weight.shape]
+    loss.backward()
+    with pytest.raises(RuntimeError, match="already taken"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("text", ["llama", "gemma2", "qwen2"])  # tied, capped, untied
+def test_model_learns_the_same_from_chunks(text, inputs, monkeypatch):
+    labels = inputs["input_ids"].clone()
+    labels[:, :-6] = -100
+    found = []
+    for chunk in (language_loss_otdrg.CHUNK_LOGITS, 400):
+        monkeypatch.setattr(chunked_cross_entropy, "__defaults__", (None, chunk))
+        model = make_model(text=text)
+        loss = model(**inputs, labels=labels, skip_logits=True).loss
+        loss.backward()
+        assert ("Chunked" in "".join(graph_names(loss))) == (chunk == 400)
+        found.append([loss.detach(), *(each.grad for each in model.parameters() if each.grad is not None)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def graph_names(loss) -> set[str]:
+    """Names of the nodes that a loss was computed by."""
+    names, waiting = set(), [loss.grad_fn]
+    while waiting and len(names) < 100:
+        node = waiting.pop()
+        names.add(node.name())
+        waiting += [parent for parent, _ in node.next_functions if parent is not None and parent.name() not in names]
+    return names
