@@ -21,6 +21,7 @@ from trl import ModelConfig, SFTConfig, TrlParser
 from yaml import YAMLError
 
 from otdrg_hf.data import load_study_dataset
+from otdrg_hf.data.schema import PHANTOM_NAMES
 from otdrg_hf.labeling import label_reports
 from otdrg_hf.modeling.disease_states import POSITIVE
 from otdrg_hf.training.adapters import adapter_config, put_on_base
@@ -43,7 +44,7 @@ PHANTOM_NOTICE = "Trained on synthetic phantoms only: a demonstration, not for c
 def load_studies(args: StudyArguments, split: str, num_studies: int | None, num_proc: int | None):
     """The studies of a split that have the target text, with labels from where the run wants them."""
     options = dict(args.load_kwargs)
-    if args.dataset == "phantom" and num_studies:
+    if args.dataset in PHANTOM_NAMES and num_studies:
         options["num_studies"] = num_studies
     try:
         studies = load_study_dataset(args.dataset, split=split, **options)
@@ -95,7 +96,7 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
     if not model_args.model_name_or_path:
         priors = state_priors(np.array(train["disease_labels"]), num_states=4)
         args.otdrg_config = {"state_priors": priors, **args.otdrg_config}
-    if args.dataset == "phantom":
+    if args.dataset in PHANTOM_NAMES:
         args.otdrg_config = {"notice": PHANTOM_NOTICE, **args.otdrg_config}
     try:
         model, processor = load_model_and_processor(args, model_args, train[args.target])

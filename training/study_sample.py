@@ -5,6 +5,7 @@ import os
 
 from otdrg_hf.data import load_study_dataset
 from otdrg_hf.data.prepared import is_prepared_folder, shard_files
+from otdrg_hf.data.schema import PHANTOM_NAMES
 
 from .arguments import StudyArguments
 
@@ -20,7 +21,7 @@ def sample_studies(args: StudyArguments) -> tuple[int, list[dict]]:
         ValueError: if the dataset is not there, or none of the first studies has the target text.
     """
     options = dict(args.load_kwargs)
-    if args.dataset.startswith("phantom"):
+    if args.dataset in PHANTOM_NAMES:
         total = args.train_studies or options.get("num_studies", 1000)
         options["num_studies"] = min(total, PHANTOM_SAMPLE)
     else:

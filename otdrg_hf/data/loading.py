@@ -11,7 +11,7 @@ from .errors import DataError, require_datasets
 from .films_in_place import FilmReader, rows_without_films
 from .label_filling import fill_labels, labeler_fingerprint
 from .paths import file_stamp, missing_files
-from .schema import STUDY_COLUMNS, require_split, study_features
+from .schema import PHANTOM_NAMES, STUDY_COLUMNS, require_split, study_features
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -69,7 +69,7 @@ def load_study_dataset(
     """
     if (name_or_dir, split) != (HARD_PHANTOM, BROKEN_SPLIT):  # a split of the hard phantoms alone
         split = require_split(split)
-    if name_or_dir in ("phantom", HARD_PHANTOM):
+    if name_or_dir in PHANTOM_NAMES:
         with _plain_errors():
             return _phantoms(name_or_dir, split, streaming, cache_dir, phantom_options)
     if phantom_options:

@@ -14,7 +14,6 @@ from .prediction_file import PredictionFile
 from .report_files import check_section
 
 _INPUTS = ("images", "views", "indication", "comparison")
-_PHANTOMS = ("phantom", "phantom_hard")
 _PHANTOM_SIZES = (64, 1024)
 _SAMPLED = 64
 _CAUSE = re.compile(r"(\w+\.)*\w+Error: ")
@@ -173,9 +172,10 @@ def _reason(error: Exception) -> str:
 def _load_studies(report, dataset, split, data_dir, section, num_studies):
     """The studies of the split with a reference, and how many are left out for want of one."""
     from ..data import load_study_dataset
+    from ..data.schema import PHANTOM_NAMES
 
     options = {} if data_dir is None else {"data_dir": data_dir}
-    if dataset in _PHANTOMS:
+    if dataset in PHANTOM_NAMES:
         smallest, largest = _PHANTOM_SIZES
         options["image_size"] = min(max(report.processor.image_processor.size["height"], smallest), largest)
         if num_studies is not None:

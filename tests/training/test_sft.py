@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny_training import LLAMA, OTDRG, VIT, tiny_rows, write_study_folder
+from tiny_training import LLAMA, OTDRG, VIT, tiny_rows, tiny_studies, write_study_folder
 from transformers import AutoModelForImageTextToText
 
 from otdrg_hf import OTDRGForConditionalGeneration
+from otdrg_hf.data.schema import PHANTOM_NAMES
 from otdrg_hf.labeling import label_reports
 from otdrg_hf.metrics.generation import generate_predictions
 from otdrg_hf.training.arguments import StudyArguments
@@ -159,6 +160,20 @@ def test_studies_without_the_target_are_left_out(data, tmp_path, capsys):
     assert load_studies(args, "train", 4, None)["id"] == ["study-0", "study-3"]
     args.labels_from = "dataset"
     assert load_studies(args, "train", 4, None)["disease_labels"] == [tiny_rows(4)[i]["disease_labels"] for i in (0, 3)]
+
+
+@pytest.mark.parametrize("name", PHANTOM_NAMES)
+def test_as_many_phantoms_are_drawn_as_are_asked_for(name, monkeypatch):
+    """Not the 1,000 that there are unless told, of which only fewer can be selected."""
+    drawn = []
+
+    def load(dataset, split, **options):
+        drawn.append((dataset, options["num_studies"]))
+        return tiny_studies(2)
+
+    monkeypatch.setattr("otdrg_hf.training.sft.load_study_dataset", load)
+    load_studies(StudyArguments(dataset=name), "train", 4000, None)
+    assert drawn == [(name, 4000)]
 
 
 @pytest.mark.parametrize(

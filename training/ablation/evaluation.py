@@ -5,6 +5,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from otdrg_hf.data import load_study_dataset
+from otdrg_hf.data.schema import PHANTOM_NAMES
 from otdrg_hf.metrics.generation import generate_predictions
 from otdrg_hf.metrics.prediction_file import PREDICTIONS_FILE
 from otdrg_hf.training.ablation.llava_reports import generate_llava_predictions
@@ -59,7 +60,7 @@ def _report(plan: Plan, variant: Variant, model_dir: Path, split: str, folder: P
 def load_test_studies(plan: Plan, split: str):
     """The studies of a test split that every variant reports: those with a report, at most `test_studies`."""
     options = dict(plan.load_kwargs)
-    if plan.dataset.startswith("phantom") and plan.test_studies:
+    if plan.dataset in PHANTOM_NAMES and plan.test_studies:
         options["num_studies"] = plan.test_studies
     studies = load_study_dataset(plan.dataset, split=split, **options)
     if plan.test_studies and plan.test_studies < len(studies):
