@@ -7,6 +7,12 @@ from .configuration_otdrg import OTDRGConfig
 BLANK, POSITIVE, NEGATIVE, UNCERTAIN = range(4)
 
 
+def positive_log_odds(logits: torch.Tensor) -> torch.Tensor:
+    """Log-odds of positive against all other states, `[..., states]` -> `[...]`."""
+    others = [state for state in range(logits.shape[-1]) if state != POSITIVE]
+    return logits[..., POSITIVE] - logits[..., others].logsumexp(-1)
+
+
 def predict_states(logits: torch.Tensor, config: OTDRGConfig) -> torch.Tensor:
     """
     The state of each label, `[B, m, states]` -> `[B, m]` (int64).

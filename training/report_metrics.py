@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import Trainer
 
+from otdrg_hf.data.schema import INPUT_COLUMNS
 from otdrg_hf.metrics import evaluate_reports
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 
@@ -69,7 +70,7 @@ class ReportMetrics:
 
     def _generate(self, trainer: Trainer, batch: list[dict[str, Any]]) -> torch.Tensor:
         """New tokens `[B, T]` of a batch of studies."""
-        context = {name: [study[name] for study in batch] for name in ("images", "views", "indication", "comparison")}
+        context = {name: [study[name] for study in batch] for name in INPUT_COLUMNS}
         inputs = self.processor(**context).to(trainer.args.device)
         # The model itself: a wrapper for distributed training cannot generate.
         model = trainer.model.eval()

@@ -23,7 +23,7 @@ from yaml import YAMLError
 from otdrg_hf.data import load_study_dataset
 from otdrg_hf.data.schema import PHANTOM_NAMES
 from otdrg_hf.labeling import label_reports
-from otdrg_hf.modeling.disease_states import POSITIVE
+from otdrg_hf.modeling.disease_states import POSITIVE, positive_log_odds
 from otdrg_hf.training.adapters import adapter_config, put_on_base
 from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.calibration import compose, expected_calibration_error, platt_scaling
@@ -71,8 +71,7 @@ def calibrate(trainer: OTDRGTrainer, studies) -> None:
     """Calibrates the scores on validation studies, chooses the positive thresholds and stores both in the config."""
     prediction = trainer.predict(studies, metric_key_prefix="validation")
     logits = torch.from_numpy(prediction.predictions).double()  # [N, m, states]
-    others = [state for state in range(logits.shape[-1]) if state != POSITIVE]
-    log_odds = logits[..., POSITIVE] - logits[..., others].logsumexp(-1)  # [N, m]
+    log_odds = positive_log_odds(logits)  # [N, m]
     actual = prediction.label_ids == POSITIVE
     scaling = platt_scaling(log_odds.numpy(), actual)
     slope, intercept = torch.tensor(scaling, dtype=torch.float64).T  # [m], [m]

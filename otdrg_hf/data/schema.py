@@ -17,6 +17,7 @@ STUDY_COLUMNS = (
     "report",
     "disease_labels",
 )
+INPUT_COLUMNS = ("images", "views", "indication", "comparison")  # what a report is written from
 PHANTOM_NAMES = ("phantom", "phantom_hard")
 TEXT_COLUMNS = ("id", "indication", "comparison", "findings", "impression", "report")
 VIEWS = ("frontal", "lateral", "unknown")

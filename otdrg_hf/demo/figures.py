@@ -6,6 +6,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from otdrg_hf.data.phantom import phantom_dataset
+from otdrg_hf.data.schema import INPUT_COLUMNS
 from otdrg_hf.labeling import label_reports
 from otdrg_hf.metrics import evaluate_reports
 from otdrg_hf.metrics.laterality import finding_sides
@@ -50,7 +51,7 @@ def phantom_figures(report, num_studies: int, image_size: int = 128, batch_size:
 
 def _inputs(studies) -> Iterator[dict]:
     for study in studies:
-        yield {key: study[key] for key in ("images", "views", "indication", "comparison")}
+        yield {key: study[key] for key in INPUT_COLUMNS}
 
 
 def _f1(predicted: np.ndarray, actual: np.ndarray) -> float:

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from ..data.schema import INPUT_COLUMNS, PHANTOM_NAMES, split_name
 from ..labeling import LABELS, STATES, label_reports
 from .prediction_file import PredictionFile
 from .report_files import check_section
 
-_INPUTS = ("images", "views", "indication", "comparison")
 _PHANTOM_SIZES = (64, 1024)
 _SAMPLED = 64
 _CAUSE = re.compile(r"(\w+\.)*\w+Error: ")
@@ -92,8 +92,6 @@ def write_share(
     Returns:
         `tuple[Path, list[str]]`: of the file, and the ids of all studies of the split in their order.
     """
-    from ..data.schema import split_name
-
     check_section(section)
     split = split_name(split) or split
     report = _load_pipeline(model, device)
@@ -172,7 +170,6 @@ def _reason(error: Exception) -> str:
 def _load_studies(report, dataset, split, data_dir, section, num_studies):
     """The studies of the split with a reference, and how many are left out for want of one."""
     from ..data import load_study_dataset
-    from ..data.schema import PHANTOM_NAMES
 
     options = {} if data_dir is None else {"data_dir": data_dir}
     if dataset in PHANTOM_NAMES:
@@ -205,7 +202,7 @@ def _check_rows(file: PredictionFile, references: dict[str, str]):
 
 def _report_batch(report, studies, indices: range, section: str, max_new_tokens: int, true_labels: bool) -> list[dict]:
     batch = [_read_study(studies, index) for index in indices]
-    inputs = [{key: study[key] for key in _INPUTS} for study in batch]
+    inputs = [{key: study[key] for key in INPUT_COLUMNS} for study in batch]
     if true_labels:
         states = label_reports([study[section] for study in batch])
         for study, codes in zip(inputs, states, strict=True):

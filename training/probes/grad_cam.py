@@ -2,7 +2,7 @@
 
 import torch
 
-from otdrg_hf.modeling.disease_states import POSITIVE
+from otdrg_hf.modeling.disease_states import positive_log_odds
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 
 
@@ -31,8 +31,7 @@ def grad_cam(
     finally:
         hook.remove()
     maps = kept["maps"]  # [V, rows, columns, d]
-    others = [state for state in range(logits.shape[-1]) if state != POSITIVE]
-    log_odds = logits[:, POSITIVE] - logits[:, others].logsumexp(-1)  # [m]
+    log_odds = positive_log_odds(logits)  # [m]
     found = {}
     for label in labels:
         (gradient,) = torch.autograd.grad(log_odds[label], maps, retain_graph=True)

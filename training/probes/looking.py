@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from otdrg_hf.data.phantom import hard_phantom_dataset, phantom_dataset
+from otdrg_hf.data.schema import INPUT_COLUMNS
 from otdrg_hf.labeling import LABELS
 from otdrg_hf.modeling.disease_states import POSITIVE
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
@@ -21,8 +22,8 @@ from .pointing import chance, is_hit
 from .spread import effective_rank, mean_cosine
 from .steering import Steered
 
+SPREAD_STUDIES = 32
 PHANTOMS = {"phantom": phantom_dataset, "phantom_hard": hard_phantom_dataset}
-CONTEXT = ("images", "views", "indication", "comparison")
 
 
 @dataclass(frozen=True)
@@ -91,31 +92,29 @@ def look_into(model_dir: str | Path, dataset: str, split: str, num_studies: int)
     processor = AutoProcessor.from_pretrained(model_dir)
     size = max(64, processor.image_processor.size["height"])
     studies = PHANTOMS[dataset](split, num_studies=num_studies, image_size=size)
-    scores, actual, hits, after = _watch(model, processor, studies)
+    scores, actual, hits = _watch(model, processor, studies)
     # What training started from, or the like of it: the same architecture with fresh weights.
     torch.manual_seed(0)
     fresh = OTDRGForConditionalGeneration(model.config).eval()
-    before = _spread(fresh, processor, [studies[index] for index in range(min(32, len(studies)))])
+    few = [studies[index] for index in range(min(SPREAD_STUDIES, len(studies)))]
     return Figures(
         calibration_error=expected_calibration_error(scores, actual),
         pointing=_pointing_table(hits),
         steering=_steer(model, processor, studies),
-        spread={"before": before, "after": after},
+        spread={"before": _spread(fresh, processor, few), "after": _spread(model, processor, few)},
     )
 
 
 def _watch(model, processor, studies):
-    """Scores `[N, m]`, truths `[N, m]`, hits of the true positives, and the spread of the features."""
-    scores, actual, hits, patches = [], [], [], []
+    """Scores `[N, m]`, truths `[N, m]`, and hits of the true positives."""
+    scores, actual, hits = [], [], []
     for study in tqdm(studies, desc="Looking", unit="study"):
-        inputs = processor(**{name: [study[name]] for name in CONTEXT})
+        inputs = processor(**{name: [study[name]] for name in INPUT_COLUMNS})
         with torch.no_grad():
             features = model.get_image_features(inputs["pixel_values"], inputs["view_mask"])
         scores.append(features.disease_logits[0].softmax(-1)[:, POSITIVE].numpy())
         truth = np.array(study["disease_labels"]) == POSITIVE
         actual.append(truth)
-        if len(patches) < 32:
-            patches.append(features.patches[0])
         boxes = json.loads(study["boxes"])
         predicted = features.disease_states[0].numpy() == POSITIVE
         drawn = [any(of_view.get(label) for of_view in boxes) for label in LABELS]
@@ -129,19 +128,14 @@ def _watch(model, processor, studies):
             of_label = [of_view.get(LABELS[label], []) for of_view in boxes]
             hit = [is_hit(each[label].numpy(), of_label) for each in (evidence, cams)]
             hits.append((LABELS[label], *hit, chance((rows, columns), of_label)))
-    _, phrases = model.model.label_encoder(model.get_input_embeddings())
-    spread = {
-        "effective_rank": effective_rank(torch.cat(patches)),
-        "label_cosine": mean_cosine(phrases[:, POSITIVE].detach()),
-    }
-    return np.stack(scores), np.stack(actual), hits, spread
+    return np.stack(scores), np.stack(actual), hits
 
 
 @torch.no_grad()
 def _spread(model, processor, studies) -> dict[str, float]:
     patches = []
     for study in studies:
-        inputs = processor(**{name: [study[name]] for name in CONTEXT})
+        inputs = processor(**{name: [study[name]] for name in INPUT_COLUMNS})
         patches.append(model.get_image_features(inputs["pixel_values"], inputs["view_mask"]).patches[0])
     _, phrases = model.model.label_encoder(model.get_input_embeddings())
     return {"effective_rank": effective_rank(torch.cat(patches)), "label_cosine": mean_cosine(phrases[:, POSITIVE])}
@@ -162,10 +156,8 @@ def _steer(model, processor, studies) -> dict[str, float]:
     """One label of each study, in turn, is set to what it was not predicted to be."""
     report = RadiologyReportPipeline(model=model, processor=processor, device="cpu")
     labels = [label for label in LABELS if label != "No Finding"]
-    inputs = [{name: study[name] for name in CONTEXT} for study in studies]
-    plain = list(
-        tqdm(report((each for each in inputs), batch_size=32), desc="Reporting", total=len(inputs), unit="study")
-    )
+    inputs = [{name: study[name] for name in INPUT_COLUMNS} for study in studies]
+    plain = _write(report, inputs, "Reporting")
     changed, wishes = [], []
     for index, (study, answer) in enumerate(zip(inputs, plain, strict=True)):
         # Present where it is not, and, every other time, absent where something is.
@@ -175,9 +167,7 @@ def _steer(model, processor, studies) -> dict[str, float]:
         label = pool[index // 2 % len(pool)]
         wishes.append((label, state))
         changed.append({**study, "disease_labels": {label: state}})
-    again = list(
-        tqdm(report((each for each in changed), batch_size=32), desc="Steering", total=len(inputs), unit="study")
-    )
+    again = _write(report, changed, "Steering")
     steered = [
         Steered(label, state, before["generated_text"], after["generated_text"])
         for (label, state), before, after in zip(wishes, plain, again, strict=True)
@@ -187,3 +177,9 @@ def _steer(model, processor, studies) -> dict[str, float]:
         for name, state in (("present", "positive"), ("absent", "negative"))
     }
     return {**shares, "words": float(np.mean([each.words_changed() for each in steered])), "count": len(steered)}
+
+
+def _write(report, studies: list[dict], description: str) -> list[dict]:
+    # A list would be answered all at once, without progress.
+    answers = report((study for study in studies), batch_size=32)
+    return list(tqdm(answers, desc=description, total=len(studies), unit="study"))
