@@ -187,16 +187,12 @@ class Fusion(nn.Module):
 
     def __init__(self, config: OTDRGConfig):
         super().__init__()
-        d, hidden_size = config.alignment_dim, config.text_config.hidden_size
+        hidden_size = config.text_config.hidden_size
         self.pooling = config.image_token_pooling
-        self.image_dense = nn.Linear(d, hidden_size)
+        self.image_dense = nn.Linear(config.alignment_dim, hidden_size)
         self.image_output = nn.Linear(hidden_size, hidden_size)
-        self.finding_dense = nn.Linear(2 * d, hidden_size)
-        # On its own: among hundreds of features of unit scale the few that tell left from right would drown.
-        self.place_norm = nn.LayerNorm(POSITION_SIZE)
-        self.place_dense = nn.Linear(POSITION_SIZE, hidden_size, bias=False)
-        self.finding_output = nn.Linear(hidden_size, hidden_size)
         self.act = nn.GELU()
+        self.label_tokens = LabelTokens(config)
 
     def visual_tokens(self, patches: torch.Tensor) -> torch.Tensor:
         """`[B, V, rows, columns, d]` -> `[B, V, tokens, hidden]`, averaging `pooling` x `pooling` patches."""
@@ -207,10 +203,43 @@ class Fusion(nn.Module):
             patches = maps.permute(0, 2, 3, 1).unflatten(0, (batch, views))
         return self.image_output(self.act(self.image_dense(patches.flatten(2, 3))))
 
-    def label_tokens(self, phrases: torch.Tensor, label_patches: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """`[B, m, d]` twice and `[B, m, p]` -> `[B, m, hidden]`: what is said of a label, what is seen of it, where."""
-        seen = self.finding_dense(torch.cat([phrases, label_patches], dim=-1))  # [B, m, hidden]
-        return self.finding_output(self.act(seen + self.place_dense(self.place_norm(places))))
+
+class LabelTokens(nn.Module):
+    """
+    One token of the LLM per label: what is said of it, and what is seen of it and where, or that it was told.
+
+    What is seen of a label contradicts a state that somebody set by hand. A label that was told shows a learned vector
+    in its place, so that the state is to be taken at its word.
+    """
+
+    def __init__(self, config: OTDRGConfig):
+        super().__init__()
+        d, hidden_size = config.alignment_dim, config.text_config.hidden_size
+        self.phrase_dense = nn.Linear(d, hidden_size)
+        self.seen_dense = nn.Linear(d, hidden_size)
+        # On its own: among hundreds of features of unit scale the few that tell left from right would drown.
+        self.place_norm = nn.LayerNorm(POSITION_SIZE)
+        self.place_dense = nn.Linear(POSITION_SIZE, hidden_size, bias=False)
+        self.told = nn.Parameter(torch.empty(hidden_size))
+        self.act = nn.GELU()
+        self.output = nn.Linear(hidden_size, hidden_size)
+
+    def forward(
+        self, phrases: torch.Tensor, label_patches: torch.Tensor, places: torch.Tensor, told: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Args:
+            phrases (`torch.Tensor` of shape `[B, m, d]`): Features of the (label, state) phrases.
+            label_patches (`torch.Tensor` of shape `[B, m, d]`): Label-wise visual features *Z*.
+            places (`torch.Tensor` of shape `[B, m, p]`): Of [`label_places`].
+            told (`torch.Tensor` of shape `[B, m]`): True where the state is told, and what is seen is not shown.
+
+        Returns:
+            `torch.Tensor` of shape `[B, m, hidden]`.
+        """
+        seen = self.seen_dense(label_patches) + self.place_dense(self.place_norm(places))  # [B, m, hidden]
+        seen = torch.where(told.unsqueeze(-1), self.told.to(seen.dtype), seen)
+        return self.output(self.act(self.phrase_dense(phrases) + seen))
 
 
 def label_places(evidence: torch.Tensor, rows: int, columns: int) -> torch.Tensor:

@@ -76,7 +76,10 @@ class OTDRGConfig(PreTrainedConfig):
         contrast_temperature (`float`, *optional*, defaults to 0.1):
             Temperature of the contrast between the phrases, the force that keeps the transport loss from collapsing.
         predicted_label_rate (`float`, *optional*, defaults to 0.0):
-            Probability that, in training, the LLM is shown a predicted instead of the true state of a label.
+            Probability that, in training, the LLM is shown the predicted instead of the true states of a study.
+        told_label_rate (`float`, *optional*, defaults to 0.0):
+            Probability that, in training, the LLM is told the true state of a label without what is seen of it. Told
+            like this are the labels that are set by hand against the prediction.
         positive_thresholds (`list[float]`, *optional*):
             Probability from which each label counts as positive, chosen on validation. Default: the likeliest state.
         score_calibration (`list[list[float]]`, *optional*):
@@ -124,6 +127,7 @@ class OTDRGConfig(PreTrainedConfig):
     disease_loss_weight: float = 1.0
     contrast_temperature: float = 0.1
     predicted_label_rate: float = 0.0
+    told_label_rate: float = 0.0
     positive_thresholds: list[float] | None = None
     score_calibration: list[list[float]] | None = None
     state_priors: list[list[float]] | None = None
@@ -213,8 +217,9 @@ class OTDRGConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` must be >= 0, got {getattr(self, name)}.")
         if not 0 <= self.background_mass < 1:
             raise ValueError(f"`background_mass` must be in [0, 1), got {self.background_mass}.")
-        if not 0 <= self.predicted_label_rate <= 1:
-            raise ValueError(f"`predicted_label_rate` must be in [0, 1], got {self.predicted_label_rate}.")
+        for name in ("predicted_label_rate", "told_label_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
         if self.coupling not in COUPLINGS:
             raise ValueError(f"`coupling` must be one of {', '.join(COUPLINGS)}, got {self.coupling!r}.")
         if self.solver not in ("sinkhorn", "pot"):

@@ -16,6 +16,7 @@ from .alignment_otdrg import (
     DiseaseHead,
     Fusion,
     LabelEncoder,
+    LabelTokens,
     PatchProjection,
     TransportAlignment,
     disease_loss,
@@ -58,7 +59,9 @@ class OTDRGPreTrainedModel(PreTrainedModel):
             init.zeros_(module.classifier_bias)
             init.zeros_(module.presence_log_scale)
             init.zeros_(module.presence_offset)
-        elif isinstance(module, (PatchProjection, LabelEncoder, Fusion)):
+        elif isinstance(module, LabelTokens):
+            init.zeros_(module.told)
+        if isinstance(module, (PatchProjection, LabelEncoder, Fusion, LabelTokens)):
             # Bridges between spaces of any width: keep the variance, whatever `initializer_range` of the backbones.
             for layer in module.children():
                 if isinstance(layer, nn.Linear):
@@ -168,22 +171,23 @@ class OTDRGModel(OTDRGPreTrainedModel):
         phrases, names = phrases.to(patches.dtype), names.to(patches.dtype)
 
         batch = patches.shape[0]
-        # Each label is looked for by the phrase of its presence, whatever its state.
+        # Each label is looked for by the phrase of its presence, whatever its state: what is seen of one label does not
+        # change with what is said of another.
         present = phrases[:, POSITIVE]  # [m, d]
         equal = torch.ones(batch, len(present), device=patches.device)
-        seen = self.alignment(patches, patch_mask, present.expand(batch, -1, -1), equal).label_patches  # [B, m, d]
-        disease_logits = self.disease_head(seen, names, present)
+        seen = self.alignment(patches, patch_mask, present.expand(batch, -1, -1), equal)
+        disease_logits = self.disease_head(seen.label_patches, names, present)
+        places = label_places(seen.evidence, *maps.shape[2:4]).to(patches.dtype)  # [B, m, p]
 
-        states = self._prompted_states(disease_logits.detach(), disease_labels)  # [B, m]
+        states, told = self._prompted_states(disease_logits.detach(), disease_labels)  # [B, m] twice
         stated = phrases[torch.arange(states.shape[1], device=states.device), states]  # [B, m, d]
         masses = torch.tensor(self.config.state_masses, device=patches.device)[states]  # [B, m]
         aligned = self.alignment(patches, patch_mask, stated, masses)
-        places = label_places(aligned.evidence, *maps.shape[2:4]).to(patches.dtype)  # [B, m, p]
 
         features = OTDRGStudyFeatures(
             image_embeds=self.fusion.visual_tokens(maps),
             view_mask=view_mask,
-            finding_embeds=self.fusion.label_tokens(stated, aligned.label_patches, places),
+            finding_embeds=self.fusion.label_tokens(stated, seen.label_patches, places, told),
             disease_logits=disease_logits,
             disease_states=states,
             transport_plan=aligned.plan,
@@ -193,19 +197,29 @@ class OTDRGModel(OTDRGPreTrainedModel):
             label_phrases=phrases,
         )
         if disease_labels is not None:
-            contrast = phrase_contrast(seen, phrases, disease_labels, self.config.contrast_temperature)
+            contrast = phrase_contrast(seen.label_patches, phrases, disease_labels, self.config.contrast_temperature)
             features.ot_loss = aligned.cost + contrast
             features.disease_loss = disease_loss(disease_logits, disease_labels)
         return features
 
-    def _prompted_states(self, disease_logits: torch.Tensor, disease_labels: torch.Tensor | None) -> torch.Tensor:
-        """Given states, predicted where unknown; in training, predicted for a share of the studies (exposure gap)."""
+    def _prompted_states(
+        self, disease_logits: torch.Tensor, disease_labels: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        The states that the LLM is shown, and which of them it is told: those that are not as predicted.
+
+        In training a share of the studies shows predicted states (exposure gap), and a share of the given labels of the
+        others is told, though it is as predicted.
+        """
         predicted = predict_states(disease_logits, self.config)
         states = resolve_states(disease_labels, predicted, self.config)
-        if self.training and self.config.predicted_label_rate > 0:
+        told = states != predicted
+        if self.training and disease_labels is not None:
+            drawn = torch.rand(states.shape, device=states.device) < self.config.told_label_rate
             swap = torch.rand(states.shape[0], 1, device=states.device) < self.config.predicted_label_rate
+            told = (told | drawn & (disease_labels >= 0)) & ~swap
             states = torch.where(swap, predicted, states)
-        return states
+        return states, told
 
     def merge_features(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, features: OTDRGStudyFeatures

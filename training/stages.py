@@ -12,9 +12,7 @@ FROZEN = {
     "joint": (),
 }
 # What no prompt without labels reaches.
-LABEL_TOKENS = tuple(
-    f"model.fusion.{name}" for name in ("finding_dense", "place_norm", "place_dense", "finding_output")
-)
+LABEL_TOKENS = ("model.fusion.label_tokens",)
 
 
 def apply_stage(

@@ -91,8 +91,9 @@ def main() -> None:
         module = getattr(model.model, name)
         if name != "fusion":
             module.forward = named(name, module.forward)
-    for name in ("visual_tokens", "label_tokens"):
-        setattr(model.model.fusion, name, named("fusion", getattr(model.model.fusion, name)))
+    fusion = model.model.fusion
+    fusion.visual_tokens = named("fusion", fusion.visual_tokens)
+    fusion.label_tokens.forward = named("fusion", fusion.label_tokens.forward)
     model._language_loss = named("LM head and loss", model._language_loss)
 
     def step():

@@ -94,6 +94,7 @@ NAN = float("nan")
         {"disease_loss_weight": NAN},
         {"background_mass": 1.0},
         {"predicted_label_rate": 1.1},
+        {"told_label_rate": -0.1},
         {"solver": "sinkhorm"},
         {"image_grid": [14]},
         {"image_grid": [0, 14]},
