@@ -5,10 +5,11 @@ from collections.abc import Sized
 import numpy as np
 import torch
 from torch.nn import functional as F
-from transformers import GenerationConfig, Pipeline
+from transformers import GenerationConfig, LogitsProcessorList, Pipeline
 from transformers.utils import logging
 
-from .disease_states import POSITIVE, UNCERTAIN
+from .disease_states import POSITIVE, UNCERTAIN, predict_states
+from .draft_otdrg import PADDING, KeepDraft, draft_tokens
 from .image_loading import load_views, view_in
 from .prefetching import Prefetched
 from .report_sections import report_sections
@@ -18,7 +19,7 @@ logger = logging.get_logger(__name__)
 
 TASK = "radiology-report"
 STUDY_KEYS = ("images", "views", "indication", "comparison", "disease_labels")
-PLAIN_GENERATION = {"max_new_tokens", "streamer", "num_beams", "num_return_sequences", "do_sample"}
+PLAIN_GENERATION = {"logits_processor", "max_new_tokens", "streamer", "num_beams", "num_return_sequences", "do_sample"}
 CUSTOM_PIPELINES = {
     TASK: {
         "impl": "pipeline_otdrg.RadiologyReportPipeline",
@@ -65,7 +66,8 @@ class RadiologyReportPipeline(Pipeline):
                 An image (PIL, path, URL, bytes, array; files may be DICOM), or a dict with `images` (a list) and,
                 optionally, `views` (`"frontal"`, `"lateral"` or `"unknown"` per image; by default what DICOM files
                 say), `indication`, `comparison` (the earlier report) and `disease_labels`
-                (`{"Pneumothorax": "positive"}`: a state that is known and overrides the prediction).
+                (`{"Pneumothorax": "positive"}`: a state that is known and overrides the prediction; the rest of the
+                report then keeps to what is written without it, which is written first and takes as long again).
                 A list, generator or dataset of these, or of lists of views, is a batch of studies; generators and
                 datasets are answered as they are read, the next batch being decoded while the model runs.
             evidence (`bool`, *optional*, defaults to `False`): Add heat maps.
@@ -132,17 +134,11 @@ class RadiologyReportPipeline(Pipeline):
         features = self.model.get_image_features(
             batch["pixel_values"].to(self.model.dtype), batch["view_mask"], batch["disease_labels"]
         )
-        # Whoever asks `generate` for something special may want a cache of his own.
-        plain = set(generate_kwargs) <= PLAIN_GENERATION
-        cache = {"past_key_values": make_cache(self.model.config.get_text_config(decoder=True))} if plain else {}
-        generate_kwargs = {**self._prepare_generate_kwargs(generate_kwargs), **cache}
-        sequences = self.model.generate(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            mm_encoder_outputs={"image": features},
-            **generate_kwargs,
-        )
-        sequences = getattr(sequences, "sequences", sequences)  # with `return_dict_in_generate`
+        draft = self._draft(batch, features, generate_kwargs)
+        if draft is not None:
+            processors = [*generate_kwargs.get("logits_processor", []), draft]
+            generate_kwargs = {**generate_kwargs, "logits_processor": LogitsProcessorList(processors)}
+        sequences = self._generate(batch, features, generate_kwargs)
         texts = self.processor.batch_decode(sequences[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         per_study = len(texts) // len(studies)
         scores = features.disease_logits.softmax(-1)[..., POSITIVE]
@@ -158,6 +154,39 @@ class RadiologyReportPipeline(Pipeline):
                 }
             )
         return {"answers": answers}
+
+    def _generate(self, batch: dict[str, torch.Tensor], features, generate_kwargs: dict) -> torch.Tensor:
+        # Whoever asks `generate` for something special may want a cache of his own.
+        plain = set(generate_kwargs) <= PLAIN_GENERATION
+        cache = {"past_key_values": make_cache(self.model.config.get_text_config(decoder=True))} if plain else {}
+        sequences = self.model.generate(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            mm_encoder_outputs={"image": features},
+            **{**self._prepare_generate_kwargs(generate_kwargs), **cache},
+        )
+        return getattr(sequences, "sequences", sequences)  # with `return_dict_in_generate`
+
+    def _draft(self, batch: dict[str, torch.Tensor], features, generate_kwargs: dict) -> KeepDraft | None:
+        """Reports without the labels that were set against the prediction, for those with them to keep to."""
+        config = self.model.config
+        set_by_hand = (features.disease_states != predict_states(features.disease_logits, config)).any(-1)  # [B]
+        # Where all labels are given there is no prediction to be revised.
+        rows = (set_by_hand & (batch["disease_labels"] < 0).any(-1)).nonzero()[:, 0]
+        if len(rows) == 0 or generate_kwargs.get("do_sample"):
+            return None
+        some = {key: value[rows] for key, value in batch.items()}
+        plain = self.model.get_image_features(some["pixel_values"].to(self.model.dtype), some["view_mask"])
+        options = {k: v for k, v in generate_kwargs.items() if k not in ("streamer", "num_return_sequences")}
+        prompt_length = batch["input_ids"].shape[1]
+        written = draft_tokens(self._generate(some, plain, options)[:, prompt_length:], self._end_tokens())  # [rows, D]
+        drafts = written.new_full((len(batch["input_ids"]), written.shape[1]), PADDING)
+        drafts[rows] = written
+        return KeepDraft(drafts, prompt_length)
+
+    def _end_tokens(self) -> list[int]:
+        tokens = self.model.generation_config.eos_token_id
+        return tokens if isinstance(tokens, list) else [] if tokens is None else [tokens]
 
     def _pad(self, studies: list[dict]) -> dict[str, torch.Tensor]:
         rows = [{key: study[key] for key in ("input_ids", "attention_mask")} for study in studies]
