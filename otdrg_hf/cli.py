@@ -212,7 +212,7 @@ def evaluate(
 
 @app.command()
 def card(
-    source: Annotated[Path, typer.Argument(help="A model's folder, a folder of otdrg prepare, or: phantom.")],
+    source: Annotated[Path, typer.Argument(help="A model's folder, one of otdrg prepare, or: phantom, phantom_hard.")],
     evaluation: Annotated[Path | None, typer.Option("--evaluation", help="What otdrg evaluate --json wrote.")] = None,
     evaluated_on: Annotated[str | None, typer.Option("--evaluated_on", help="The dataset that it is about.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="The split that it is about.")] = None,

@@ -11,13 +11,12 @@ from .errors import DataError, require_datasets
 from .films_in_place import FilmReader, rows_without_films
 from .label_filling import fill_labels, labeler_fingerprint
 from .paths import file_stamp, missing_files
-from .schema import PHANTOM_NAMES, STUDY_COLUMNS, require_split, study_features
+from .schema import HARD_PHANTOM, PHANTOM_NAMES, STUDY_COLUMNS, require_split_of, study_features
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 PREPARED_NAMES = ("iu_xray", "mimic_cxr")
-HARD_PHANTOM, BROKEN_SPLIT = "phantom_hard", "test_broken"
 
 
 def load_study_dataset(
@@ -67,8 +66,7 @@ def load_study_dataset(
     Raises:
         [`DataError`]: for a folder of no known form, an unknown split, or files that cannot be read.
     """
-    if (name_or_dir, split) != (HARD_PHANTOM, BROKEN_SPLIT):  # a split of the hard phantoms alone
-        split = require_split(split)
+    split = require_split_of(name_or_dir, split)
     if name_or_dir in PHANTOM_NAMES:
         with _plain_errors():
             return _phantoms(name_or_dir, split, streaming, cache_dir, phantom_options)

@@ -19,6 +19,7 @@ STUDY_COLUMNS = (
 )
 INPUT_COLUMNS = ("images", "views", "indication", "comparison")  # what a report is written from
 PHANTOM_NAMES = ("phantom", "phantom_hard")
+HARD_PHANTOM, BROKEN_SPLIT = "phantom_hard", "test_broken"
 TEXT_COLUMNS = ("id", "indication", "comparison", "findings", "impression", "report")
 VIEWS = ("frontal", "lateral", "unknown")
 SPLITS = ("train", "validation", "test")
@@ -66,6 +67,11 @@ def require_split(name: str) -> str:
     if known is None:
         raise DataError(f"Unknown split {name!r}: ask for one of {', '.join(SPLITS)} ('val' is accepted)")
     return known
+
+
+def require_split_of(dataset: str, name: str) -> str:
+    """Like [`require_split`], with the split that the hard phantoms alone have."""
+    return name if (dataset, name) == (HARD_PHANTOM, BROKEN_SPLIT) else require_split(name)
 
 
 def compose_report(findings: str, impression: str) -> str:

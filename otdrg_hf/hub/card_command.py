@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ..data.schema import PHANTOM_NAMES
 from .dataset_card import write_dataset_card, write_phantom_card
 from .figures import read_figures
 from .model_card import write_model_card
@@ -25,7 +26,7 @@ def write_card(
     Writes the card of a model's folder, of a prepared dataset's, or of phantoms, as `source` is one or the other.
 
     Args:
-        source (`Path`): The folder, or `phantom`.
+        source (`Path`): The folder, or `phantom` or `phantom_hard`.
         evaluation, evaluated_on, split, system: See [`read_figures`]; for models.
         license, repo_id, output: See [`write_model_card`].
         studies (`list[str]`, *optional*): `SPLIT=NUMBER` of each split; for phantoms.
@@ -33,7 +34,7 @@ def write_card(
     Raises:
         ValueError: for a folder that is neither, and options that do not belong together.
     """
-    is_phantom = str(source) == "phantom" and not source.exists()
+    is_phantom = str(source) in PHANTOM_NAMES and not source.exists()
     is_model = (source / "config.json").is_file() or (source / "adapter_config.json").is_file()
     for name, value, belongs in (
         ("evaluation", evaluation, is_model),
@@ -46,10 +47,12 @@ def write_card(
     if is_phantom:
         if output is None:
             raise ValueError("Phantoms have no folder: give --output, such as --output README.md.")
-        return write_phantom_card(_numbers(studies or DEFAULT_STUDIES), output)
+        return write_phantom_card(_numbers(studies or DEFAULT_STUDIES), output, str(source))
     if not is_model:
         if not source.is_dir():
-            raise ValueError(f"There is no folder {source.name}: give a model's, one of otdrg prepare, or phantom.")
+            raise ValueError(
+                f"There is no folder {source.name}: give a model's, one of otdrg prepare, or a phantom's name."
+            )
         return write_dataset_card(source, license=license, output=output)
     if (source / "adapter_config.json").is_file():
         raise ValueError(

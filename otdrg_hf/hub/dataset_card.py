@@ -41,32 +41,37 @@ def write_dataset_card(
     return path
 
 
-def write_phantom_card(studies: dict[str, int], output: str | os.PathLike) -> Path:
+def write_phantom_card(studies: dict[str, int], output: str | os.PathLike, name: str = "phantom") -> Path:
     """
     Writes the card of synthetic phantoms.
 
     Args:
         studies (`dict[str, int]`): How many of each split; a split's seeds count from 0.
         output (`str` or `os.PathLike`): Where to.
+        name (`str`): `"phantom"` or `"phantom_hard"`.
 
     Raises:
         ValueError: for a split that is not known, or no study.
     """
-    save_card(Path(output), render_dataset_card(phantom_summary(studies)))
+    save_card(Path(output), render_dataset_card(phantom_summary(studies, name)))
     return Path(output)
 
 
-def phantom_summary(studies: dict[str, int]) -> dict[str, Any]:
+def phantom_summary(studies: dict[str, int], name: str = "phantom") -> dict[str, Any]:
     """What summary.json of these phantoms would say; they are planned, but not drawn, which would take far longer."""
-    from ..data.phantom.dataset import GENERATOR_VERSION
+    from ..data.phantom.dataset import GENERATOR_VERSION, HARD_VERSION
+    from ..data.phantom.hard import plan_hard_study
     from ..data.phantom.study import plan_study
-    from ..data.schema import require_split
+    from ..data.schema import require_split_of
     from ..data.tally import count_studies, describe_counts
     from ..labeling import LABELS
 
+    is_hard = name == "phantom_hard"
+    plan_of = plan_hard_study if is_hard else plan_study
+
     def rows(split: str, number: int):
         for seed in range(number):
-            plan = plan_study(seed, split)
+            plan = plan_of(seed, split)
             labels = [plan.text.states[label] for label in LABELS]
             texts = {"indication": plan.text.indication, "comparison": "", "findings": plan.text.findings}
             yield {"images": plan.views, "views": plan.views, "impression": plan.text.impression, **texts} | {
@@ -76,12 +81,12 @@ def phantom_summary(studies: dict[str, int]) -> dict[str, Any]:
     wrong = [f"{split}={number}" for split, number in studies.items() if number < 1]
     if wrong or not studies:
         raise ValueError(f"{', '.join(wrong) or 'Nothing'}: a split of phantoms has at least one study.")
-    studies = {require_split(split): number for split, number in studies.items()}
+    studies = {require_split_of(name, split): number for split, number in studies.items()}
     counts = {split: count_studies(rows(split, number)) for split, number in studies.items()}
     total = sum(counts.values(), start=type(next(iter(counts.values())))())
     splits = {split: describe_counts(count) for split, count in counts.items()}
-    generator = {"version": GENERATOR_VERSION}
-    return {"source": "phantom", "options": generator, **describe_counts(total), "splits": splits, "rejected": {}}
+    generator = {"version": f"{GENERATOR_VERSION}.{HARD_VERSION}" if is_hard else GENERATOR_VERSION}
+    return {"source": name, "options": generator, **describe_counts(total), "splits": splits, "rejected": {}}
 
 
 def render_dataset_card(summary: dict[str, Any], license: str | None = None) -> str:
@@ -94,7 +99,7 @@ def render_dataset_card(summary: dict[str, Any], license: str | None = None) -> 
         raise ValueError(f"The licence of {source.title} is {source.license}, not {license}: leave --license out.")
     terms = {"license": license or source.license}
     terms |= {"license_name": source.license_name, "license_link": source.license_link}
-    synthetic = ["synthetic"] if name == "phantom" else []
+    synthetic = ["synthetic"] if source.synthetic else []
     data = DatasetCardData(
         language="en",
         pretty_name=source.title[0].upper() + source.title[1:],

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from huggingface_hub import DatasetCard, metadata_load
 
-from otdrg_hf.data.phantom import make_phantom
+from otdrg_hf.data.phantom import make_hard_phantom, make_phantom
 from otdrg_hf.data.tally import count_studies, describe_counts
 from otdrg_hf.hub.dataset_card import phantom_summary, write_dataset_card, write_phantom_card
 from otdrg_hf.labeling import LABELS
@@ -80,6 +80,17 @@ def test_the_card_of_phantoms_counts_what_would_be_drawn(tmp_path):
     assert "**Synthetic data.**" in text and "seeds 0 to" in text
     metadata = metadata_load(path)
     assert metadata["license"] == "apache-2.0" and "synthetic" in metadata["tags"]
+
+
+def test_the_card_of_hard_phantoms_has_their_broken_split(tmp_path):
+    path = write_phantom_card({"train": 5, "test_broken": 3}, tmp_path / "README.md", "phantom_hard")
+    views = [len(make_hard_phantom(seed, "test_broken", 64).images) for seed in range(3)]
+    text = DatasetCard.load(path).text
+    assert f"| test_broken | 3 | {sum(views)} | 3 |" in text
+    assert 'load_study_dataset("phantom_hard", split="test_broken", num_studies=3)' in text
+    assert "**Synthetic data.**" in text and "avoid each other" in text and "Health data" not in text
+    with pytest.raises(ValueError, match="test_broken"):
+        write_phantom_card({"test_broken": 3}, tmp_path / "none.md", "phantom")
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "{", '{"source": "iu_xray"}', '{"source": "elsewhere", "studies": 3}'])
