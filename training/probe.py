@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from otdrg_hf.training.probes.looking import look_into
+from otdrg_hf.training.probes.plots import plot_figures
 
 
 def main(
@@ -23,6 +24,7 @@ def main(
     split: Annotated[str, typer.Option("--split", help="Of the dataset.")] = "test",
     num_studies: Annotated[int, typer.Option("--num_studies", min=2, help="The first ones.")] = 300,
     output: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw where the evidence lies, and spread, here.")] = None,
 ) -> None:
     """Looks into a trained model on phantoms, whose findings and places are known."""
     try:
@@ -33,6 +35,8 @@ def main(
     print(figures.text())
     if output is not None:
         output.write_text(json.dumps(figures.to_dict(), indent=1) + "\n", encoding="utf-8")
+    if plot is not None:
+        plot_figures(figures, plot)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from otdrg_hf.training.probes.grad_cam import grad_cam
 from otdrg_hf.training.probes.looking import look_into
+from otdrg_hf.training.probes.plots import plot_figures
 from otdrg_hf.training.probes.pointing import chance, is_hit, peak
 from otdrg_hf.training.probes.spread import effective_rank, mean_cosine
 from otdrg_hf.training.probes.steering import Steered
@@ -85,12 +87,16 @@ def test_mean_cosine_leaves_the_diagonal_out():
     assert mean_cosine(torch.ones(3, 4) * torch.tensor([[1.0], [2.0], [5.0]])) == pytest.approx(1)
 
 
-def test_figures_of_a_model_on_phantoms(folder):
+def test_figures_of_a_model_on_phantoms(folder, tmp_path):
     figures = look_into(folder, "phantom", "test", 4)
     assert 0 <= figures.calibration_error <= 1
     assert figures.steering["count"] == 4
     assert figures.spread["after"]["effective_rank"] > 1
     assert "Grad-CAM" in figures.text()
+    plot_figures(figures, tmp_path / "probe.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["probe.png"]
+    with Image.open(tmp_path / "probe.png") as picture:
+        assert len(picture.convert("L").getcolors()) > 10
 
 
 def test_data_without_boxes_are_refused(folder):

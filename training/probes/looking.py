@@ -1,7 +1,6 @@
 """All probes of a model on phantoms, in one pass for the evidence and one for the steering of reports."""
 
 import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 from otdrg_hf.modeling.pipeline_otdrg import RadiologyReportPipeline
 from otdrg_hf.training.calibration import expected_calibration_error
 
+from .figures import Figures
 from .grad_cam import grad_cam
 from .pointing import chance, is_hit
 from .spread import effective_rank, mean_cosine
@@ -24,54 +24,6 @@ from .steering import Steered
 
 SPREAD_STUDIES = 32
 PHANTOMS = {"phantom": phantom_dataset, "phantom_hard": hard_phantom_dataset}
-
-
-@dataclass(frozen=True)
-class Figures:
-    """
-    Attributes:
-        calibration_error (`float`): Expected calibration error of the scores, averaged over labels.
-        pointing (`dict[str, dict[str, float]]`): Per label with a true positive, and as `"mean"`, the share of peaks
-            inside a box of `evidence`, of `grad_cam` and by `chance`, and the `count` of true positives.
-        steering (`dict[str, float]`): `present` and `absent`, the share of reports that obey; `words`, the mean number
-            of words that change in the rest of the report; `count`.
-        spread (`dict[str, dict[str, float]]`): `before` and `after` training: `effective_rank` of patch features and
-            `label_cosine`, the mean cosine between the phrases of presence.
-    """
-
-    calibration_error: float
-    pointing: dict[str, dict[str, float]]
-    steering: dict[str, float]
-    spread: dict[str, dict[str, float]]
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-    def text(self) -> str:
-        """The figures as a table for a terminal."""
-        lines = [
-            f"calibration error of the scores  {self.calibration_error:.3f}",
-            "",
-            "peak of the map in the sign's box",
-        ]
-        lines.append(f"  {'':<28}{'evidence':>9}{'Grad-CAM':>9}{'chance':>9}{'n':>6}")
-        for label, row in self.pointing.items():
-            lines.append(
-                f"  {label:<28}{row['evidence']:>9.3f}{row['grad_cam']:>9.3f}{row['chance']:>9.3f}{row['count']:>6.0f}"
-            )
-        steering = self.steering
-        lines += [
-            "",
-            f"a label set by hand ({steering['count']:.0f} reports)",
-            f"  present: stated              {steering['present']:.3f}",
-            f"  absent: denied or not stated {steering['absent']:.3f}",
-            f"  other words that change, on average {steering['words']:.1f}",
-            "",
-            "features                      before   after training",
-        ]
-        for name, title in (("effective_rank", "effective rank of patches"), ("label_cosine", "cosine between labels")):
-            lines.append(f"  {title:<26}{self.spread['before'][name]:>8.2f}{self.spread['after'][name]:>8.2f}")
-        return "\n".join(lines)
 
 
 def look_into(model_dir: str | Path, dataset: str, split: str, num_studies: int) -> Figures:
