@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from otdrg_hf.modeling.language_loss_otdrg import CHUNK_LOGITS
+
 # Bytes of activations that a layer keeps per token and unit of width in half precision, attention by sdpa or flash
 # (Korthikanti et al., 2022, without the scores).
 KEPT_PER_LAYER = 34
@@ -97,10 +99,18 @@ def _stack(layers: int, positions: float, size: int, checkpointing: bool, width:
 
 
 def _logits(model: nn.Module, step: Step) -> float:
-    """Of the supervised positions: as they are, as fp32, and their gradient."""
+    """
+    Of the supervised positions: as they are, as fp32, and their gradient; or, where the loss takes them in chunks, of a
+    chunk, and the gradient of the projection until it is added up.
+    """
     if not step.runs_llm:
         return 0.0
-    return step.studies * step.supervised * model.config.text_config.vocab_size * 12
+    logits = step.studies * step.supervised * model.config.text_config.vocab_size
+    head = next(module for name, module in model.named_modules() if name.split(".")[-1] == "lm_head")
+    if logits <= CHUNK_LOGITS or type(head) is not nn.Linear or sharding()[1]:
+        return logits * 12
+    of_weight = head.weight.numel() * head.weight.element_size() if head.weight.requires_grad else 0
+    return CHUNK_LOGITS * 12 + of_weight
 
 
 def operations(model: nn.Module, step: Step) -> float:
