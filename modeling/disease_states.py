@@ -5,6 +5,8 @@ import torch
 from .configuration_otdrg import OTDRGConfig
 
 BLANK, POSITIVE, NEGATIVE, UNCERTAIN = range(4)
+# Of the training data; frequencies are smoothed, so that what never occurred is not at zero.
+UNHEARD_OF = 1e-3
 
 
 def positive_log_odds(logits: torch.Tensor) -> torch.Tensor:
@@ -49,6 +51,19 @@ def resolve_states(disease_labels: torch.Tensor | None, predicted: torch.Tensor,
         cleared = torch.where(contradicts & is_normal, BLANK, states)
         states = torch.where(_mask(findings, states), cleared, states)
     return _with_no_finding(states, ~given, config)
+
+
+def shown_states(states: torch.Tensor, config: OTDRGConfig) -> torch.Tensor:
+    """
+    The states whose phrases the LLM is shown, `[B, m]` -> `[B, m]`.
+
+    Reports deny few of the labels: nobody writes that there is no device. Where training held no denial of a label, the
+    LLM has never met its phrase, and is shown what absence was called there: blank.
+    """
+    if config.state_priors is None:
+        return states
+    priors = torch.tensor(config.state_priors, device=states.device)  # [m, states]
+    return torch.where((states == NEGATIVE) & (priors[:, NEGATIVE] < UNHEARD_OF), BLANK, states)
 
 
 def _with_no_finding(states: torch.Tensor, may_change: torch.Tensor, config: OTDRGConfig) -> torch.Tensor:

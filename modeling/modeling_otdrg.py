@@ -24,7 +24,7 @@ from .alignment_otdrg import (
     phrase_contrast,
 )
 from .configuration_otdrg import OTDRGConfig
-from .disease_states import POSITIVE, predict_states, resolve_states
+from .disease_states import POSITIVE, predict_states, resolve_states, shown_states
 from .dora_weights_otdrg import load_magnitudes
 from .language_loss_otdrg import chunked_cross_entropy
 from .outputs_otdrg import OTDRGCausalLMOutputWithPast, OTDRGModelOutputWithPast, OTDRGStudyFeatures
@@ -180,8 +180,9 @@ class OTDRGModel(OTDRGPreTrainedModel):
         places = label_places(seen.evidence, *maps.shape[2:4]).to(patches.dtype)  # [B, m, p]
 
         states, told = self._prompted_states(disease_logits.detach(), disease_labels)  # [B, m] twice
-        stated = phrases[torch.arange(states.shape[1], device=states.device), states]  # [B, m, d]
-        masses = torch.tensor(self.config.state_masses, device=patches.device)[states]  # [B, m]
+        shown = shown_states(states, self.config)  # [B, m]
+        stated = phrases[torch.arange(len(present), device=shown.device), shown]  # [B, m, d]
+        masses = torch.tensor(self.config.state_masses, device=patches.device)[shown]  # [B, m]
         aligned = self.alignment(patches, patch_mask, stated, masses)
 
         features = OTDRGStudyFeatures(

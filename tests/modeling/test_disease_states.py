@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otdrg_hf import OTDRGConfig
-from otdrg_hf.modeling.disease_states import BLANK, NEGATIVE, POSITIVE, UNCERTAIN, predict_states, resolve_states
+from otdrg_hf.modeling.disease_states import (
+    BLANK,
+    NEGATIVE,
+    POSITIVE,
+    UNCERTAIN,
+    predict_states,
+    resolve_states,
+    shown_states,
+)
 
 CONFIG = OTDRGConfig()
 NAMES = CONFIG.label_names
@@ -98,3 +106,14 @@ def test_labels_without_no_finding_are_left_alone():
     config = OTDRGConfig(label_names=["Nodule", "Mass"], no_finding_label=None, device_labels=[])
     logits = torch.tensor([[[0.0, 1, 0, 0], [0, 0, 1, 0]]])
     assert predict_states(logits, config).tolist() == [[POSITIVE, NEGATIVE]]
+
+
+def test_a_denial_that_training_never_held_is_shown_as_blank():
+    priors = [[0.7, 0.1, 0.1, 0.1]] * 14
+    priors[12] = [0.7, 0.2999, 5e-5, 5e-5]
+    every = torch.arange(4).repeat(14, 1).T  # [4, 14]: each state of each label
+    shown = shown_states(every, OTDRGConfig(state_priors=priors))
+    assert shown[:, 12].tolist() == [BLANK, POSITIVE, BLANK, UNCERTAIN]
+    others = [label for label in range(14) if label != 12]
+    assert torch.equal(shown[:, others], every[:, others])
+    assert torch.equal(shown_states(every, OTDRGConfig()), every)

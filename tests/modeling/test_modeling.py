@@ -326,6 +326,17 @@ def test_a_label_told_against_the_prediction_shows_nothing_of_the_image(model, i
     assert (label_tokens(model, inputs) != label_tokens(model, dark)).any(-1)[same].all()
 
 
+def test_an_unheard_of_denial_is_shown_as_blank_and_answered_as_given(inputs):
+    model = make_model(state_priors=[[0.6, 0.3999, 5e-5, 5e-5]] * 14)
+    denied, blank = torch.full((3, 14), 2), torch.zeros(3, 14, dtype=torch.long)
+    with torch.no_grad():
+        assert torch.equal(model(**inputs, disease_labels=denied).disease_states, denied)
+        predicted = model(**inputs).disease_states
+    told = (predicted != 2) & (predicted != 0)
+    same = (label_tokens(model, inputs, denied) == label_tokens(model, inputs, blank)).all(-1)
+    assert told.any() and same[told].all()
+
+
 @pytest.mark.parametrize("rates, share", [((0.0, 0.0), 0), ((0.0, 0.5), 0.5), ((0.0, 1.0), 1), ((1.0, 1.0), 0)])
 def test_given_labels_are_told_in_training_at_their_rate(inputs, rates, share):
     model = make_model(predicted_label_rate=rates[0], told_label_rate=rates[1])
