@@ -9,6 +9,7 @@ OTDRG model that the recipe describes; what belongs to labels and transport is l
 
 import sys
 
+from datasets import Image, List
 from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, set_seed
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser
 
@@ -63,7 +64,8 @@ def as_prompts(studies, processor: OTDRGProcessor, target: str):
 
     texts = studies.select_columns(["views", "indication", "comparison", target])
     rows = [row(study) for study in texts]
-    kept = studies.select_columns(["images"])
+    # TRL's collator hands films on as they are, and LLaVA's processor does not know grayscale.
+    kept = studies.select_columns(["images"]).cast_column("images", List(Image(mode="RGB")))
     return kept.add_column("prompt", [r["prompt"] for r in rows]).add_column(
         "completion", [r["completion"] for r in rows]
     )

@@ -30,7 +30,7 @@ def generate_llava_predictions(
         ]
         inputs = processor(
             text=prompts,
-            images=[study["images"] for study in batch],
+            images=[[film.convert("RGB") for film in study["images"]] for study in batch],
             padding=True,
             padding_side="left",
             add_special_tokens=False,
