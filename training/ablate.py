@@ -27,9 +27,9 @@ def run_ablation(plan: Plan, output_dir: Path) -> str:
         `str`: The table, a part per test split.
     """
     files = train_and_report(plan, output_dir)
-    scripts = {variant.name: variant.script for variant in plan.variants}
+    has_head = {variant.name: variant.predicts_labels for variant in plan.variants}
     results = {
-        split: {name: read_result(paths, scripts[name] == "otdrg") for name, paths in by_variant.items()}
+        split: {name: read_result(paths, has_head[name]) for name, paths in by_variant.items()}
         for split, by_variant in files.items()
     }
     parts, record = [], {}

@@ -58,6 +58,13 @@ def test_stages_that_agree_are_shared_and_others_are_not(write):
     assert last["plain"].script.endswith("llava") and last["plain"].start is None
 
 
+def test_labels_are_scored_where_a_trained_head_predicts_them(write):
+    untrained = {"override": {"otdrg_config": {"disease_loss_weight": 0.0}}}
+    variants = by_name(read_plan(write(variants=FILE["variants"] | {"untrained": untrained})))
+    predicting = {name for name, variant in variants.items() if variant.predicts_labels}
+    assert predicting == {"full", "no loss", "no mixing"}
+
+
 def test_fields_of_a_stage_are_its_recipe_then_the_file_then_the_override(write):
     stage = by_name(read_plan(write()))["no loss"].last_stages[1]
     assert stage.start.fields == {

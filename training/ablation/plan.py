@@ -50,6 +50,13 @@ class Variant:
     last_stages: dict[int, Stage]
     true_labels: bool = False
 
+    @property
+    def predicts_labels(self) -> bool:
+        """Whether it has a disease head that was trained, and whose labels are those that prompt its reports."""
+        fields = next(iter(self.last_stages.values())).fields
+        trained = fields.get("otdrg_config", {}).get("disease_loss_weight", 1.0) > 0
+        return self.script == "otdrg" and trained and not self.true_labels
+
 
 @dataclass(frozen=True)
 class Plan:
