@@ -13,6 +13,7 @@ pytest.importorskip("selenium")
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
+from otdrg_hf import DEMO_CHECKPOINT  # noqa: E402
 from otdrg_hf.app.film_study import EXAMPLE_SEEDS, study_of_phantom  # noqa: E402
 from otdrg_hf.labeling import LABELS  # noqa: E402
 from tests.app.browsing import CHROMIUM, DONE, DRIVER, Page, start_browser  # noqa: E402
@@ -23,8 +24,8 @@ pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no Chromium w
 
 
 @pytest.fixture(scope="module")
-def site(folder, tmp_path_factory):
-    site = start_site(folder, tmp_path_factory.mktemp("served"))
+def site(tmp_path_factory):
+    site = start_site(DEMO_CHECKPOINT, tmp_path_factory.mktemp("served"))
     yield site
     site.process.terminate()
     site.process.communicate(timeout=60)
@@ -45,7 +46,7 @@ def page(browser, site):
 @pytest.fixture(scope="module")
 def film(tmp_path_factory):
     path = tmp_path_factory.mktemp("patient_smith") / "film.png"
-    Image.fromarray(make_films(1, (200, 180))[0]).save(path)
+    study_of_phantom(EXAMPLE_SEEDS[0]).films[0].save(path)
     return path
 
 

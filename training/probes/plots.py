@@ -6,7 +6,7 @@ import numpy as np
 
 from .figures import Figures
 
-SOURCES = {"evidence": "evidence", "grad_cam": "Grad-CAM of the disease head", "chance": "chance"}
+SOURCES = {"evidence": "evidence", "grad_cam": "Grad-CAM", "chance": "chance"}
 SPREADS = {"effective_rank": "effective rank of patches", "label_cosine": "mean cosine between labels"}
 
 
@@ -41,5 +41,5 @@ def _plot_pointing(axes, pointing: dict[str, dict[str, float]]) -> None:
     axes.set_yticks(rows, list(pointing))
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
-    axes.set_title("peak of the map in the sign's box, share of true positives", fontsize="medium")
-    axes.legend(fontsize="small", loc="lower right")
+    axes.set_title("peak of the map in the sign's box", fontsize="medium")
+    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.4, -0.05), ncols=3)
