@@ -1,42 +1,89 @@
 """A report that is written again, with a label set by hand, keeps the words of the first one where it can."""
 
+from typing import NamedTuple
+
 import torch
 from transformers import LogitsProcessor
 
 PREFERENCE = 2.0
+NUM_EXPECTED = 64
 PADDING, _START = -1, -2
 
 
 class KeepDraft(LogitsProcessor):
     r"""
-    Prefers, among the words that a report may go on with, the one that follows in its draft.
+    Prefers, among the words that a report may go on with, the one that follows in its draft, and those that the label
+    made likelier than they were there.
 
     A label that changes, changes its sentence. Which of several wordings the others take is often nearly a tie, which
     any change of the prompt tips. A model that knows what it wants is not held back: the draft's next token gets a few
-    nats, no more.
+    nats, no more, and any token as much as it gained on what it was expected to be at that place of the draft, up to
+    the same few nats.
 
     Args:
         drafts (`torch.LongTensor` of shape `[B, D]`): Token ids of a draft per study, then padding of -1; a row of
             padding alone is a study without a draft.
+        expected (`ExpectedTokens` of shape `[B, 1 + D, k]`): What was likely at each place of the drafts.
         prompt_length (`int`): Tokens of the prompts, which come first.
-        preference (`float`, *optional*, defaults to 2.0): Nats that the draft's next token gets.
+        preference (`float`, *optional*, defaults to 2.0): The few nats.
     """
 
-    def __init__(self, drafts: torch.LongTensor, prompt_length: int, preference: float | None = None):
+    def __init__(
+        self,
+        drafts: torch.LongTensor,
+        expected: "ExpectedTokens",
+        prompt_length: int,
+        preference: float | None = None,
+    ):
         starts = torch.where(drafts[:, :1] >= 0, _START, PADDING)
         self.drafts = torch.cat([starts, drafts], dim=1)  # [B, 1 + D]
+        self.expected = expected
         self.prompt_length = prompt_length
         self.preference = PREFERENCE if preference is None else preference
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """`[rows, T]` and `[rows, vocab]` -> `[rows, vocab]`; the beams of a study are rows one after another."""
-        drafts = self.drafts.repeat_interleave(len(input_ids) // len(self.drafts), 0)
+        beams = len(input_ids) // len(self.drafts)
+        drafts = self.drafts.repeat_interleave(beams, 0)
         agreed = agreement(input_ids[:, self.prompt_length :], drafts)  # [rows, 1 + D]
-        # What comes after the longest part of the draft that ends as the report does so far.
+        # Where the longest part of the draft ends that ends as the report does so far.
         last = (agreed == agreed.amax(-1, keepdim=True)) & (agreed > 0)
         follows = last[:, :-1] & (drafts[:, 1:] >= 0)  # [rows, D]
         bonus = self.preference * follows.to(scores.dtype)
-        return scores + torch.zeros_like(scores).scatter_reduce_(1, drafts[:, 1:].clamp(min=0), bonus, "amax")
+        kept = torch.zeros_like(scores).scatter_reduce_(1, drafts[:, 1:].clamp(min=0), bonus, "amax")
+        before = self.expected.at(last, beams, scores.shape[-1])  # [rows, vocab]
+        gained = (scores.log_softmax(-1) - before).clamp(0, self.preference).to(scores.dtype)
+        return scores + kept + gained
+
+
+class ExpectedTokens(NamedTuple):
+    """
+    The likeliest tokens at each place of drafts: a large vocabulary times a report is more than is worth keeping.
+
+    Attributes:
+        log_probs (`torch.Tensor`), tokens (`torch.LongTensor`): Of shape `[B, 1 + D, k]`, likeliest first.
+    """
+
+    log_probs: torch.Tensor
+    tokens: torch.Tensor
+
+    @classmethod
+    def from_logits(cls, logits: torch.Tensor) -> "ExpectedTokens":
+        """`[B, 1 + D, vocab]`, study by study, as they are not small."""
+        tops = [study.float().log_softmax(-1).topk(min(NUM_EXPECTED, logits.shape[-1])) for study in logits]
+        return cls(torch.stack([top.values for top in tops]), torch.stack([top.indices for top in tops]))
+
+    def at(self, places: torch.Tensor, beams: int, vocab_size: int) -> torch.Tensor:
+        """
+        Log-probabilities where `places` `[B * beams, 1 + D]` is true, the largest of several, `[B * beams, vocab]`;
+        0 for all tokens where it is true nowhere. Of other tokens than the likeliest, an upper bound.
+        """
+        elsewhere = ~places.unsqueeze(-1)
+        log_probs = self.log_probs.repeat_interleave(beams, 0).masked_fill(elsewhere, -torch.inf)  # [rows, 1 + D, k]
+        least = log_probs[..., -1].amax(-1, keepdim=True)  # [rows, 1]
+        least = least.masked_fill(~places.any(-1, keepdim=True), 0)
+        tokens = self.tokens.repeat_interleave(beams, 0)
+        return least.repeat(1, vocab_size).scatter_reduce_(1, tokens.flatten(1), log_probs.flatten(1), "amax")
 
 
 def agreement(written: torch.LongTensor, drafts: torch.LongTensor) -> torch.LongTensor:
@@ -57,4 +104,4 @@ def draft_tokens(written: torch.LongTensor, end_tokens: list[int]) -> torch.Long
     return written.masked_fill(ends.cumsum(-1) - ends > 0, PADDING)
 
 
-__all__ = ["PADDING", "KeepDraft", "draft_tokens"]
+__all__ = ["PADDING", "ExpectedTokens", "KeepDraft", "draft_tokens"]

@@ -9,7 +9,7 @@ from transformers import GenerationConfig, LogitsProcessorList, Pipeline
 from transformers.utils import logging
 
 from .disease_states import POSITIVE, UNCERTAIN, predict_states
-from .draft_otdrg import PADDING, KeepDraft, draft_tokens
+from .draft_otdrg import PADDING, ExpectedTokens, KeepDraft, draft_tokens
 from .image_loading import load_views, view_in
 from .prefetching import Prefetched
 from .report_sections import report_sections
@@ -180,9 +180,25 @@ class RadiologyReportPipeline(Pipeline):
         options = {k: v for k, v in generate_kwargs.items() if k not in ("streamer", "num_return_sequences")}
         prompt_length = batch["input_ids"].shape[1]
         written = draft_tokens(self._generate(some, plain, options)[:, prompt_length:], self._end_tokens())  # [rows, D]
-        drafts = written.new_full((len(batch["input_ids"]), written.shape[1]), PADDING)
-        drafts[rows] = written
-        return KeepDraft(drafts, prompt_length)
+        expected = self._expected_tokens(some, plain, written)
+        all_rows = (len(batch["input_ids"]), written.shape[1])
+        drafts = written.new_full(all_rows, PADDING).index_copy(0, rows, written)
+        # Studies without a draft have no place in one, so that any row will do for them.
+        order = torch.zeros(len(drafts), dtype=torch.long, device=rows.device)
+        order[rows] = torch.arange(len(rows), device=rows.device)
+        return KeepDraft(drafts, ExpectedTokens(*(of_rows[order] for of_rows in expected)), prompt_length)
+
+    def _expected_tokens(self, batch: dict[str, torch.Tensor], features, written: torch.Tensor) -> ExpectedTokens:
+        """What the model thought likely where it wrote `written` `[B, D]`."""
+        mask = torch.cat([batch["attention_mask"], torch.ones_like(written)], dim=1)
+        logits = self.model(
+            input_ids=torch.cat([batch["input_ids"], written.clamp(min=0)], dim=1),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            mm_encoder_outputs={"image": features},
+            logits_to_keep=written.shape[1] + 1,
+        ).logits
+        return ExpectedTokens.from_logits(logits)
 
     def _end_tokens(self) -> list[int]:
         tokens = self.model.generation_config.eos_token_id

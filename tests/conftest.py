@@ -1,5 +1,6 @@
 """Tiny backbones, tokenizers, models and films that the tests make themselves; nothing is downloaded."""
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,10 @@ from transformers import PreTrainedTokenizerFast
 import otdrg_hf  # noqa: F401  (registers OTDRG with the Auto classes)
 from otdrg_hf import OTDRGConfig, OTDRGForConditionalGeneration, OTDRGProcessor
 from otdrg_hf.modeling.backbones_otdrg import add_placeholders, square_image_processor
+
+# The same examples every time; `--hypothesis-profile=default` tries others.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same")
 
 IMAGE_SIZE = 32
 CORPUS = [

@@ -19,10 +19,11 @@ _LONGEST_SENTENCE = 2000
 _EMPTY_LINE = re.compile(r"\S[ \t]*\n[ \t]*\n")
 _IMPRESSION = re.compile(r"impression|conclusion|opinion|summary", re.IGNORECASE)
 
-# A full stop ends a sentence unless it stands in a number, after an abbreviation or after a list number.
+# A full stop ends a sentence unless it stands in a number, after an abbreviation or after a list number. A question
+# mark ends one at the end of a line, unless it stands alone: "? pneumonia" may be broken after the mark.
 _BOUNDARY = re.compile(
     r"(?:(?<!\bvs)(?<!\bdr)(?<!\bmr)(?<!\bms)(?<!\bapprox)(?<!\be\.g)(?<!\bi\.e)[.!]{1,3}(?=[\s\"')\]]|$)"
-    r"|(?<=[a-z)]{2})\.(?=[a-z]{2})|\?(?=\s*$|\s*\n)|\n[ \t]*\n|\n[ \t]*(?=(?:[-*•]|\(?\d{1,2}[.)])[ \t]))"
+    r"|(?<=[a-z)]{2})\.(?=[a-z]{2})|(?<=\S)\?(?=\s*$|\s*\n)|\n[ \t]*\n|\n[ \t]*(?=(?:[-*•]|\(?\d{1,2}[.)])[ \t]))"
     r"|(?<=\s)(?=\d{1,2}\)\s)",
     re.IGNORECASE,
 )

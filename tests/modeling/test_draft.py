@@ -1,21 +1,25 @@
 """Tests of keeping to a draft: where it has an opinion, how strong, and what a label set by hand leaves of a report."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import pipeline
 
-from otdrg_hf.modeling.draft_otdrg import PADDING, KeepDraft, agreement, draft_tokens
+from otdrg_hf.modeling.draft_otdrg import PADDING, ExpectedTokens, KeepDraft, agreement, draft_tokens
 from tests.conftest import make_films, make_model
 
+VOCAB = 10
 TOKENS = st.lists(st.integers(0, 4), min_size=1, max_size=8)
 
 
 def preferred(written, draft, preference=2.0):
-    """The tokens that the draft speaks for."""
-    keep = KeepDraft(torch.tensor([draft]), prompt_length=2, preference=preference)
-    scores = torch.randn(1, 10)
+    """The tokens that the draft speaks for, where the label changed nothing."""
+    scores = torch.randn(1, VOCAB)
+    expected = ExpectedTokens.from_logits(scores.expand(1, 1 + len(draft), VOCAB))
+    keep = KeepDraft(torch.tensor([draft]), expected, prompt_length=2, preference=preference)
     gained = keep(torch.tensor([[7, 7, *written]]), scores) - scores
     assert set(gained.round(decimals=4).unique().tolist()) <= {0.0, preference}
     return gained[0].nonzero()[:, 0].tolist()
@@ -51,8 +55,42 @@ def test_agreement_is_the_length_of_the_common_ending(written, draft):
 def test_rows_without_a_draft_and_beams():
     drafts = torch.tensor([[5, 3, PADDING], [PADDING] * 3])
     ids = torch.tensor([[7, 5], [7, 8], [7, 5], [7, 3]])
-    gained = KeepDraft(drafts, prompt_length=1)(ids, torch.zeros(4, 10))
+    expected = ExpectedTokens.from_logits(torch.zeros(2, 4, VOCAB))
+    gained = KeepDraft(drafts, expected, prompt_length=1)(ids, torch.zeros(4, VOCAB))
     assert gained[0].nonzero()[:, 0].tolist() == [3] and not gained[1:].any()
+
+
+def test_what_the_label_makes_likelier_at_that_place_gains_as_much_up_to_the_preference():
+    """The draft is 5 3 6; after 5, its model expected the tokens by `old`, and the new one by `new`."""
+    old = torch.tensor([0.10, 0.10, 0.10, 0.50, 0.04, 0.04, 0.04, 0.04, 0.02, 0.02]).log()
+    new = torch.tensor([0.10, 0.01, 0.20, 0.02, 0.55, 0.04, 0.02, 0.02, 0.02, 0.02]).log()
+    logits = torch.randn(1, 4, VOCAB)
+    logits[0, 1] = old
+    keep = KeepDraft(torch.tensor([[5, 3, 6]]), ExpectedTokens.from_logits(logits), prompt_length=0, preference=2.0)
+    gained = (keep(torch.tensor([[5]]), new[None]) - new)[0]
+    doubled = math.log(2.0)
+    expected = torch.tensor([0, 0, doubled, 2.0, 2.0, 0, 0, 0, 0, 0])  # 3 is the draft's, 4 made thirteenfold
+    torch.testing.assert_close(gained, expected)
+    assert not (keep(torch.tensor([[8]]), new[None]) - new).any()  # no place of the draft ends so
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3, VOCAB]), st.integers(1, 3))
+@settings(max_examples=40)
+def test_expected_tokens_are_exact_for_the_likeliest_and_a_bound_for_the_others(seed, count, beams):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 5, VOCAB, generator=generator)
+    places = torch.rand(2 * beams, 5, generator=generator) < 0.4
+    dense = logits.log_softmax(-1).repeat_interleave(beams, 0).masked_fill(~places.unsqueeze(-1), -torch.inf).amax(1)
+    tops = logits.log_softmax(-1).topk(count)
+    found = ExpectedTokens(tops.values, tops.indices).at(places, beams, VOCAB)
+    somewhere = places.any(-1)
+    assert not found[~somewhere].any()
+    dense, found = dense[somewhere], found[somewhere]
+    assert (found >= dense - 1e-6).all()
+    likeliest = dense.argmax(-1, keepdim=True)
+    torch.testing.assert_close(found.gather(1, likeliest), dense.gather(1, likeliest))
+    if count == VOCAB:
+        torch.testing.assert_close(found, dense)
 
 
 def test_a_draft_ends_with_its_first_end_token():
@@ -74,3 +112,19 @@ def test_a_label_set_by_hand_keeps_the_rest_of_the_report(processor, monkeypatch
     again = report([studies[0], films[1], studies[2]], batch_size=3, max_new_tokens=12, generate_kwargs=options)
     assert [a["generated_text"] for a in again] == [p["generated_text"] for p in plain]
     assert {f["label"]: f["state"] for f in again[0]["findings"]}["Pneumothorax"] == other[0]
+
+
+@pytest.mark.parametrize("text", ["llama", "gpt2"])
+def test_a_batch_keeps_to_its_drafts_as_one_study_at_a_time_does(processor, text):
+    report = pipeline("radiology-report", model=make_model(text=text), processor=processor)
+    films = make_films(3, seed=6)
+    states = [{f["label"]: f["state"] for f in answer["findings"]} for answer in report(films)]
+    other = ["negative" if state["Edema"] == "positive" else "positive" for state in states]
+    studies = [
+        {"images": films[0], "indication": "Cough.", "disease_labels": {"Edema": other[0]}},
+        {"images": films[1]},
+        {"images": films[2], "indication": "The heart is normal in size.", "disease_labels": {"Edema": other[2]}},
+    ]
+    one_by_one = [report(study, max_new_tokens=12)["generated_text"] for study in studies]
+    batch = report(studies, batch_size=3, max_new_tokens=12)
+    assert [answer["generated_text"] for answer in batch] == one_by_one
