@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from .configuration_otdrg import OTDRGConfig
+from .label_phrases_otdrg import encode_label_phrases, label_feature_size
 from .processing_otdrg import FINDING_TOKEN, IMAGE_TOKEN, OTDRGProcessor
 from .vision_otdrg import encode_images, patch_features
 
@@ -57,6 +58,7 @@ def model_from_backbones(
     image_size: int | None = None,
     dtype: torch.dtype | str = "auto",
     attn_implementation: str | None = None,
+    label_encoder: str | None = None,
     **config,
 ):
     """See [`OTDRGForConditionalGeneration.from_backbones`]."""
@@ -69,10 +71,22 @@ def model_from_backbones(
     if len(processor.tokenizer) > text_model.get_input_embeddings().num_embeddings:
         text_model.resize_token_embeddings(len(processor.tokenizer))
     config = _join_configs(vision_tower, text_model, processor, attn_implementation, config)
-    return _assemble(cls, config, vision_tower, text_model)
+    config.label_feature_size = label_feature_size(label_encoder) if label_encoder else None
+    model = _assemble(cls, config, vision_tower, text_model)
+    if label_encoder:
+        fill_label_features(model, label_encoder)
+    return model
 
 
-def empty_from_backbones(cls, vision_id: str, text_id: str, image_size: int | None = None, **config):
+def fill_label_features(model: PreTrainedModel, label_encoder: str):
+    """Gives a new model with `config.label_feature_size` the features of its label phrases."""
+    features = encode_label_phrases(label_encoder, model.config.label_phrases)
+    model.model.label_encoder.phrase_features.copy_(features)
+
+
+def empty_from_backbones(
+    cls, vision_id: str, text_id: str, image_size: int | None = None, label_encoder: str | None = None, **config
+):
     """
     The model and the processor that `from_backbones` gives, with its weights on the meta device.
 
@@ -86,6 +100,7 @@ def empty_from_backbones(cls, vision_id: str, text_id: str, image_size: int | No
         vision_tower = AutoModel.from_config(vision_config)
         text_model = AutoModelForCausalLM.from_config(text_config)
         config = _join_configs(vision_tower, text_model, processor, None, config)
+        config.label_feature_size = label_feature_size(label_encoder) if label_encoder else None
         model = cls(config)
     processor.num_image_tokens = config.image_seq_length
     return model.eval(), processor

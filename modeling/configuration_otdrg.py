@@ -44,6 +44,9 @@ class OTDRGConfig(PreTrainedConfig):
         label_phrase_ids (`list[list[list[int]]]`, *optional*):
             The same phrases as token ids of the LLM's tokenizer (see [`OTDRGProcessor.label_phrase_ids`]). Needed to
             build a model; `from_backbones` fills it.
+        label_feature_size (`int`, *optional*):
+            Width of features of the phrases that a text encoder gave and the checkpoint holds (see
+            `from_backbones(..., label_encoder=...)`). Default: none, phrases are the mean of the LLM's embeddings.
         no_finding_label (`str`, *optional*, defaults to `"No Finding"`):
             The label that holds exactly when no other label but `device_labels` is positive or uncertain.
         device_labels (`list[str]`, *optional*, defaults to `["Support Devices"]`):
@@ -106,6 +109,7 @@ class OTDRGConfig(PreTrainedConfig):
     label_states: list[str] | tuple[str, ...] = STATES
     label_phrases: list[list[str]] | None = None
     label_phrase_ids: list[list[list[int]]] | None = None
+    label_feature_size: int | None = None
     no_finding_label: str | None = "No Finding"
     device_labels: list[str] | tuple[str, ...] = ("Support Devices",)
     image_token_id: int = 3

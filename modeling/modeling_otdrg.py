@@ -341,8 +341,9 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
             vision_id (`str`): Folder or Hub id of any vision encoder (or of a model that has one, such as CLIP).
             text_id (`str`): Folder or Hub id of any decoder-only language model with a tokenizer.
             config:
-                Fields of [`OTDRGConfig`], `image_size` (pixels, defaults to the encoder's own), `dtype` and
-                `attn_implementation`.
+                Fields of [`OTDRGConfig`], `image_size` (pixels, defaults to the encoder's own), `dtype`,
+                `attn_implementation` and `label_encoder`: folder or Hub id of a text encoder, such as a BERT, whose
+                features the label phrases get instead of the LLM's embeddings. Only its features are kept.
 
         The matching processor is `OTDRGProcessor.from_backbones(vision_id, text_id, **config)`.
         """

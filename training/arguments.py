@@ -38,6 +38,12 @@ class StudyArguments:
     )
     vision_model: str | None = field(default=None, metadata={"help": "Pretrained vision encoder (folder or Hub id)."})
     text_model: str | None = field(default=None, metadata={"help": "Pretrained language model (folder or Hub id)."})
+    label_encoder: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text encoder (folder or Hub id) of a new model's label phrases. Default: the LLM's embeddings."
+        },
+    )
     vision_config: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Configuration of a vision encoder to train from scratch."}
     )

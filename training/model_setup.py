@@ -10,10 +10,12 @@ from trl import ModelConfig
 from otdrg_hf.modeling.backbones_otdrg import (
     add_placeholders,
     empty_from_backbones,
+    fill_label_features,
     probe_patches,
     square_image_processor,
 )
 from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
+from otdrg_hf.modeling.label_phrases_otdrg import label_feature_size
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 
@@ -42,7 +44,7 @@ def load_model_and_processor(
         model = OTDRGForConditionalGeneration.from_pretrained(path, config=config, dtype=dtype, **attention)
         return model, OTDRGProcessor.from_pretrained(path)
     if args.vision_model:
-        fields = {"image_size": args.image_size, **args.otdrg_config}
+        fields = {"image_size": args.image_size, "label_encoder": args.label_encoder, **args.otdrg_config}
         model = OTDRGForConditionalGeneration.from_backbones(
             args.vision_model, args.text_model, dtype=dtype, **attention, **fields
         )
@@ -65,7 +67,7 @@ def empty_model_and_processor(
         path = None
     _check_source(args, model_args)
     if args.vision_model:
-        fields = {"image_size": args.image_size, **args.otdrg_config}
+        fields = {"image_size": args.image_size, "label_encoder": args.label_encoder, **args.otdrg_config}
         return empty_from_backbones(OTDRGForConditionalGeneration, args.vision_model, args.text_model, **fields)
     if not path:
         model, processor = _from_scratch(args, reports, {})
@@ -84,6 +86,8 @@ def _check_source(args: StudyArguments, model_args: ModelConfig):
             "Give one of: model_name_or_path (an OTDRG checkpoint), vision_model and text_model (pretrained), "
             "vision_config and text_config (from scratch)."
         )
+    if args.label_encoder and model_args.model_name_or_path:
+        raise ValueError("label_encoder is for a new model: model_name_or_path holds its label phrases.")
     unknown = set(args.otdrg_config) - {field.name for field in dataclasses.fields(OTDRGConfig)}
     if unknown:
         raise ValueError(f"otdrg_config has fields that OTDRGConfig has not: {', '.join(sorted(unknown))}.")
@@ -137,4 +141,8 @@ def _from_scratch(args: StudyArguments, reports: Iterable[str], attention: dict)
     )
     config.label_phrase_ids = processor.label_phrase_ids(config)
     processor.num_image_tokens = config.image_seq_length
-    return OTDRGForConditionalGeneration._from_config(config, **attention), processor
+    config.label_feature_size = label_feature_size(args.label_encoder) if args.label_encoder else None
+    model = OTDRGForConditionalGeneration._from_config(config, **attention)
+    if args.label_encoder:
+        fill_label_features(model, args.label_encoder)
+    return model, processor
