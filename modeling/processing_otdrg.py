@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 import torch
 from PIL import Image
-from transformers import BatchFeature, ProcessorMixin
+from transformers import AutoImageProcessor, BatchFeature, ProcessorMixin
 
 from .configuration_otdrg import CHEXBERT_LABELS, STATES, OTDRGConfig
 from .image_loading import load_views, view_in
@@ -51,6 +51,16 @@ class OTDRGProcessor(ProcessorMixin):
             )
         self.image_token_id, self.finding_token_id = vocabulary[IMAGE_TOKEN], vocabulary[FINDING_TOKEN]
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs) -> "OTDRGProcessor":
+        """As in transformers, but images are resized by Pillow unless a `backend` is asked for."""
+        processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if "backend" not in kwargs:
+            # Left to itself, transformers resizes by torchvision where that is installed: other pixels than in training.
+            options = {"backend": "pil", **kwargs}
+            processor.image_processor = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, **options)
+        return processor
 
     @classmethod
     def from_backbones(cls, vision_id: str, text_id: str, **config) -> "OTDRGProcessor":

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoProcessor
+from transformers import AutoImageProcessor, AutoProcessor
 
 from otdrg_hf import OTDRGConfig, OTDRGProcessor
 from otdrg_hf.labeling import LABELS
@@ -121,6 +121,22 @@ def test_saved_processor_comes_back(tmp_path, films):
         assert expected.keys() == again.keys()
         for key in expected:
             assert torch.equal(again[key], expected[key]), key
+
+
+@pytest.mark.parametrize("auto", [OTDRGProcessor, AutoProcessor])
+def test_images_are_resized_by_pillow_whatever_is_installed(auto, processor, tmp_path, monkeypatch):
+    """transformers would resize by torchvision where it is there."""
+    processor.save_pretrained(tmp_path)
+    load = AutoImageProcessor.from_pretrained
+
+    def note(path, backend=None, **kwargs):
+        loaded = load(path, **kwargs)
+        loaded.asked_for = backend
+        return loaded
+
+    monkeypatch.setattr(AutoImageProcessor, "from_pretrained", note)
+    assert auto.from_pretrained(tmp_path).image_processor.asked_for == "pil"
+    assert auto.from_pretrained(tmp_path, backend="torchvision").image_processor.asked_for == "torchvision"
 
 
 def test_reports_are_decoded_without_special_tokens(processor):
