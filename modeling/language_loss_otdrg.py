@@ -9,7 +9,11 @@ CHUNK_LOGITS = 2**23  # logits at a time: 32 MiB in fp32
 
 
 def chunked_cross_entropy(
-    hidden: torch.Tensor, head: nn.Module, targets: torch.Tensor, cap: float | None = None, chunk: int = CHUNK_LOGITS
+    hidden: torch.Tensor,
+    head: nn.Module,
+    targets: torch.Tensor,
+    cap: float | None = None,
+    chunk: int | None = None,
 ) -> torch.Tensor | None:
     """
     Sum of the cross-entropies of `head(hidden)`, whose gradient is computed along with it, chunk by chunk.
@@ -19,7 +23,7 @@ def chunked_cross_entropy(
         head (`nn.Module`): The projection onto the vocabulary.
         targets (`torch.Tensor` of shape `[N]`): Tokens to predict.
         cap (`float`, *optional*): Bound that `tanh` keeps the logits within, as in Gemma.
-        chunk (`int`, *optional*): Logits that may exist at a time.
+        chunk (`int`, *optional*, defaults to `CHUNK_LOGITS`): Logits that may exist at a time.
 
     Returns:
         `torch.Tensor` of shape `[]`, fp32; `None` where all logits fit in a chunk, or where the projection is no plain
@@ -28,6 +32,7 @@ def chunked_cross_entropy(
     # A compiled graph cannot count chunks of a number of tokens that it does not know.
     if is_compiling() or type(head) is not nn.Linear or type(head.weight) is not nn.Parameter or _hooked(head):
         return None
+    chunk = CHUNK_LOGITS if chunk is None else chunk
     if hidden.shape[0] * head.weight.shape[0] <= chunk:
         return None
     kind = hidden.device.type

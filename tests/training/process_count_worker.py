@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import torch
-from tiny_training import tiny_model, tiny_studies, tiny_trainer
+from tiny_training import small_chunks, tiny_model, tiny_studies, tiny_trainer
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import fully_shard
 
 STEPS, GLOBAL_BATCH = 4, 4
+CASES = ("joint", "lora", "chunks")
 LOSSES = ("loss", "lm_loss", "ot_loss", "disease_loss")
 
 
@@ -77,7 +78,10 @@ if __name__ == "__main__":
     else:
         torch.distributed.init_process_group("gloo")
         rank = torch.distributed.get_rank()
-        result = {lora: sharded_steps(folder / f"sharded-{lora}", lora, rank, 2) for lora in (False, True)}
+        result = {}
+        for case in CASES:
+            with small_chunks(case == "chunks"):
+                result[case] = sharded_steps(folder / f"sharded-{case}", case == "lora", rank, 2)
     if torch.distributed.get_rank() == 0:
         torch.save(result, folder / f"{task}.pt")
     torch.distributed.barrier()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from process_count_worker import STEPS, sharded_steps, train
+from process_count_worker import CASES, STEPS, sharded_steps, train
 
 WORKER = Path(__file__).with_name("process_count_worker.py")
 
@@ -36,10 +36,10 @@ def sharded(tmp_path_factory):
     return torch.load(folder / "sharded.pt")
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["joint", "lora"])
-def test_sharded_steps_are_those_of_one_process(sharded, lora, tmp_path):
-    losses, weights = sharded[lora]
-    expected, expected_weights = sharded_steps(tmp_path, lora)
+@pytest.mark.parametrize("case", CASES)
+def test_sharded_steps_are_those_of_one_process(sharded, case, tmp_path):
+    losses, weights = sharded[case]
+    expected, expected_weights = sharded_steps(tmp_path, case == "lora")
     assert losses == pytest.approx(expected, abs=1e-4) and len(set(losses)) == STEPS
     assert weights.keys() == expected_weights.keys()
     for name, value in expected_weights.items():

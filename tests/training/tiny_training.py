@@ -1,7 +1,9 @@
 """Tiny models, studies and trainers for the tests of training, all made up from a seed."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from transformers import set_seed
 from trl import ModelConfig, SFTConfig
 
 from otdrg_hf.data.schema import study_features
+from otdrg_hf.modeling import language_loss_otdrg
 from otdrg_hf.training.adapters import adapter_config
 from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.collator import StudyCollator
@@ -114,6 +117,19 @@ def speak_up(model):
         if isinstance(module, torch.nn.Linear):
             torch.nn.init.orthogonal_(module.weight, 2.0)
     return model
+
+
+@contextmanager
+def small_chunks(wanted: bool = True):
+    """The LM loss in chunks of two tokens, which so small a vocabulary would not need; checks that it is."""
+    if not wanted:
+        yield
+        return
+    loss = language_loss_otdrg._ChunkedCrossEntropy
+    chunks = patch.object(language_loss_otdrg, "CHUNK_LOGITS", 2 * LLAMA["vocab_size"])
+    with chunks, patch.object(loss, "apply", side_effect=loss.apply) as apply:
+        yield
+    assert apply.called
 
 
 def tiny_trainer(

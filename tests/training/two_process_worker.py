@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import torch
-from tiny_training import speak_up, tiny_model, tiny_studies, tiny_trainer
+from tiny_training import small_chunks, speak_up, tiny_model, tiny_studies, tiny_trainer
 
 from otdrg_hf.training.report_metrics import ReportMetrics
 
 CASES = {"align": {"stage": "align"}, "joint": {"stage": "joint"}, "lora": {"stage": "finetune", "lora": True}}
+CASES["chunks"] = CASES["joint"]
 
 
 def train(folder: Path, case: str, batch_size: int):
@@ -44,7 +45,8 @@ def write_reports(folder: Path) -> list[str]:
 
 if __name__ == "__main__":
     for case in CASES:
-        trainer = train(Path(sys.argv[1], case), case, batch_size=2)
+        with small_chunks(case == "chunks"):
+            trainer = train(Path(sys.argv[1], case), case, batch_size=2)
         rank = trainer.accelerator.process_index
         trained = {name: value for name, value in trainer.model.named_parameters() if value.requires_grad}
         torch.save((trained, trainer.state.log_history), Path(sys.argv[1], f"{case}-{rank}.pt"))
