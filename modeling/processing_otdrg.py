@@ -57,7 +57,7 @@ class OTDRGProcessor(ProcessorMixin):
         """As in transformers, but images are resized by Pillow unless a `backend` is asked for."""
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         if "backend" not in kwargs:
-            # Left to itself, transformers resizes by torchvision where that is installed: other pixels than in training.
+            # Else transformers resizes by torchvision where that is installed: other pixels than in training.
             options = {"backend": "pil", **kwargs}
             processor.image_processor = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, **options)
         return processor
