@@ -44,9 +44,12 @@ def named(name: str, function):
     return run
 
 
-def self_seconds(events) -> dict[str, float]:
-    """Seconds per part and pass, as `"alignment forward"`; every operation counts where its own time was spent."""
-    spent, owners = defaultdict(float), {}
+def self_seconds(events) -> tuple[dict[str, float], dict[str, float]]:
+    """
+    Seconds per part and pass, as `"alignment forward"`; every operation counts where its own time was spent. And seconds
+    per operation of what no part's forward pass made.
+    """
+    spent, owners, unowned = defaultdict(float), {}, defaultdict(float)
 
     def part_of(event) -> str | None:
         while event is not None and not event.name.startswith("part: "):
@@ -75,7 +78,10 @@ def self_seconds(events) -> dict[str, float]:
         passed = "backward" if node is not None else step
         if passed is not None:
             spent[f"{part or 'rest'} {passed}"] += event.self_cpu_time_total / 1e6
-    return spent
+            if part is None and passed != "optimizer":
+                made_by = node.name.rsplit(" ", 1)[-1] if node is not None else "forward"
+                unowned[f"{event.name} ({made_by})"] += event.self_cpu_time_total / 1e6
+    return spent, unowned
 
 
 def main() -> None:
@@ -111,7 +117,7 @@ def main() -> None:
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
             for _ in range(options.steps):
                 step()
-    spent = self_seconds(profiled.events())
+    spent, unowned = self_seconds(profiled.events())
     total = sum(spent.values())
     millions = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (model.model.vision_tower, model)]
     print(
@@ -127,6 +133,8 @@ def main() -> None:
         share[part] = sum(seconds) * options.steps / total
         print(f"{part:20}{seconds[0]:>8.3f} s{seconds[1]:>8.3f} s{share[part]:>12.2%}")
     print(f"{'optimizer':20}{'':>20}{spent['rest optimizer'] / total:>12.2%}")
+    for name in sorted(unowned, key=unowned.get, reverse=True)[:5]:
+        print(f"  rest: {name:60}{unowned[name] / total:>8.2%}")
     counted = sum(share[part] for part in COUNTED)
     of_passes = counted * total / (total - spent["rest optimizer"])
     print(f"{' + '.join(COUNTED)}: {counted:.2%} of a step, {of_passes:.2%} without the optimizer's part")
