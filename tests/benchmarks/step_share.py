@@ -46,8 +46,9 @@ def named(name: str, function):
 
 def self_seconds(events) -> tuple[dict[str, float], dict[str, float]]:
     """
-    Seconds per part and pass, as `"alignment forward"`; every operation counts where its own time was spent. And seconds
-    per operation of what no part's forward pass made.
+    Seconds per part and pass, as `"alignment forward"`; every operation counts where its own time was spent.
+
+    And seconds per operation of what no part's forward pass made.
     """
     spent, owners, unowned = defaultdict(float), {}, defaultdict(float)
 
