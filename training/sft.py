@@ -33,6 +33,7 @@ from otdrg_hf.training.disease_metrics import best_thresholds, disease_metrics, 
 from otdrg_hf.training.dry_run import dry_run, without_a_gpu
 from otdrg_hf.training.feature_cache import FeatureCache, encoder_checksum, undecoded
 from otdrg_hf.training.model_setup import load_model_and_processor
+from otdrg_hf.training.other_dataset import without_load_kwargs
 from otdrg_hf.training.record import training_data, write_record
 from otdrg_hf.training.report_metrics import ReportMetrics
 from otdrg_hf.training.stages import apply_stage, cast_backbones
@@ -169,7 +170,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line; mistakes of a user are one line on stderr and exit code 2."""
     try:
         # Unknown fields raise, with their names.
-        arguments = without_a_gpu(sys.argv[1:] if arguments is None else arguments)
+        arguments = without_load_kwargs(without_a_gpu(sys.argv[1:] if arguments is None else arguments))
         parser = TrlParser((StudyArguments, SFTConfig, ModelConfig))
         args, training_args, model_args = parser.parse_args_and_config(arguments)
         if args.dry_run:

@@ -87,6 +87,13 @@ def test_another_dataset_comes_without_the_options_of_the_first(write):
     assert fields["dataset"] == "elsewhere" and fields["load_kwargs"] == {} and fields["seed"] == 7
 
 
+def test_another_dataset_is_not_asked_for_a_split_that_only_the_files_own_has(write):
+    path = write(dataset="phantom_hard", tests=["test", "test_broken"])
+    assert read_plan(path).tests == read_plan(path, dataset="phantom_hard").tests == ["test", "test_broken"]
+    assert read_plan(path, dataset="phantom_hard").load_kwargs == {"image_size": 32}
+    assert read_plan(path, dataset="elsewhere").tests == ["test"]
+
+
 def test_folders_differ_where_stages_do(write, tmp_path):
     variants = read_plan(write()).variants
     folders = {stage_folder(variant.last_stages[seed], tmp_path) for variant in variants for seed in (0, 1)}

@@ -15,6 +15,7 @@ from otdrg_hf.training.adapters import adapter_config
 from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.collator import StudyCollator
 from otdrg_hf.training.model_setup import load_model_and_processor
+from otdrg_hf.training.other_dataset import without_load_kwargs
 
 TRAINING = Path(__file__).parents[2] / "training"
 # Those of ablations are read by training/ablate.py and tested with it.
@@ -51,6 +52,26 @@ def test_the_command_line_wins_over_the_file(tmp_path):
     recipe.write_text("stage: align\ntrain_studies: 5\nbf16: false\n")
     args, *_ = parse("--config", str(recipe), "--stage", "finetune")
     assert (args.stage, args.train_studies) == ("finetune", 5)
+
+
+def test_another_dataset_comes_without_the_options_of_the_recipes_own(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("dataset: phantom\nload_kwargs: {image_size: 64}\n")
+    config = ["--config", str(path)]
+    changed = without_load_kwargs([*config, "--dataset", "data/mine"])
+    args, *_ = parse(*changed, "--bf16", "false")
+    assert args.dataset == "data/mine" and args.load_kwargs == {}
+    own = ["--load_kwargs", '{"in_place": true}']
+    for kept in (
+        config,
+        [*config, "--dataset", "phantom"],
+        [*config, "--dataset=data/mine", *own],
+        ["--dataset", "mine"],
+    ):
+        assert without_load_kwargs(kept) == kept
+    path.write_text("a: [")
+    with pytest.raises(yaml.YAMLError):
+        without_load_kwargs([*config, "--dataset", "data/mine"])
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

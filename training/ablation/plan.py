@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from otdrg_hf.data.schema import SPLITS
+
 SCRIPTS = {"otdrg": "otdrg_hf.training.sft", "llava": "otdrg_hf.training.ablation.llava"}
 _VARIANT_KEYS = {"stages", "override", "script", "of", "true_labels"}
 
@@ -88,7 +90,9 @@ def read_plan(
 
     Args:
         path (`str` or `Path`): The file. Recipes of its stages are named relative to it.
-        dataset (`str`, *optional*): Another dataset than the file's, to be loaded without the file's `load_kwargs`.
+        dataset (`str`, *optional*):
+            Another dataset than the file's, to be loaded without the file's `load_kwargs` and tested on those of the
+            file's splits that are not its own dataset's alone.
         tests (`list[str]`, *optional*): Other splits to test on than the file's.
         seeds (`list[int]`, *optional*): Other seeds than the file's.
         variants (`list[str]`, *optional*): Only these of the file's variants, and the first.
@@ -101,13 +105,14 @@ def read_plan(
     missing = {"dataset", "tests", "seeds", "stages", "variants"} - set(content or {})
     if missing:
         raise ValueError(f"{path.name} lacks {', '.join(sorted(missing))}.")
-    common = dict(content.get("common", {}))
-    load_kwargs = {} if dataset else content.get("load_kwargs", {})
+    common, load_kwargs, own_tests = dict(content.get("common", {})), content.get("load_kwargs", {}), content["tests"]
+    if dataset not in (None, content["dataset"]):
+        load_kwargs, own_tests = {}, [split for split in own_tests if split in SPLITS]
     common |= {"dataset": dataset or content["dataset"], "load_kwargs": load_kwargs}
     plan = Plan(
         dataset=common["dataset"],
         load_kwargs=load_kwargs,
-        tests=tests or content["tests"],
+        tests=tests or own_tests,
         test_studies=content.get("test_studies"),
         seeds=seeds or content["seeds"],
         variants=[],
