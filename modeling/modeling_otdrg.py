@@ -12,20 +12,13 @@ from transformers.cache_utils import Cache
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 
-from .alignment_otdrg import (
-    DiseaseHead,
-    Fusion,
-    LabelEncoder,
-    LabelTokens,
-    PatchProjection,
-    TransportAlignment,
-    disease_loss,
-    label_places,
-    phrase_contrast,
-)
+from .alignment_otdrg import PatchProjection, TransportAlignment, phrase_contrast
 from .configuration_otdrg import OTDRGConfig
+from .disease_head_otdrg import DiseaseHead, disease_loss
 from .disease_states import POSITIVE, predict_states, resolve_states, shown_states
 from .dora_weights_otdrg import load_magnitudes
+from .fusion_otdrg import Fusion, LabelTokens, label_places
+from .label_encoder_otdrg import LabelEncoder
 from .language_loss_otdrg import chunked_cross_entropy
 from .outputs_otdrg import OTDRGCausalLMOutputWithPast, OTDRGModelOutputWithPast, OTDRGStudyFeatures
 from .processing_otdrg import OTDRGProcessor

@@ -6,6 +6,8 @@ import math
 import torch
 from torch import nn
 
+POSITION_SIZE = 24  # width of the code of a position, which tells left from right and high from low
+
 
 def patch_grid(num_tokens: int, height: int, width: int, patch_size: int | None) -> tuple[int, int]:
     """

@@ -4,17 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from otdrg_hf.modeling.alignment_otdrg import (
-    DiseaseHead,
-    Fusion,
-    LabelEncoder,
-    PatchProjection,
-    TransportAlignment,
-    disease_loss,
-    label_places,
-    phrase_contrast,
-)
+from otdrg_hf.modeling.alignment_otdrg import PatchProjection, TransportAlignment, phrase_contrast
+from otdrg_hf.modeling.disease_head_otdrg import DiseaseHead, disease_loss
 from otdrg_hf.modeling.disease_states import POSITIVE
+from otdrg_hf.modeling.fusion_otdrg import Fusion, label_places
+from otdrg_hf.modeling.label_encoder_otdrg import LabelEncoder
 from tests.conftest import make_config, make_model
 
 

@@ -4,8 +4,8 @@ import ot
 import pytest
 import torch
 
-from otdrg_hf.modeling.alignment_otdrg import label_places
 from otdrg_hf.modeling.coupling_otdrg import couple
+from otdrg_hf.modeling.fusion_otdrg import label_places
 from otdrg_hf.modeling.vision_otdrg import grid_positions
 from tests.conftest import make_config
 
