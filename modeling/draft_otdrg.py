@@ -41,6 +41,22 @@ class KeepDraft(LogitsProcessor):
         self.prompt_length = prompt_length
         self.preference = PREFERENCE if preference is None else preference
 
+    @classmethod
+    def for_some(
+        cls,
+        rows: torch.LongTensor,
+        num_studies: int,
+        drafts: torch.LongTensor,
+        expected: "ExpectedTokens",
+        prompt_length: int,
+    ) -> "KeepDraft":
+        """For a batch of `num_studies` of which only `rows` have a draft: `drafts` and `expected` are theirs alone."""
+        of_all = drafts.new_full((num_studies, drafts.shape[1]), PADDING).index_copy(0, rows, drafts)
+        # A study without a draft is at no place of one, so that what is expected there may be that of any other.
+        order = torch.zeros(num_studies, dtype=torch.long, device=rows.device)
+        order[rows] = torch.arange(len(rows), device=rows.device)
+        return cls(of_all, ExpectedTokens(*(each[order] for each in expected)), prompt_length)
+
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """`[rows, T]` and `[rows, vocab]` -> `[rows, vocab]`; the beams of a study are rows one after another."""
         beams = len(input_ids) // len(self.drafts)
@@ -104,4 +120,4 @@ def draft_tokens(written: torch.LongTensor, end_tokens: list[int]) -> torch.Long
     return written.masked_fill(ends.cumsum(-1) - ends > 0, PADDING)
 
 
-__all__ = ["PADDING", "ExpectedTokens", "KeepDraft", "draft_tokens"]
+__all__ = ["ExpectedTokens", "KeepDraft", "draft_tokens"]

@@ -9,7 +9,7 @@ from transformers import GenerationConfig, LogitsProcessorList, Pipeline
 from transformers.utils import logging
 
 from .disease_states import POSITIVE, UNCERTAIN, predict_states
-from .draft_otdrg import PADDING, ExpectedTokens, KeepDraft, draft_tokens
+from .draft_otdrg import ExpectedTokens, KeepDraft, draft_tokens
 from .image_loading import load_views, view_in
 from .prefetching import Prefetched
 from .report_sections import report_sections
@@ -181,12 +181,7 @@ class RadiologyReportPipeline(Pipeline):
         prompt_length = batch["input_ids"].shape[1]
         written = draft_tokens(self._generate(some, plain, options)[:, prompt_length:], self._end_tokens())  # [rows, D]
         expected = self._expected_tokens(some, plain, written)
-        all_rows = (len(batch["input_ids"]), written.shape[1])
-        drafts = written.new_full(all_rows, PADDING).index_copy(0, rows, written)
-        # Studies without a draft have no place in one, so that any row will do for them.
-        order = torch.zeros(len(drafts), dtype=torch.long, device=rows.device)
-        order[rows] = torch.arange(len(rows), device=rows.device)
-        return KeepDraft(drafts, ExpectedTokens(*(of_rows[order] for of_rows in expected)), prompt_length)
+        return KeepDraft.for_some(rows, len(batch["input_ids"]), written, expected, prompt_length)
 
     def _expected_tokens(self, batch: dict[str, torch.Tensor], features, written: torch.Tensor) -> ExpectedTokens:
         """What the model thought likely where it wrote `written` `[B, D]`."""
