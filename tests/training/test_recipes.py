@@ -134,7 +134,8 @@ def test_recipe_is_planned_at_its_real_size(name, real, studies, capsys):
 
 
 def test_plan_of_a_recipe_from_scratch(studies, capsys):
-    main(command("phantom_align", studies, dry_run="true", num_train_epochs=3, per_device_train_batch_size=5))
+    steps = {"max_steps": -1, "num_train_epochs": 3, "per_device_train_batch_size": 5}
+    main(command("phantom_align", studies, dry_run="true", **steps))
     plan = planned(capsys.readouterr().out)
     assert plan["studies"].startswith("12; 5 per step") and plan["steps"].startswith("9 (3 per epoch)")
 
