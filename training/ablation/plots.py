@@ -33,7 +33,7 @@ def plot_variants(results: dict[str, dict[str, Result]], path: Path, num_bootstr
             axes.plot(seeds, [row + offset] * len(seeds), "o", color=color, markersize=4)
     axes.set_yticks(rows, names)
     axes.invert_yaxis()
-    axes.set_xlabel("CE micro-F1 of the reports (bar: 95 % interval over studies; dots: seeds)")
+    axes.set_xlabel("CE micro-F1 of reports\n(bar: 95 % interval over studies; dots: seeds)")
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="best")
     # The suffix is what tells matplotlib the format.
