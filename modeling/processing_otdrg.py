@@ -54,12 +54,13 @@ class OTDRGProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs) -> "OTDRGProcessor":
-        """As in transformers, but images are resized by Pillow unless a `backend` is asked for."""
+        """As in transformers, but images are resized by Pillow unless another `backend` is asked for."""
+        # Else transformers resizes by torchvision where that is installed: other pixels than in training.
+        options = {"backend": "pil", **kwargs}
+        # Not for all parts at once: a tokenizer would take it for a backend of its own, and save it.
+        kwargs.pop("backend", None)
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        if "backend" not in kwargs:
-            # Else transformers resizes by torchvision where that is installed: other pixels than in training.
-            options = {"backend": "pil", **kwargs}
-            processor.image_processor = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, **options)
+        processor.image_processor = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, **options)
         return processor
 
     @classmethod

@@ -136,7 +136,9 @@ def test_images_are_resized_by_pillow_whatever_is_installed(auto, processor, tmp
 
     monkeypatch.setattr(AutoImageProcessor, "from_pretrained", note)
     assert auto.from_pretrained(tmp_path).image_processor.asked_for == "pil"
-    assert auto.from_pretrained(tmp_path, backend="torchvision").image_processor.asked_for == "torchvision"
+    other = auto.from_pretrained(tmp_path, backend="torchvision")
+    assert other.image_processor.asked_for == "torchvision"
+    assert other.tokenizer.init_kwargs["backend"] == "tokenizers"  # which is another thing
 
 
 def test_reports_are_decoded_without_special_tokens(processor):
