@@ -70,18 +70,17 @@ def model_from_backbones(
     processor = _processor(OTDRGProcessor, image_processor, text_id, config)
     if len(processor.tokenizer) > text_model.get_input_embeddings().num_embeddings:
         text_model.resize_token_embeddings(len(processor.tokenizer))
-    config = _join_configs(vision_tower, text_model, processor, attn_implementation, config)
-    config.label_feature_size = label_feature_size(label_encoder) if label_encoder else None
+    config = _join_configs(vision_tower, text_model, processor, attn_implementation, label_encoder, config)
     model = _assemble(cls, config, vision_tower, text_model)
-    if label_encoder:
-        fill_label_features(model, label_encoder)
+    fill_label_features(model, label_encoder)
     return model
 
 
-def fill_label_features(model: PreTrainedModel, label_encoder: str):
-    """Gives a new model with `config.label_feature_size` the features of its label phrases."""
-    features = encode_label_phrases(label_encoder, model.config.label_phrases)
-    model.model.label_encoder.phrase_features.copy_(features)
+def fill_label_features(model: PreTrainedModel, label_encoder: str | None):
+    """Gives a new model, whose configuration has `label_feature_size`, the features of its label phrases."""
+    if label_encoder:
+        features = encode_label_phrases(label_encoder, model.config.label_phrases)
+        model.model.label_encoder.phrase_features.copy_(features)
 
 
 def empty_from_backbones(
@@ -99,14 +98,15 @@ def empty_from_backbones(
     with torch.device("meta"):
         vision_tower = AutoModel.from_config(vision_config)
         text_model = AutoModelForCausalLM.from_config(text_config)
-        config = _join_configs(vision_tower, text_model, processor, None, config)
-        config.label_feature_size = label_feature_size(label_encoder) if label_encoder else None
+        config = _join_configs(vision_tower, text_model, processor, None, label_encoder, config)
         model = cls(config)
     processor.num_image_tokens = config.image_seq_length
     return model.eval(), processor
 
 
-def _join_configs(vision_tower, text_model, processor: OTDRGProcessor, attn_implementation, fields) -> OTDRGConfig:
+def _join_configs(
+    vision_tower, text_model, processor: OTDRGProcessor, attn_implementation, label_encoder: str | None, fields: dict
+) -> OTDRGConfig:
     grid, feature_size = probe_patches(vision_tower, processor.image_processor)
     config = OTDRGConfig(
         vision_config=vision_tower.config,
@@ -120,6 +120,7 @@ def _join_configs(vision_tower, text_model, processor: OTDRGProcessor, attn_impl
         **fields,
     )
     config.label_phrase_ids = processor.label_phrase_ids(config)
+    config.label_feature_size = label_feature_size(label_encoder)
     return config
 
 

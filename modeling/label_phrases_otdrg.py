@@ -38,8 +38,10 @@ def encode_label_phrases(encoder_id: str, phrases: list[list[str]]) -> torch.Ten
 
 
 @torch.no_grad()
-def label_feature_size(encoder_id: str) -> int:
-    """The width *h* of what `encode_label_phrases` gives, without reading weights. Raises the same."""
+def label_feature_size(encoder_id: str | None) -> int | None:
+    """The width *h* of what `encode_label_phrases` gives, without reading weights; `None` for none. Raises the same."""
+    if encoder_id is None:
+        return None
     with _named(encoder_id), torch.device("meta"):
         encoder = _checked(AutoModel.from_config(AutoConfig.from_pretrained(encoder_id)))
         return _features(encoder, torch.ones(1, 2, dtype=torch.long), None).shape[-1]

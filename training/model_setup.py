@@ -44,7 +44,7 @@ def load_model_and_processor(
         model = OTDRGForConditionalGeneration.from_pretrained(path, config=config, dtype=dtype, **attention)
         return model, OTDRGProcessor.from_pretrained(path)
     if args.vision_model:
-        fields = {"image_size": args.image_size, "label_encoder": args.label_encoder, **args.otdrg_config}
+        fields = _backbone_fields(args)
         model = OTDRGForConditionalGeneration.from_backbones(
             args.vision_model, args.text_model, dtype=dtype, **attention, **fields
         )
@@ -67,8 +67,8 @@ def empty_model_and_processor(
         path = None
     _check_source(args, model_args)
     if args.vision_model:
-        fields = {"image_size": args.image_size, "label_encoder": args.label_encoder, **args.otdrg_config}
-        return empty_from_backbones(OTDRGForConditionalGeneration, args.vision_model, args.text_model, **fields)
+        backbones = (args.vision_model, args.text_model)
+        return empty_from_backbones(OTDRGForConditionalGeneration, *backbones, **_backbone_fields(args))
     if not path:
         model, processor = _from_scratch(args, reports, {})
         return model.to("meta"), processor
@@ -76,6 +76,10 @@ def empty_model_and_processor(
     with torch.device("meta"):
         model = OTDRGForConditionalGeneration(config)
     return model, OTDRGProcessor.from_pretrained(path)
+
+
+def _backbone_fields(args: StudyArguments) -> dict:
+    return {"image_size": args.image_size, "label_encoder": args.label_encoder, **args.otdrg_config}
 
 
 def _check_source(args: StudyArguments, model_args: ModelConfig):
@@ -141,8 +145,7 @@ def _from_scratch(args: StudyArguments, reports: Iterable[str], attention: dict)
     )
     config.label_phrase_ids = processor.label_phrase_ids(config)
     processor.num_image_tokens = config.image_seq_length
-    config.label_feature_size = label_feature_size(args.label_encoder) if args.label_encoder else None
+    config.label_feature_size = label_feature_size(args.label_encoder)
     model = OTDRGForConditionalGeneration._from_config(config, **attention)
-    if args.label_encoder:
-        fill_label_features(model, args.label_encoder)
+    fill_label_features(model, args.label_encoder)
     return model, processor
