@@ -45,6 +45,16 @@ TEXT_FAMILIES = {
     "opt": ("OPTConfig", {key: DECODER[key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
             | {"ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 512}),
 }  # fmt: skip
+_CLIP_TEXT = {**TRANSFORMER, "hidden_size": 24, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
+_CLIP = {"text_config": _CLIP_TEXT, "vision_config": {**TRANSFORMER, "image_size": 32, "patch_size": 8}}
+# Encoders of label phrases: name: (class of the configuration, its fields, width of the features)
+TEXT_ENCODERS = {
+    "bert": ("BertConfig", {**TRANSFORMER, "max_position_embeddings": 64}, 16),
+    "t5": ("T5Config", {"d_model": 20, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}, 20),
+    "gpt2": ("GPT2Config", {"n_embd": 12, "n_layer": 1, "n_head": 2, "n_positions": 64}, 12),
+    "clip": ("CLIPConfig", {**_CLIP, "projection_dim": 28}, 28),
+    "siglip": ("SiglipConfig", {**_CLIP, "text_config": {**_CLIP_TEXT, "projection_size": 24}}, 24),
+}
 # Chat models bring a template, which the prompt has to go through.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ bos_token }}{{ message['role'] }}: {{ message['content'] }}{{ eos_token }}"
@@ -91,5 +101,19 @@ def save_text(name: str, folder: Path) -> str:
         tokens = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
         config = getattr(transformers, class_name)(**fields, **tokens)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def save_text_encoder(name: str, folder: Path) -> str:
+    """A folder with a random text encoder, or a CLIP that has one, and its tokenizer."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    tokenizer.model_max_length = 64
+    class_name, fields, _ = TEXT_ENCODERS[name]
+    vocabulary = {"vocab_size": len(tokenizer)}
+    if "text_config" in fields:
+        vocabulary = {"text_config": {**fields["text_config"], **vocabulary}}
+    AutoModel.from_config(getattr(transformers, class_name)(**{**fields, **vocabulary})).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)

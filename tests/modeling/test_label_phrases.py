@@ -2,60 +2,30 @@
 
 import pytest
 import torch
-import transformers
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel
 
 from otdrg_hf import OTDRGForConditionalGeneration
-from otdrg_hf.modeling.backbones_otdrg import empty_from_backbones, square_image_processor
+from otdrg_hf.modeling.backbones_otdrg import empty_from_backbones
 from otdrg_hf.modeling.label_phrases_otdrg import encode_label_phrases, label_feature_size
-from tests.conftest import TRANSFORMER, make_text_config, make_tokenizer, make_vision_config
+from tests.conftest import make_tokenizer
+from tests.modeling.families import TEXT_ENCODERS, save_text, save_text_encoder, save_vision
 
 PHRASES = [["edema", "edema is present"], ["fracture of a rib", "no fracture"], ["?", "nodule"]]
-CLIP_TEXT = {**TRANSFORMER, "hidden_size": 24, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
-CLIP = {"text_config": CLIP_TEXT, "vision_config": {**TRANSFORMER, "image_size": 32, "patch_size": 8}}
-# name: (class of the configuration, its fields, width of the features)
-ENCODERS = {
-    "bert": ("BertConfig", {**TRANSFORMER, "max_position_embeddings": 64}, 16),
-    "t5": ("T5Config", {"d_model": 20, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}, 20),
-    "gpt2": ("GPT2Config", {"n_embd": 12, "n_layer": 1, "n_head": 2, "n_positions": 64}, 12),
-    "clip": ("CLIPConfig", {**CLIP, "projection_dim": 28}, 28),
-    "siglip": ("SiglipConfig", {**CLIP, "text_config": {**CLIP_TEXT, "projection_size": 24}}, 24),
-}
-
-
-def save_encoder(folder, name):
-    tokenizer = make_tokenizer()
-    tokenizer.model_max_length = 64
-    class_name, fields, _ = ENCODERS[name]
-    vocabulary = {"vocab_size": len(tokenizer)}
-    if "text_config" in fields:
-        vocabulary = {"text_config": {**fields["text_config"], **vocabulary}}
-    torch.manual_seed(3)
-    model = AutoModel.from_config(getattr(transformers, class_name)(**{**fields, **vocabulary}))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
 def backbones(tmp_path_factory):
-    vision, text = tmp_path_factory.mktemp("vision"), tmp_path_factory.mktemp("text")
-    AutoModel.from_config(make_vision_config("vit")).save_pretrained(vision)
-    square_image_processor(32).save_pretrained(vision)
-    tokenizer = make_tokenizer()
-    AutoModelForCausalLM.from_config(make_text_config("llama", len(tokenizer))).save_pretrained(text)
-    tokenizer.save_pretrained(text)
-    return str(vision), str(text)
+    return save_vision("vit", tmp_path_factory.mktemp("vision")), save_text("llama", tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
-    return save_encoder(tmp_path_factory.mktemp("bert"), "bert")
+    return save_text_encoder("bert", tmp_path_factory.mktemp("bert"))
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", TEXT_ENCODERS)
 def test_features_of_a_phrase_do_not_depend_on_its_company(name, tmp_path):
-    folder, width = save_encoder(tmp_path, name), ENCODERS[name][2]
+    folder, width = save_text_encoder(name, tmp_path), TEXT_ENCODERS[name][2]
     features = encode_label_phrases(folder, PHRASES)
     assert features.shape == (3, 2, width) and features.std(dim=(0, 1)).min() > 0 and not features.requires_grad
     for j, label in enumerate(PHRASES):

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from tiny_training import LLAMA, OTDRG, VIT, tiny_rows, tiny_studies, write_study_folder
-from transformers import AutoModel, AutoModelForImageTextToText, BertConfig
+from transformers import AutoModelForImageTextToText
 
 from otdrg_hf import OTDRGForConditionalGeneration
 from otdrg_hf.data.schema import PHANTOM_NAMES
@@ -22,7 +22,7 @@ from otdrg_hf.metrics.generation import generate_predictions
 from otdrg_hf.modeling.label_phrases_otdrg import encode_label_phrases
 from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.sft import load_studies, main
-from tests.conftest import make_tokenizer
+from tests.modeling.families import save_text_encoder
 
 TRAINING = Path(__file__).parents[2] / "training"
 STEPS = 40
@@ -129,15 +129,12 @@ def test_align_then_lora_by_the_command_line(recipe, tmp_path):
 
 
 def test_phrases_of_a_text_encoder_stay_through_both_stages_and_the_adapter(recipe, tmp_path):
-    tokenizer = make_tokenizer()
-    fields = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    AutoModel.from_config(BertConfig(vocab_size=len(tokenizer), **fields)).save_pretrained(tmp_path / "bert")
-    tokenizer.save_pretrained(tmp_path / "bert")
-    main(["--config", recipe("align", stage="align", max_steps=2, label_encoder=str(tmp_path / "bert"))])
+    bert = save_text_encoder("bert", tmp_path / "bert")
+    main(["--config", recipe("align", stage="align", max_steps=2, label_encoder=bert)])
     sources = {**NO_CONFIGS, "model_name_or_path": str(tmp_path / "align")}
     main(["--config", recipe("lora", stage="finetune", max_steps=2, **sources), "--use_peft", "true", "--lora_r", "4"])
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "lora")
-    expected = encode_label_phrases(str(tmp_path / "bert"), loaded.config.label_phrases)
+    expected = encode_label_phrases(bert, loaded.config.label_phrases)
     torch.testing.assert_close(loaded.model.label_encoder.phrase_features, expected, rtol=0, atol=0)
 
 
