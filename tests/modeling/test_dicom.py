@@ -308,7 +308,7 @@ def test_deflated_bomb():
         load_radiograph(buffer.getvalue())
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None)
 @given(st.sampled_from(sorted(LOSSLESS)), st.booleans(), st.data())
 def test_damaged_anywhere_it_is_a_picture_or_one_line(syntax, in_header, data):
     content = bytearray(make_dicom(FILM, LOSSLESS[syntax], WindowCenter=128, WindowWidth=256))

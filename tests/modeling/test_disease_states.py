@@ -20,7 +20,7 @@ CONFIG = OTDRGConfig()
 NAMES = CONFIG.label_names
 NORMAL, DEVICES = NAMES.index("No Finding"), NAMES.index("Support Devices")
 FINDINGS = [index for index in range(14) if index not in (NORMAL, DEVICES)]
-few = settings(max_examples=100, deadline=None, derandomize=True)
+few = settings(max_examples=100, deadline=None)
 states_of_a_study = st.lists(st.integers(0, 3), min_size=14, max_size=14)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from otdrg_hf.modeling.image_loading import load_radiograph, load_views
 
 FILM = np.add.outer(np.arange(40) * 4, np.arange(50)).astype(np.uint8)  # 0 to 205
-few = settings(max_examples=60, deadline=None, derandomize=True)
+few = settings(max_examples=60, deadline=None)
 
 
 def grey(image, name=None):
