@@ -1,10 +1,9 @@
-"""Patches and labels in one space, optimal transport between them, and the contrast that keeps them apart."""
+"""Patches and labels in one space, and optimal transport between them."""
 
 from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from .configuration_otdrg import OTDRGConfig
 from .coupling_otdrg import couple
@@ -85,28 +84,3 @@ class TransportAlignment(nn.Module):
         label_patches = weights.transpose(1, 2).to(patches.dtype) @ patches  # [B, m, d]
         evidence = of_labels * (1 - cost[..., :-1]).clamp(min=0)  # [B, N, m]
         return Aligned(plan, label_patches, transport_cost(plan, cost), evidence)
-
-
-def phrase_contrast(
-    label_patches: torch.Tensor, phrases: torch.Tensor, states: torch.Tensor, temperature: float
-) -> torch.Tensor:
-    """
-    Contrast of what each label sees with every phrase of every label, `[B]`.
-
-    For label *j* in state *s*: `-log softmax_(k, r)(cos(Z_j, L_kr) / temperature)` at `(j, s)`, averaged over the
-    labels whose state is known. Pulling `Z` and `L` together alone is minimised by one common direction; here the
-    phrases of other labels and the other states of the same label are negatives, so both must spread. The negatives
-    come from within the study, which keeps the loss independent of how a batch is split over steps or devices.
-
-    Args:
-        label_patches (`torch.Tensor` of shape `[B, m, d]`): `Z` of a transport that does not know the states.
-        phrases (`torch.Tensor` of shape `[m, states, d]`): Features of the phrases.
-        states (`torch.Tensor` of shape `[B, m]`): State codes, -100 where unknown.
-        temperature (`float`): Of the softmax.
-    """
-    m, num_states = phrases.shape[:2]
-    similarity = 1 - cosine_cost(label_patches, phrases.flatten(0, 1)[None])  # [B, m, m * states]
-    targets = torch.arange(m, device=states.device) * num_states + states  # [B, m]
-    targets = targets.masked_fill(states < 0, -100)
-    losses = F.cross_entropy((similarity / temperature).transpose(1, 2), targets, reduction="none")  # [B, m]
-    return losses.sum(-1) / (states >= 0).sum(-1).clamp(min=1)

@@ -74,10 +74,11 @@ class OTDRGConfig(PreTrainedConfig):
             Share of the patch mass that goes to no label, between 0 (no background) and 1 (exclusive).
         state_masses (`list[float]`, *optional*, defaults to `[0.25, 1.0, 0.5, 1.0]`):
             Relative label mass of each state; a positive label claims more of the image than a denied one.
-        ot_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the transport loss.
+        ot_loss_weight (`float`, *optional*, defaults to 0.3): Weight of the transport loss.
         disease_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the disease loss.
-        contrast_temperature (`float`, *optional*, defaults to 0.1):
-            Temperature of the contrast between the phrases, the force that keeps the transport loss from collapsing.
+        contrast_temperature (`float`, *optional*, defaults to 0.15):
+            Temperature of the transport loss, which tells the states of a study from those of others, in units of the
+            cosine cost of one label.
         predicted_label_rate (`float`, *optional*, defaults to 0.0):
             Probability that, in training, the LLM is shown the predicted instead of the true states of a study.
         told_label_rate (`float`, *optional*, defaults to 0.0):
@@ -127,9 +128,9 @@ class OTDRGConfig(PreTrainedConfig):
     solver: str = "sinkhorn"
     background_mass: float = 0.5
     state_masses: list[float] | tuple[float, ...] = (0.25, 1.0, 0.5, 1.0)
-    ot_loss_weight: float = 1.0
+    ot_loss_weight: float = 0.3
     disease_loss_weight: float = 1.0
-    contrast_temperature: float = 0.1
+    contrast_temperature: float = 0.15
     predicted_label_rate: float = 0.0
     told_label_rate: float = 0.0
     positive_thresholds: list[float] | None = None

@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 
-from .alignment_otdrg import PatchProjection, TransportAlignment, phrase_contrast
+from .alignment_otdrg import PatchProjection, TransportAlignment
 from .configuration_otdrg import OTDRGConfig
 from .disease_head_otdrg import DiseaseHead, disease_loss
 from .disease_states import POSITIVE, predict_states, resolve_states, shown_states
@@ -22,7 +22,15 @@ from .label_encoder_otdrg import LabelEncoder
 from .language_loss_otdrg import chunked_cross_entropy
 from .outputs_otdrg import OTDRGCausalLMOutputWithPast, OTDRGModelOutputWithPast, OTDRGStudyFeatures
 from .processing_otdrg import OTDRGProcessor
-from .study_inputs_otdrg import check_counts, check_labels, check_views, fill_placeholders, real_views_first
+from .study_inputs_otdrg import (
+    check_counts,
+    check_labels,
+    check_other_labels,
+    check_views,
+    fill_placeholders,
+    real_views_first,
+)
+from .transport_loss_otdrg import transport_loss
 from .vision_otdrg import encode_images, patch_features
 
 
@@ -137,6 +145,7 @@ class OTDRGModel(OTDRGPreTrainedModel):
         view_mask: torch.Tensor | None = None,
         disease_labels: torch.LongTensor | None = None,
         vision_features: torch.FloatTensor | None = None,
+        other_labels: torch.LongTensor | None = None,
         **kwargs,
     ) -> OTDRGStudyFeatures:
         r"""
@@ -149,6 +158,8 @@ class OTDRGModel(OTDRGPreTrainedModel):
                 Known states (0 blank, 1 positive, 2 negative, 3 uncertain); -100 is predicted.
             vision_features (`torch.FloatTensor` of shape `[B, V, rows, columns, c]`, *optional*):
                 What the vision encoder, which then is not run, gave for the views: instead of `pixel_values`.
+            other_labels (`torch.LongTensor` of shape `[B, k, m]`, *optional*):
+                States of other studies, from which the transport loss tells `disease_labels`. Default: of the batch.
 
         Raises:
             ValueError: if a shape is wrong or a study has no view.
@@ -156,6 +167,7 @@ class OTDRGModel(OTDRGPreTrainedModel):
         given = pixel_values if vision_features is None else vision_features
         given, view_mask = check_views(given, view_mask)
         disease_labels = check_labels(disease_labels, given, self.config)
+        other_labels = check_other_labels(other_labels, given, self.config)
         encode = self.encode_views if vision_features is None else self.project_features
         maps = encode(given, view_mask)  # [B, V, rows, columns, d]
         patches = maps.flatten(1, 3)  # [B, V * n, d]
@@ -191,8 +203,9 @@ class OTDRGModel(OTDRGPreTrainedModel):
             label_phrases=phrases,
         )
         if disease_labels is not None:
-            contrast = phrase_contrast(seen.label_patches, phrases, disease_labels, self.config.contrast_temperature)
-            features.ot_loss = aligned.cost + contrast
+            features.ot_loss = transport_loss(
+                self.alignment, patches, patch_mask, phrases, disease_labels, other_labels
+            )
             features.disease_loss = disease_loss(disease_logits, disease_labels)
         return features
 
@@ -250,17 +263,20 @@ class OTDRGModel(OTDRGPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         mm_encoder_outputs: dict[str, OTDRGStudyFeatures] | None = None,
         vision_features: torch.FloatTensor | None = None,
+        other_labels: torch.LongTensor | None = None,
         **kwargs,
     ) -> OTDRGModelOutputWithPast:
         r"""
         Args:
             input_ids (`torch.LongTensor` of shape `[B, T]`, *optional*): Prompt (and report) with placeholders.
-            pixel_values, view_mask, disease_labels, vision_features: See [`OTDRGModel.get_image_features`].
+            pixel_values, view_mask, disease_labels, vision_features, other_labels:
+                See [`OTDRGModel.get_image_features`].
             mm_encoder_outputs (`dict`, *optional*): `{"image": features}`, computed before; excludes `pixel_values`.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
-        features = self._study_features(pixel_values, view_mask, disease_labels, mm_encoder_outputs, vision_features)
+        studies = (pixel_values, view_mask, disease_labels, mm_encoder_outputs, vision_features, other_labels)
+        features = self._study_features(*studies)
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if features is not None:
@@ -283,7 +299,9 @@ class OTDRGModel(OTDRGPreTrainedModel):
             study_features=features,
         )
 
-    def _study_features(self, pixel_values, view_mask, disease_labels, mm_encoder_outputs, vision_features=None):
+    def _study_features(
+        self, pixel_values, view_mask, disease_labels, mm_encoder_outputs, vision_features, other_labels
+    ) -> OTDRGStudyFeatures | None:
         features = (mm_encoder_outputs or {}).get("image")
         if pixel_values is None and vision_features is None:
             if disease_labels is not None:
@@ -291,7 +309,7 @@ class OTDRGModel(OTDRGPreTrainedModel):
             return features
         if features is not None:
             raise ValueError("You cannot specify both pixel_values and mm_encoder_outputs at the same time")
-        return self.get_image_features(pixel_values, view_mask, disease_labels, vision_features)
+        return self.get_image_features(pixel_values, view_mask, disease_labels, vision_features, other_labels)
 
 
 class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
@@ -377,6 +395,7 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
         num_items_in_batch: int | torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, OTDRGStudyFeatures] | None = None,
         vision_features: torch.FloatTensor | None = None,
+        other_labels: torch.LongTensor | None = None,
         **kwargs,
     ) -> OTDRGCausalLMOutputWithPast:
         r"""
@@ -389,7 +408,7 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
             num_items_in_batch (`int`, *optional*): Divisor of the summed LM loss, for gradient accumulation.
         """
         if input_ids is None and inputs_embeds is None:
-            studies = (pixel_values, view_mask, disease_labels, mm_encoder_outputs, vision_features)
+            studies = (pixel_values, view_mask, disease_labels, mm_encoder_outputs, vision_features, other_labels)
             features = self.model._study_features(*studies)
             if features is None:
                 raise ValueError("You must specify input_ids, inputs_embeds or pixel_values")
@@ -405,6 +424,7 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             mm_encoder_outputs=mm_encoder_outputs,
             vision_features=vision_features,
+            other_labels=other_labels,
             **kwargs,
         )
         hidden = outputs.last_hidden_state  # [B, T, hidden]

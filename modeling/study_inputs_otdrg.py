@@ -50,6 +50,23 @@ def check_labels(
     return disease_labels.to(pixel_values.device, torch.long)
 
 
+def check_other_labels(
+    other_labels: torch.Tensor | None, pixel_values: torch.Tensor, config: OTDRGConfig
+) -> torch.Tensor | None:
+    """State codes `[B, k, m]` of other studies as int64 on the device of the pixels."""
+    if other_labels is None:
+        return None
+    batch, m, states = pixel_values.shape[0], config.num_disease_labels, config.num_states
+    shape = tuple(other_labels.shape)
+    if len(shape) != 3 or shape[::2] != (batch, m) or other_labels.is_floating_point():
+        raise ValueError(
+            f"`other_labels` must be integers of shape ({batch}, k, {m}), got {other_labels.dtype} of shape {shape}."
+        )
+    if not is_compiling() and (other_labels >= states).any():
+        raise ValueError(f"`other_labels` holds {int(other_labels.max())}: states are 0 to {states - 1}.")
+    return other_labels.to(pixel_values.device, torch.long)
+
+
 def check_counts(name: str, places: torch.Tensor, expected: torch.Tensor):
     """`ValueError` unless each row of `places` `[B, T]` has as many placeholders as there are features for it `[B]`."""
     if is_compiling():

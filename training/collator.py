@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
@@ -10,6 +11,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 
 from .feature_cache import FeatureCache
+from .other_states import OtherStates
 
 
 class StudyCollator(DataCollatorForVisionLanguageModeling):
@@ -21,11 +23,19 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
         target (`str`): The column that is the report.
         features ([`FeatureCache`], *optional*):
             Features of the vision encoder to give instead of pixels; the films of the rows are not decoded then.
+        others ([`OtherStates`], *optional*):
+            Gives each study the labels of others, from which the transport loss tells its own.
     """
 
-    def __init__(self, processor: OTDRGProcessor, target: str = "report", features: FeatureCache | None = None):
+    def __init__(
+        self,
+        processor: OTDRGProcessor,
+        target: str = "report",
+        features: FeatureCache | None = None,
+        others: OtherStates | None = None,
+    ):
         super().__init__(processor=processor, completion_only_loss=True)
-        self.target, self.features = target, features
+        self.target, self.features, self.others = target, features, others
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         build = self.processor.build_prompt
@@ -39,6 +49,9 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
         ]
         batch = super().torch_call(rows)
         batch["disease_labels"] = self.processor.encode_labels([study["disease_labels"] for study in examples])
+        if self.others is not None:
+            others = np.stack([self.others.of(study) for study in examples])
+            batch["other_labels"] = torch.from_numpy(others).long()  # [B, k, m]
         if self.features is not None:
             del batch["pixel_values"]
             maps = [self.features.read(study) for study in examples]

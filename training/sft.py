@@ -34,6 +34,7 @@ from otdrg_hf.training.dry_run import dry_run, without_a_gpu
 from otdrg_hf.training.feature_cache import FeatureCache, encoder_checksum, undecoded
 from otdrg_hf.training.model_setup import load_model_and_processor
 from otdrg_hf.training.other_dataset import without_load_kwargs
+from otdrg_hf.training.other_states import OtherStates
 from otdrg_hf.training.record import training_data, write_record
 from otdrg_hf.training.report_metrics import ReportMetrics
 from otdrg_hf.training.stages import apply_stage, cast_backbones
@@ -125,7 +126,7 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
     return OTDRGTrainer(
         model=model,
         args=training_args,
-        data_collator=StudyCollator(processor, args.target, features),
+        data_collator=StudyCollator(processor, args.target, features, OtherStates(np.array(train["disease_labels"]))),
         train_dataset=train,
         eval_dataset=validation,
         processing_class=processor,

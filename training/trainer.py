@@ -81,7 +81,7 @@ class OTDRGTrainer(SFTTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """LM, OT and disease loss of a batch. In evaluation the prompt holds predicted labels, as at test time."""
         training = self.model.training
-        keys = ("pixel_values", "vision_features", "view_mask", "disease_labels")
+        keys = ("pixel_values", "vision_features", "view_mask", "disease_labels", "other_labels")
         study = {key: inputs[key] for key in keys if key in inputs}
         inputs = study if self.stage == "align" else dict(inputs)
         # TRL's own compute_loss calls the language model directly; the forward of the whole model is meant here.

@@ -427,6 +427,25 @@ def test_labels_that_cannot_be(model, inputs):
         model(input_ids=torch.tensor([[5, 6]]), disease_labels=torch.zeros(1, 14, dtype=torch.long))
 
 
+def test_other_labels_that_cannot_be(model, inputs):
+    for labels, match in [
+        (torch.zeros(3, 14, dtype=torch.long), r"`other_labels` must be integers of shape \(3, k, 14\), got"),
+        (torch.zeros(2, 4, 14, dtype=torch.long), r"`other_labels` must be integers of shape \(3, k, 14\), got"),
+        (torch.zeros(3, 4, 14), "got torch.float32"),
+        (torch.full((3, 1, 14), 4), "`other_labels` holds 4"),
+    ]:
+        with clear_error(match):
+            model(**supervised(inputs), other_labels=labels)
+
+
+def test_the_transport_loss_tells_from_the_other_labels_that_are_given(model, inputs):
+    batch = supervised(inputs)
+    of_batch = torch.stack([batch["disease_labels"].roll(shift, 0) for shift in (1, 2)], 1)
+    with torch.no_grad():
+        close(model(**batch, other_labels=of_batch).ot_loss, model(**batch).ot_loss)
+        assert model(**batch, other_labels=of_batch[:, :1]).ot_loss < model(**batch).ot_loss
+
+
 def test_views_that_cannot_be(model, inputs):
     pixels = inputs["pixel_values"]
     with clear_error(r"`view_mask` must be \(3, 2\)"):
