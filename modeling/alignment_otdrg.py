@@ -28,6 +28,7 @@ class Aligned(NamedTuple):
     label_patches: torch.Tensor
     cost: torch.Tensor
     evidence: torch.Tensor
+    background_cost: torch.Tensor
 
 
 class PatchProjection(nn.Module):
@@ -75,12 +76,18 @@ class TransportAlignment(nn.Module):
         config, batch = self.config, patches.shape[0]
         background = self.background.to(labels.dtype).expand(batch, 1, -1)
         cost = cosine_cost(patches, torch.cat([labels, background], dim=1))  # [B, N, m + 1]
-        a = patch_mask.float() / patch_mask.float().sum(-1, keepdim=True)  # [B, N]
-        b = label_masses.float() / label_masses.float().sum(-1, keepdim=True) * (1 - config.background_mass)
-        b = torch.cat([b, b.new_full((batch, 1), config.background_mass)], dim=1)  # [B, m + 1]
-        plan = couple(cost, a, b, config)
+        plan = couple(cost, *marginals(patch_mask, label_masses, config.background_mass), config)
         of_labels = plan[..., :-1]
         weights = of_labels / of_labels.sum(1, keepdim=True).clamp(min=1e-12)  # [B, N, m]
         label_patches = weights.transpose(1, 2).to(patches.dtype) @ patches  # [B, m, d]
         evidence = of_labels * (1 - cost[..., :-1]).clamp(min=0)  # [B, N, m]
-        return Aligned(plan, label_patches, transport_cost(plan, cost), evidence)
+        return Aligned(plan, label_patches, transport_cost(plan, cost), evidence, cost[..., -1])
+
+
+def marginals(
+    patch_mask: torch.Tensor, label_masses: torch.Tensor, background_mass: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The masses `[B, N]` of patches, and `[B, m + 1]` of labels and background, of relative ones `[B, m]`; fp32."""
+    a = patch_mask.float() / patch_mask.float().sum(-1, keepdim=True)  # [B, N]
+    b = label_masses.float() / label_masses.float().sum(-1, keepdim=True) * (1 - background_mass)
+    return a, nn.functional.pad(b, (0, 1), value=background_mass)

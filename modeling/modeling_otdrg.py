@@ -204,7 +204,7 @@ class OTDRGModel(OTDRGPreTrainedModel):
         )
         if disease_labels is not None:
             features.ot_loss = transport_loss(
-                self.alignment, patches, patch_mask, phrases, disease_labels, other_labels
+                patches, patch_mask, phrases, seen.background_cost, disease_labels, other_labels, self.config
             )
             features.disease_loss = disease_loss(disease_logits, disease_labels)
         return features

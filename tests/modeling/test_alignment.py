@@ -44,7 +44,7 @@ def test_plan_has_the_masses_of_patches_labels_and_background(config):
 
 def test_label_features_are_weighted_means_of_patches(config):
     alignment, patches, mask, labels, masses = aligned(config)
-    plan, seen, cost, _ = alignment(patches, mask, labels, masses)
+    plan, seen, cost, _, background = alignment(patches, mask, labels, masses)
     for study in range(3):
         for label in (0, 13):
             weights = plan[study, :, label] / plan[study, :, label].sum()
@@ -52,6 +52,7 @@ def test_label_features_are_weighted_means_of_patches(config):
     columns = torch.cat([labels, alignment.background.expand(3, 1, -1)], 1)
     distance = 1 - torch.cosine_similarity(patches[:, :, None], columns[:, None], dim=-1)
     torch.testing.assert_close(cost, (plan * distance).sum((1, 2)), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(background, distance[..., -1])
 
 
 def test_a_label_sees_the_patches_that_look_like_it(config):

@@ -24,19 +24,21 @@ def problem(config):
     mask = torch.ones(3, 32)
     mask[1, 16:] = 0
     patches, phrases = torch.randn(3, 32, config.alignment_dim), torch.randn(14, 4, config.alignment_dim)
-    return alignment, patches, mask, phrases, torch.randint(0, 4, (3, 14)), torch.randint(0, 4, (3, 2, 14))
+    background = alignment(patches, mask, torch.randn(3, 14, config.alignment_dim), torch.ones(3, 14)).background_cost
+    states, others = torch.randint(0, 4, (3, 14)), torch.randint(0, 4, (3, 2, 14))
+    return alignment, (patches, mask, phrases, background), states, others
 
 
 def distance(problem, study: int, states: torch.Tensor) -> torch.Tensor:
-    alignment, patches, mask, phrases, *_ = problem
+    alignment, (patches, mask, phrases, _), *_ = problem
     masses = torch.tensor(alignment.config.state_masses)[states]
     stated = phrases[torch.arange(14), states]
     return alignment(patches[study, None], mask[study, None], stated[None], masses[None]).cost[0]
 
 
 def test_it_is_the_cross_entropy_of_transport_distances(problem, config):
-    *_, states, others = problem
-    loss = transport_loss(*problem)
+    _, studies, states, others = problem
+    loss = transport_loss(*studies, states, others, config)
     assert loss.shape == (3,) and loss.dtype == torch.float32
     unit = (1 - config.background_mass) / 14
     for study in range(3):
@@ -45,43 +47,47 @@ def test_it_is_the_cross_entropy_of_transport_distances(problem, config):
         torch.testing.assert_close(loss[study], -scores.log_softmax(0)[0], atol=1e-3, rtol=1e-3)
 
 
-def test_states_that_are_its_own_are_no_others(problem):
-    *given, states, others = problem
-    once = transport_loss(*given, states, others[:, :1])
+def test_states_that_are_its_own_are_no_others(problem, config):
+    _, studies, states, others = problem
+    once = transport_loss(*studies, states, others[:, :1], config)
     own = torch.cat([others[:, :1], states[:, None], states[:, None]], 1)
-    torch.testing.assert_close(transport_loss(*given, states, own), once, atol=1e-3, rtol=1e-3)
-    assert (transport_loss(*given, states, states[:, None]) == 0).all()
+    torch.testing.assert_close(transport_loss(*studies, states, own, config), once, atol=1e-3, rtol=1e-3)
+    assert (transport_loss(*studies, states, states[:, None], config) == 0).all()
 
 
-def test_what_is_unknown_tells_nothing_apart(problem):
-    *given, states, others = problem
+def test_what_is_unknown_tells_nothing_apart(problem, config):
+    _, studies, states, others = problem
     states[:, 3], others[:, :, 5] = -100, -100
     blank = states.clone()
     blank[:, 3] = BLANK
     as_if = torch.where(others < 0, blank[:, None], others)
     as_if[:, :, 3] = BLANK
-    torch.testing.assert_close(transport_loss(*given, states, others), transport_loss(*given, blank, as_if))
+    expected = transport_loss(*studies, blank, as_if, config)
+    torch.testing.assert_close(transport_loss(*studies, states, others, config), expected)
     others[:, :, 3] = (others[:, :, 3] + 1) % 4
-    torch.testing.assert_close(transport_loss(*given, states, others), transport_loss(*given, blank, as_if))
+    torch.testing.assert_close(transport_loss(*studies, states, others, config), expected)
 
 
-def test_others_are_those_of_the_batch_by_default(problem):
-    *given, states, _ = problem
+def test_others_are_those_of_the_batch_by_default(problem, config):
+    _, studies, states, _ = problem
     others = torch.stack([states[[2, 0, 1]], states[[1, 2, 0]]], 1)
-    torch.testing.assert_close(transport_loss(*given, states), transport_loss(*given, states, others))
+    expected = transport_loss(*studies, states, others, config)
+    torch.testing.assert_close(transport_loss(*studies, states, None, config), expected)
 
 
-def test_a_study_alone_has_none_to_be_told_from(problem):
-    alignment, patches, mask, phrases, states, _ = problem
-    assert transport_loss(alignment, patches[:1], mask[:1], phrases, states[:1]).tolist() == [0]
+def test_a_study_alone_has_none_to_be_told_from(problem, config):
+    _, (patches, mask, phrases, background), states, _ = problem
+    assert transport_loss(patches[:1], mask[:1], phrases, background[:1], states[:1], None, config).tolist() == [0]
 
 
-def test_padded_views_count_for_nothing(problem):
-    alignment, patches, mask, phrases, states, others = problem
-    loss = transport_loss(*problem)
-    patches[1, 16:] = 1e4
-    torch.testing.assert_close(transport_loss(*problem), loss)
-    short = transport_loss(alignment, patches[1:2, :16], mask[1:2, :16], phrases, states[1:2], others[1:2])
+def test_padded_views_count_for_nothing(problem, config):
+    _, (patches, mask, phrases, background), states, others = problem
+    loss = transport_loss(patches, mask, phrases, background, states, others, config)
+    patches[1, 16:], background[1, 16:] = 1e4, 2
+    again = transport_loss(patches, mask, phrases, background, states, others, config)
+    torch.testing.assert_close(again, loss)
+    one = patches[1:2, :16], mask[1:2, :16], phrases, background[1:2, :16]
+    short = transport_loss(*one, states[1:2], others[1:2], config)
     torch.testing.assert_close(short, loss[1:2], atol=1e-3, rtol=1e-3)
 
 
@@ -97,10 +103,9 @@ def train_on_transport_alone(config, against_others: bool, steps: int = 200) -> 
     for _ in range(steps):
         patches = projection(films).flatten(1, 2)
         _, phrases = encoder(embedding)
+        _, _, loss, _, background = alignment(patches, mask, phrases[torch.arange(14), states], torch.ones(8, 14))
         if against_others:
-            loss = transport_loss(alignment, patches, mask, phrases, states)
-        else:
-            loss = alignment(patches, mask, phrases[torch.arange(14), states], torch.ones(8, 14)).cost
+            loss = transport_loss(patches, mask, phrases, background, states, None, config)
         optimizer.zero_grad()
         loss.mean().backward()
         optimizer.step()
