@@ -10,6 +10,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from otdrg_hf import OTDRGForConditionalGeneration, OTDRGProcessor
 from otdrg_hf.training.checkpoints import last_complete_checkpoint
+from otdrg_hf.training.collator import StudyCollator
 
 
 def outputs(model, batch):
@@ -34,7 +35,7 @@ def test_checkpoints_load_by_from_pretrained(studies, tmp_path):
     assert not any(info.values()), info
     assert_same(outputs(loaded, batch), expected)
     processor = OTDRGProcessor.from_pretrained(folder)
-    again = type(trainer.data_collator)(processor)(tiny_rows(3))
+    again = StudyCollator(processor, others=trainer.data_collator.others)(tiny_rows(3))
     assert all(torch.equal(batch[name], again[name]) for name in batch)
 
 
