@@ -1,5 +1,7 @@
 """Builds a model and its processor from a pretrained vision encoder and a pretrained language model."""
 
+from typing import Any
+
 import PIL.Image
 import torch
 from transformers import (
@@ -15,6 +17,7 @@ from transformers import (
 
 from .configuration_otdrg import OTDRGConfig
 from .label_phrases_otdrg import encode_label_phrases, label_feature_size
+from .patch_offset_otdrg import patch_offset, recorded_layers
 from .processing_otdrg import FINDING_TOKEN, IMAGE_TOKEN, OTDRGProcessor
 from .vision_otdrg import encode_images, patch_features
 
@@ -46,7 +49,7 @@ def processor_from_backbones(cls, vision_id: str, text_id: str, image_size: int 
     with torch.device("meta"):  # shapes alone are asked for
         vision_tower = AutoModel.from_config(vision_config)
     processor = _processor(cls, image_processor, text_id, config)
-    grid, _ = probe_patches(vision_tower, image_processor)
+    grid = probe_patches(vision_tower, image_processor)["image_grid"]
     processor.num_image_tokens = _seq_length(grid, config.get("image_token_pooling", 1))
     return processor
 
@@ -107,12 +110,10 @@ def empty_from_backbones(
 def _join_configs(
     vision_tower, text_model, processor: OTDRGProcessor, attn_implementation, label_encoder: str | None, fields: dict
 ) -> OTDRGConfig:
-    grid, feature_size = probe_patches(vision_tower, processor.image_processor)
     config = OTDRGConfig(
         vision_config=vision_tower.config,
         text_config=text_model.config,
-        vision_feature_size=feature_size,
-        image_grid=grid,
+        **probe_patches(vision_tower, processor.image_processor),
         image_token_id=processor.image_token_id,
         finding_token_id=processor.finding_token_id,
         lm_head_bias=getattr(text_model.get_output_embeddings(), "bias", None) is not None,
@@ -188,14 +189,19 @@ def _processor(cls, image_processor, text_id: str, config: dict) -> OTDRGProcess
 
 
 @torch.no_grad()
-def probe_patches(vision_tower: PreTrainedModel, image_processor: ViTImageProcessorPil) -> tuple[list[int], int]:
-    """Grid and width of the patches, by encoding one black image: what an encoder gives is told by what it gives."""
-    size = image_processor.size
-    pixels = torch.zeros(1, 3, size["height"], size["width"], dtype=vision_tower.dtype, device=vision_tower.device)
-    hidden = encode_images(vision_tower.eval(), pixels)
+def probe_patches(vision_tower: PreTrainedModel, image_processor: ViTImageProcessorPil) -> dict[str, Any]:
+    """
+    `image_grid`, `patch_offset` and `vision_feature_size` of [`OTDRGConfig`], by encoding one black image: what an
+    encoder gives is told by what it gives.
+    """
+    size = image_processor.size["height"], image_processor.size["width"]
+    pixels = torch.zeros(1, 3, *size, dtype=vision_tower.dtype, device=vision_tower.device)
+    with recorded_layers(vision_tower) as layers:
+        hidden = encode_images(vision_tower.eval(), pixels)
     feature_size = hidden.shape[1] if hidden.dim() == 4 else hidden.shape[-1]
-    maps = patch_features(hidden, pixels, vision_tower.config, feature_size)
-    return list(maps.shape[1:3]), maps.shape[-1]
+    grid = list(patch_features(hidden, pixels, vision_tower.config, feature_size).shape[1:3])
+    offset = [patch_offset(*each) for each in zip(layers, size, grid, strict=True)]
+    return {"image_grid": grid, "patch_offset": offset, "vision_feature_size": feature_size}
 
 
 def _seq_length(grid: list[int], pooling: int) -> int:

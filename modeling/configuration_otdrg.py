@@ -57,6 +57,9 @@ class OTDRGConfig(PreTrainedConfig):
             Width of the encoder's patch features. Default: `hidden_size`, or the last of `hidden_sizes`.
         image_grid (`list[int]`, *optional*, defaults to `[14, 14]`):
             Rows and columns of patches that the encoder gives for one view.
+        patch_offset (`list[float]`, *optional*, defaults to `[0.0, 0.0]`):
+            By how many patches, down and right, the centre of what a patch sees lies from that of its place in an even
+            grid: not 0 for encoders whose strided convolutions overlap, such as a ResNet. Evidence maps heed it.
         image_token_pooling (`int`, *optional*, defaults to 1):
             Side of the square of patches averaged into one visual token of the LLM. Transport sees all patches.
         lm_head_bias (`bool`, *optional*, defaults to `False`): Whether the projection onto the vocabulary has a bias.
@@ -117,6 +120,7 @@ class OTDRGConfig(PreTrainedConfig):
     finding_token_id: int = 4
     vision_feature_size: int | None = None
     image_grid: list[int] | tuple[int, ...] = (14, 14)
+    patch_offset: list[float] | tuple[float, ...] = (0.0, 0.0)
     image_token_pooling: int = 1
     lm_head_bias: bool = False
     alignment_dim: int = 256
@@ -150,7 +154,7 @@ class OTDRGConfig(PreTrainedConfig):
         self.label_states = list(self.label_states)
         self.device_labels = list(self.device_labels)
         self.state_masses = list(self.state_masses)
-        self.image_grid = list(self.image_grid)
+        self.image_grid, self.patch_offset = list(self.image_grid), list(self.patch_offset)
         if self.label_phrases is None:
             self.label_phrases = [self._default_phrases(name) for name in self.label_names]
         if self.vision_feature_size is None:
@@ -231,6 +235,8 @@ class OTDRGConfig(PreTrainedConfig):
             raise ValueError(f"`solver` must be 'sinkhorn' or 'pot', got {self.solver!r}.")
         if len(self.image_grid) != 2 or min(self.image_grid) < 1:
             raise ValueError(f"`image_grid` must be [rows, columns], both at least 1, got {self.image_grid}.")
+        if len(self.patch_offset) != 2 or not all(-1 < offset < 1 for offset in self.patch_offset):
+            raise ValueError(f"`patch_offset` must be [down, right], both in (-1, 1), got {self.patch_offset}.")
         if self.image_token_id == self.finding_token_id:
             raise ValueError(f"`image_token_id` and `finding_token_id` are both {self.image_token_id}.")
 

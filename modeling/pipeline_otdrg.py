@@ -10,6 +10,7 @@ from transformers.utils import logging
 
 from .disease_states import POSITIVE, UNCERTAIN, predict_states
 from .draft_otdrg import ExpectedTokens, KeepDraft, draft_tokens
+from .evidence_maps_otdrg import evidence_map
 from .image_loading import load_views, view_in
 from .prefetching import Prefetched
 from .report_sections import report_sections
@@ -239,7 +240,7 @@ class RadiologyReportPipeline(Pipeline):
             if state in (POSITIVE, UNCERTAIN):
                 of_label = maps[index] / maps[index].max().clamp(min=1e-12)
                 evidence[label] = [
-                    F.interpolate(view[None, None], size=size, mode="bilinear")[0, 0].numpy()
+                    evidence_map(view, size, config.patch_offset).numpy()
                     for view, size in zip(of_label, answer["sizes"], strict=True)
                 ]
         return evidence

@@ -133,12 +133,10 @@ def _from_scratch(args: StudyArguments, reports: Iterable[str], attention: dict)
         pad_token_id=tokenizer.pad_token_id,
         **text_config,
     )
-    grid, feature_size = probe_patches(AutoModel.from_config(vision_config), processor.image_processor)
     config = OTDRGConfig(
         vision_config=vision_config,
         text_config=text_config,
-        image_grid=grid,
-        vision_feature_size=feature_size,
+        **probe_patches(AutoModel.from_config(vision_config), processor.image_processor),
         image_token_id=processor.image_token_id,
         finding_token_id=processor.finding_token_id,
         **args.otdrg_config,

@@ -98,6 +98,8 @@ NAN = float("nan")
         {"solver": "sinkhorm"},
         {"image_grid": [14]},
         {"image_grid": [0, 14]},
+        {"patch_offset": [0.5]},
+        {"patch_offset": [0.0, NAN]},
         {"image_token_id": 7, "finding_token_id": 7},
     ],
     ids=str,

@@ -108,7 +108,9 @@ def test_evidence_maps_have_the_size_of_their_image(report):
     assert "evidence" not in report(films[0], **SHORT)
 
 
-def test_evidence_is_that_of_the_model_at_the_centres_of_the_patches(report, model, processor):
+@pytest.mark.parametrize("down, right", [(0, 0), (-1, 2)])  # in pixels
+def test_evidence_is_that_of_the_model_where_its_patches_lie(report, model, processor, monkeypatch, down, right):
+    monkeypatch.setattr(report.model.config, "patch_offset", [down / 5, right / 5])
     film = make_films(1, (20, 20))[0]  # 4 x 4 patches of 5 x 5 pixels
     labels = {label: "positive" for label in LABELS[:13]}
     evidence = report({"images": film, "disease_labels": labels}, evidence=True, **SHORT)["evidence"]
@@ -117,7 +119,8 @@ def test_evidence_is_that_of_the_model_at_the_centres_of_the_patches(report, mod
         seen = model.get_image_features(inputs["pixel_values"], disease_labels=inputs["disease_labels"]).evidence
     for index, label in enumerate(LABELS[:13]):
         of_label = seen[0, :, index].view(4, 4).numpy()
-        np.testing.assert_allclose(evidence[label][0][2::5, 2::5], of_label / of_label.max(), atol=1e-4)
+        heat = evidence[label][0][2 + down :: 5, 2 + right :: 5]
+        np.testing.assert_allclose(heat, of_label / of_label.max(), atol=1e-4)
         assert abs(of_label - of_label.T).max() > 1e-4
 
 

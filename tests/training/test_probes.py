@@ -18,7 +18,8 @@ LOWER_LEFT = [0.0, 0.5, 0.5, 1.0]
 def test_a_peak_is_the_centre_of_its_patch_in_its_view():
     maps = np.zeros((2, 4, 5))
     maps[1, 2, 3] = 1
-    assert peak(maps) == (1, 0.7, 0.625)
+    assert peak(maps) == pytest.approx((1, 0.7, 0.625))
+    assert peak(maps, offset=(-0.5, 0.25)) == pytest.approx((1, 0.75, 0.5))
 
 
 def test_a_hit_is_in_a_box_of_the_same_view():
@@ -28,6 +29,7 @@ def test_a_hit_is_in_a_box_of_the_same_view():
     assert not is_hit(maps, [[LOWER_LEFT], []])
     assert not is_hit(maps, [[], [[0.5, 0.5, 1.0, 1.0]]])
     assert is_hit(maps, [[], [[0.5, 0.5, 1.0, 1.0], LOWER_LEFT]])
+    assert not is_hit(maps, [[], [[0.0, 0.8, 0.5, 1.0]]], offset=(-0.5, 0))
 
 
 def test_chance_is_the_share_of_peaks_that_would_hit():
@@ -39,6 +41,8 @@ def test_chance_is_the_share_of_peaks_that_would_hit():
             maps[view, patch] = 1
             hits += is_hit(maps.reshape(2, 4, 4), boxes)
     assert chance((4, 4), boxes) == hits / 32 == 1 / 8
+    assert chance((4, 4), boxes, offset=(-0.5, 0.5)) == 1 / 8
+    assert chance((4, 4), boxes, offset=(-0.6, 0)) == 1 / 16
 
 
 def test_grad_cam_is_where_the_log_odds_would_rise(model, inputs):

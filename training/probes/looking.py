@@ -74,12 +74,12 @@ def _watch(model, processor, studies):
         if not found:
             continue
         cams = grad_cam(model, inputs["pixel_values"], inputs["view_mask"], found)
-        rows, columns = model.config.image_grid
+        (rows, columns), offset = model.config.image_grid, model.config.patch_offset
         evidence = features.evidence[0].T.unflatten(1, (len(boxes), rows, columns))  # [m, V, rows, columns]
         for label in found:
             of_label = [of_view.get(LABELS[label], []) for of_view in boxes]
-            hit = [is_hit(each[label].numpy(), of_label) for each in (evidence, cams)]
-            hits.append((LABELS[label], *hit, chance((rows, columns), of_label)))
+            hit = [is_hit(each[label].numpy(), of_label, offset) for each in (evidence, cams)]
+            hits.append((LABELS[label], *hit, chance((rows, columns), of_label, offset)))
     return np.stack(scores), np.stack(actual), hits
 
 
