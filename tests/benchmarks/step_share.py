@@ -14,12 +14,14 @@ from unittest.mock import patch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from llava_pair import VIT_BASE, make_otdrg, make_studies  # noqa: E402
 from torch.profiler import ProfilerActivity, profile, record_function  # noqa: E402
 
 from otdrg_hf.modeling import modeling_otdrg  # noqa: E402
 from otdrg_hf.training.collator import StudyCollator  # noqa: E402
+from otdrg_hf.training.other_states import OtherStates  # noqa: E402
 
 QWEN_HALF_BILLION = {
     "model_type": "qwen2",
@@ -92,7 +94,9 @@ def main() -> None:
     options = parser.parse_args()
     model, processor = make_otdrg(VIT_BASE, QWEN_HALF_BILLION)
     model.train()
-    batch = StudyCollator(processor, "findings")(list(make_studies(options.batch, 6)))
+    studies = make_studies(options.batch + 8, 6)
+    others = OtherStates(np.array(studies["disease_labels"]))
+    batch = StudyCollator(processor, "findings", others=others)(list(studies)[: options.batch])
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5)
     for name in MODULES:
         module = getattr(model.model, name)
