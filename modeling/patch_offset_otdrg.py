@@ -43,9 +43,9 @@ def patch_offset(layers: list[Resizing], image_size: int, num_patches: int) -> f
     By how much the centre of what a patch sees lies after `(i + 0.5) / num_patches` of the image, in patches.
 
     The arithmetic is that of receptive fields (Araujo et al., 2019): a layer of kernel `k` and padding `p` moves the
-    centre of the first place by `(k - 1) / 2 - p` places of its input. A kernel of 3 at stride 2 with a
-    padding of 1, as in a ResNet, sees each pair of places around its first one: three such layers, and maps lie 3.5
-    pixels of 8 too far down and right. What is left between the last map and the patches is taken to be even, as is the
+    centre of the first place by `(k - 1) / 2 - p` places of its input. A kernel of 3 at stride 2 with a padding of 1,
+    as in a ResNet, sees each pair of places around its first one: three such layers, and maps lie 3.5 pixels of 8 too
+    far down and right. What is left between the last map and the patches is taken to be even, as is the
     merging of patches, and everything where a layer pads in ways that its settings do not tell.
     """
     size, centre, step = image_size, 0.5, 1.0  # of the first place, and from one to the next, in pixels

@@ -94,9 +94,9 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
     train = load_studies(args, "train", args.train_studies, num_proc)
     validation = load_studies(args, "validation", args.eval_studies, num_proc)
 
+    labels = np.array(train["disease_labels"])  # [N, m]
     if not model_args.model_name_or_path:
-        priors = state_priors(np.array(train["disease_labels"]), num_states=4)
-        args.otdrg_config = {"state_priors": priors, **args.otdrg_config}
+        args.otdrg_config = {"state_priors": state_priors(labels, num_states=4), **args.otdrg_config}
     if args.dataset in PHANTOM_NAMES:
         args.otdrg_config = {"notice": PHANTOM_NOTICE, **args.otdrg_config}
     try:
@@ -126,7 +126,7 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
     return OTDRGTrainer(
         model=model,
         args=training_args,
-        data_collator=StudyCollator(processor, args.target, features, OtherStates(np.array(train["disease_labels"]))),
+        data_collator=StudyCollator(processor, args.target, features, OtherStates(labels)),
         train_dataset=train,
         eval_dataset=validation,
         processing_class=processor,

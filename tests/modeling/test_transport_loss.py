@@ -8,6 +8,7 @@ from otdrg_hf.modeling.alignment_otdrg import PatchProjection, TransportAlignmen
 from otdrg_hf.modeling.disease_states import BLANK, POSITIVE
 from otdrg_hf.modeling.label_encoder_otdrg import LabelEncoder
 from otdrg_hf.modeling.transport_loss_otdrg import transport_loss
+from otdrg_hf.training.probes.spread import mean_cosine
 from tests.conftest import make_config
 
 
@@ -109,13 +110,7 @@ def train_on_transport_alone(config, against_others: bool, steps: int = 200) -> 
         optimizer.zero_grad()
         loss.mean().backward()
         optimizer.step()
-    return mean_cosine(phrases[:, POSITIVE]), mean_cosine(patches.flatten(0, 1))
-
-
-def mean_cosine(features: torch.Tensor) -> float:
-    unit = nn.functional.normalize(features.detach(), dim=-1)
-    count = len(unit)
-    return float(((unit @ unit.T).sum() - count) / (count * (count - 1)))
+    return mean_cosine(phrases[:, POSITIVE].detach()), mean_cosine(patches.detach().flatten(0, 1))
 
 
 def test_the_distance_alone_collapses_and_against_others_it_keeps_features_apart():
