@@ -1,5 +1,6 @@
 """Builds a model and its processor from a pretrained vision encoder and a pretrained language model."""
 
+import dataclasses
 from typing import Any
 
 import PIL.Image
@@ -22,6 +23,8 @@ from .processing_otdrg import FINDING_TOKEN, IMAGE_TOKEN, OTDRGProcessor
 from .vision_otdrg import encode_images, patch_features
 
 PROCESSOR_FIELDS = ("label_names",)
+OTDRG_FIELDS = {field.name for field in dataclasses.fields(OTDRGConfig)}
+MOST_LABEL_WORDS = 40  # a study that states more leaves out the last of its doubts
 
 
 def square_image_processor(size: int, mean=(0.5,) * 3, std=(0.5,) * 3, resample: int = 2) -> ViTImageProcessorPil:
@@ -49,8 +52,12 @@ def processor_from_backbones(cls, vision_id: str, text_id: str, image_size: int 
     with torch.device("meta"):  # shapes alone are asked for
         vision_tower = AutoModel.from_config(vision_config)
     processor = _processor(cls, image_processor, text_id, config)
-    grid = probe_patches(vision_tower, image_processor)["image_grid"]
-    processor.num_image_tokens = _seq_length(grid, config.get("image_token_pooling", 1))
+    fields = {key: value for key, value in config.items() if key in OTDRG_FIELDS} | {"label_words": 0}
+    tokenize_labels(
+        OTDRGConfig(vision_config=vision_config, **probe_patches(vision_tower, image_processor), **fields),
+        processor,
+        config.get("label_words"),
+    )
     return processor
 
 
@@ -65,18 +72,66 @@ def model_from_backbones(
     **config,
 ):
     """See [`OTDRGForConditionalGeneration.from_backbones`]."""
-    vision_config = _vision_config(vision_id)
     loading = {"dtype": dtype, "attn_implementation": attn_implementation}
-    vision_tower = AutoModel.from_pretrained(vision_id, config=vision_config, **loading)
+    vision_tower, image_processor = pretrained_vision(vision_id, image_size, **loading)
     text_model = AutoModelForCausalLM.from_pretrained(text_id, **loading)
-    image_processor = _image_processor(vision_id, vision_config, image_size)
     processor = _processor(OTDRGProcessor, image_processor, text_id, config)
+    return join_backbones(cls, vision_tower, text_model, processor, attn_implementation, label_encoder, **config)
+
+
+def pretrained_vision(
+    vision_id: str, image_size: int | None = None, **loading
+) -> tuple[PreTrainedModel, ViTImageProcessorPil]:
+    """A pretrained vision encoder and what resizes and normalises its images."""
+    config = _vision_config(vision_id)
+    tower = AutoModel.from_pretrained(vision_id, config=config, **loading)
+    return tower, _image_processor(vision_id, config, image_size)
+
+
+def join_backbones(
+    cls,
+    vision_tower: PreTrainedModel,
+    text_model: PreTrainedModel,
+    processor: OTDRGProcessor,
+    attn_implementation: str | None = None,
+    label_encoder: str | None = None,
+    **config,
+):
+    """A model of two backbones, pretrained or not, with new bridges; its `processor` learns how long prompts are."""
     if len(processor.tokenizer) > text_model.get_input_embeddings().num_embeddings:
         text_model.resize_token_embeddings(len(processor.tokenizer))
     config = _join_configs(vision_tower, text_model, processor, attn_implementation, label_encoder, config)
     model = _assemble(cls, config, vision_tower, text_model)
+    scale_bridges(model)
     fill_label_features(model, label_encoder)
     return model
+
+
+@torch.no_grad()
+def scale_bridges(model: PreTrainedModel):
+    """
+    Brings the visual and label tokens of a new model to the scale of its LLM's words, which is 0.02 for one from
+    scratch and 0.1 to 1 for pretrained ones: tokens that are much larger drown the words beside them.
+    """
+    body, config = model.model, model.config
+    embedding = body.get_input_embeddings()
+    words = embedding(torch.arange(min(config.text_config.vocab_size, 4096), device=embedding.weight.device))
+    rms = words.float().square().mean().sqrt()
+    fusion, d = body.fusion, config.alignment_dim
+    features = torch.randn(1, 64, d, generator=torch.Generator().manual_seed(0)).to(fusion.image_dense.weight)
+    hidden = fusion.act(fusion.image_dense(features)), fusion.act(fusion.label_tokens.phrase_dense(features))
+    for layer, given in zip((fusion.image_output, fusion.label_tokens.output), hidden, strict=True):
+        layer.weight.mul_((rms / layer(given).float().square().mean().sqrt()).to(layer.weight.dtype))
+
+
+def tokenize_labels(config: OTDRGConfig, processor: OTDRGProcessor, label_words: int | None = None):
+    """Fills in what a configuration and its processor hold of the labels by the tokenizer."""
+    config.label_phrase_ids = processor.label_phrase_ids(config)
+    config.label_word_ids = processor.label_word_ids(config)
+    longest = sum(max(map(len, label)) for label in config.label_word_ids)
+    config.label_words = min(longest, MOST_LABEL_WORDS) if label_words is None else label_words
+    processor.num_image_tokens = config.image_seq_length
+    processor.num_finding_tokens = config.finding_seq_length
 
 
 def fill_label_features(model: PreTrainedModel, label_encoder: str | None):
@@ -103,7 +158,6 @@ def empty_from_backbones(
         text_model = AutoModelForCausalLM.from_config(text_config)
         config = _join_configs(vision_tower, text_model, processor, None, label_encoder, config)
         model = cls(config)
-    processor.num_image_tokens = config.image_seq_length
     return model.eval(), processor
 
 
@@ -118,9 +172,9 @@ def _join_configs(
         finding_token_id=processor.finding_token_id,
         lm_head_bias=getattr(text_model.get_output_embeddings(), "bias", None) is not None,
         attn_implementation=attn_implementation,
-        **fields,
+        **{**fields, "label_words": 0},
     )
-    config.label_phrase_ids = processor.label_phrase_ids(config)
+    tokenize_labels(config, processor, fields.get("label_words"))
     config.label_feature_size = label_feature_size(label_encoder)
     return config
 
@@ -202,8 +256,3 @@ def probe_patches(vision_tower: PreTrainedModel, image_processor: ViTImageProces
     grid = list(patch_features(hidden, pixels, vision_tower.config, feature_size).shape[1:3])
     offset = [patch_offset(*each) for each in zip(layers, size, grid, strict=True)]
     return {"image_grid": grid, "patch_offset": offset, "vision_feature_size": feature_size}
-
-
-def _seq_length(grid: list[int], pooling: int) -> int:
-    rows, columns = (-(-side // pooling) for side in grid)
-    return rows * columns

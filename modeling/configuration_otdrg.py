@@ -23,6 +23,8 @@ CHEXBERT_LABELS = (
 )
 COUPLINGS = ("transport", "unbalanced", "attention", "pooling")
 STATES = ("blank", "positive", "negative", "uncertain")
+# Now arguments of training; checkpoints from before hold them.
+FORMER_FIELDS = ("predicted_label_rate", "told_label_rate")
 PHRASE_TEMPLATES = ("{} is not mentioned", "{} is present", "no {}", "possible {}")
 
 
@@ -44,6 +46,9 @@ class OTDRGConfig(PreTrainedConfig):
         label_phrase_ids (`list[list[list[int]]]`, *optional*):
             The same phrases as token ids of the LLM's tokenizer (see [`OTDRGProcessor.label_phrase_ids`]). Needed to
             build a model; `from_backbones` fills it.
+        label_word_ids (`list[list[list[int]]]`, *optional*):
+            The words of each state as they read in the prompt, `[m][states]`, as token ids; none for what is left out.
+            See [`OTDRGProcessor.label_word_ids`]. Needed with `label_words`; `from_backbones` fills it.
         label_feature_size (`int`, *optional*):
             Width of features of the phrases that a text encoder gave and the checkpoint holds (see
             `from_backbones(..., label_encoder=...)`). Default: none, phrases are the mean of the LLM's embeddings.
@@ -60,6 +65,9 @@ class OTDRGConfig(PreTrainedConfig):
         patch_offset (`list[float]`, *optional*, defaults to `[0.0, 0.0]`):
             By how many patches, down and right, the centre of what a patch sees lies from that of its place in an even
             grid: not 0 for encoders whose strided convolutions overlap, such as a ResNet. Evidence maps heed it.
+        label_words (`int`, *optional*, defaults to 0):
+            Tokens of the prompt that state the labels in words, before the token of each label. Checkpoints from before
+            have none.
         image_token_pooling (`int`, *optional*, defaults to 1):
             Side of the square of patches averaged into one visual token of the LLM. Transport sees all patches.
         lm_head_bias (`bool`, *optional*, defaults to `False`): Whether the projection onto the vocabulary has a bias.
@@ -82,11 +90,6 @@ class OTDRGConfig(PreTrainedConfig):
         contrast_temperature (`float`, *optional*, defaults to 0.15):
             Temperature of the transport loss, which tells the states of a study from those of others, in units of the
             cosine cost of one label.
-        predicted_label_rate (`float`, *optional*, defaults to 0.0):
-            Probability that, in training, the LLM is shown the predicted instead of the true states of a study.
-        told_label_rate (`float`, *optional*, defaults to 0.0):
-            Probability that, in training, the LLM is told the true state of a label without what is seen of it. Told
-            like this are the labels that are set by hand against the prediction.
         positive_thresholds (`list[float]`, *optional*):
             Probability from which each label counts as positive, chosen on validation. Default: the likeliest state.
         score_calibration (`list[list[float]]`, *optional*):
@@ -113,6 +116,7 @@ class OTDRGConfig(PreTrainedConfig):
     label_states: list[str] | tuple[str, ...] = STATES
     label_phrases: list[list[str]] | None = None
     label_phrase_ids: list[list[list[int]]] | None = None
+    label_word_ids: list[list[list[int]]] | None = None
     label_feature_size: int | None = None
     no_finding_label: str | None = "No Finding"
     device_labels: list[str] | tuple[str, ...] = ("Support Devices",)
@@ -121,6 +125,7 @@ class OTDRGConfig(PreTrainedConfig):
     vision_feature_size: int | None = None
     image_grid: list[int] | tuple[int, ...] = (14, 14)
     patch_offset: list[float] | tuple[float, ...] = (0.0, 0.0)
+    label_words: int = 0
     image_token_pooling: int = 1
     lm_head_bias: bool = False
     alignment_dim: int = 256
@@ -135,8 +140,6 @@ class OTDRGConfig(PreTrainedConfig):
     ot_loss_weight: float = 0.3
     disease_loss_weight: float = 1.0
     contrast_temperature: float = 0.15
-    predicted_label_rate: float = 0.0
-    told_label_rate: float = 0.0
     positive_thresholds: list[float] | None = None
     score_calibration: list[list[float]] | None = None
     state_priors: list[list[float]] | None = None
@@ -148,6 +151,8 @@ class OTDRGConfig(PreTrainedConfig):
         # registered here, so the entry is kept only where this very class came as remote code.
         if not type(self).__module__.startswith("transformers_modules"):
             kwargs.pop("custom_pipelines", None)
+        for name in FORMER_FIELDS:
+            kwargs.pop(name, None)
         super().__post_init__(**kwargs)
         self.tie_word_embeddings = bool(self.tie_word_embeddings or self.text_config.tie_word_embeddings)
         self.label_names = list(self.label_names)
@@ -181,6 +186,11 @@ class OTDRGConfig(PreTrainedConfig):
         rows, columns = (-(-side // self.image_token_pooling) for side in self.image_grid)
         return rows * columns
 
+    @property
+    def finding_seq_length(self) -> int:
+        """Tokens that the labels take in the prompt: words, and one token per label."""
+        return self.label_words + self.num_disease_labels
+
     def _validate_labels(self):
         m, states = self.num_disease_labels, self.num_states
         if m == 0 or len(set(self.label_names)) != m:
@@ -195,6 +205,10 @@ class OTDRGConfig(PreTrainedConfig):
             self._check_table("label_phrase_ids", self.label_phrase_ids, 1 + states)
             if any(len(ids) == 0 for label in self.label_phrase_ids for ids in label):
                 raise ValueError("`label_phrase_ids` holds a phrase without tokens.")
+        if self.label_word_ids is not None:
+            self._check_table("label_word_ids", self.label_word_ids, states)
+        elif self.label_words:
+            raise ValueError("`label_words` needs `label_word_ids`: see OTDRGProcessor.label_word_ids(config).")
         if self.state_priors is not None:
             self._check_table("state_priors", self.state_priors, states)
             if not all(p > 0 for label in self.state_priors for p in label):
@@ -221,14 +235,11 @@ class OTDRGConfig(PreTrainedConfig):
         for name in ("max_iterations", "alignment_dim", "image_token_pooling", "vision_feature_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        for name in ("ot_loss_weight", "disease_loss_weight"):
+        for name in ("label_words", "ot_loss_weight", "disease_loss_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"`{name}` must be >= 0, got {getattr(self, name)}.")
         if not 0 <= self.background_mass < 1:
             raise ValueError(f"`background_mass` must be in [0, 1), got {self.background_mass}.")
-        for name in ("predicted_label_rate", "told_label_rate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}.")
         if self.coupling not in COUPLINGS:
             raise ValueError(f"`coupling` must be one of {', '.join(COUPLINGS)}, got {self.coupling!r}.")
         if self.solver not in ("sinkhorn", "pot"):

@@ -1,10 +1,11 @@
-"""What the LLM is shown of a study: visual tokens, and one token per label."""
+"""What the LLM is shown of a study: visual tokens, its labels in words, and one token per label."""
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from .configuration_otdrg import OTDRGConfig
+from .disease_states import POSITIVE
 from .vision_otdrg import POSITION_SIZE, grid_positions
 
 
@@ -18,6 +19,7 @@ class Fusion(nn.Module):
         self.image_dense = nn.Linear(config.alignment_dim, hidden_size)
         self.image_output = nn.Linear(hidden_size, hidden_size)
         self.act = nn.GELU()
+        self.label_words = LabelWords(config) if config.label_words else None
         self.label_tokens = LabelTokens(config)
 
     def visual_tokens(self, patches: torch.Tensor) -> torch.Tensor:
@@ -28,6 +30,35 @@ class Fusion(nn.Module):
             maps = F.avg_pool2d(maps, self.pooling, ceil_mode=True)
             patches = maps.permute(0, 2, 3, 1).unflatten(0, (batch, views))
         return self.image_output(self.act(self.image_dense(patches.flatten(2, 3))))
+
+
+class LabelWords(nn.Module):
+    """
+    The findings in the LLM's own words: "cardiomegaly; possible edema;", or "no finding;".
+
+    What is denied or not mentioned is left out: among the usual denials the one word that makes the report another would
+    be lost. An LLM that knows the words need not learn what they mean; one from scratch meets them in the reports.
+    """
+
+    def __init__(self, config: OTDRGConfig):
+        super().__init__()
+        self.config = config
+        # Not saved: the configuration holds them, and two copies could differ.
+        self.register_buffer("word_ids", self.padded_word_ids(), persistent=False)
+
+    def padded_word_ids(self) -> torch.Tensor:
+        """`config.label_word_ids` as `[m, states, tokens]`, padded with -1."""
+        table = self.config.label_word_ids
+        longest = max(len(ids) for label in table for ids in label)
+        return torch.tensor([[list(ids) + [-1] * (longest - len(ids)) for ids in label] for label in table])
+
+    def forward(self, states: torch.Tensor, embed_tokens: nn.Module) -> torch.Tensor:
+        """Words of `states` `[B, m]`, `[B, label_words, hidden]`; zeros after the last."""
+        positive_first = (states != POSITIVE).to(torch.int8).argsort(dim=1, stable=True)  # [B, m]
+        ids = self.word_ids[positive_first, states.gather(1, positive_first)].flatten(1)  # [B, m * tokens]
+        filled_first = (ids < 0).to(torch.int8).argsort(dim=1, stable=True)[:, : self.config.label_words]
+        ids = ids.gather(1, filled_first)  # [B, label_words]
+        return embed_tokens(ids.clamp(min=0)) * (ids >= 0).unsqueeze(-1)
 
 
 class LabelTokens(nn.Module):

@@ -17,7 +17,7 @@ from .configuration_otdrg import OTDRGConfig
 from .disease_head_otdrg import DiseaseHead, disease_loss
 from .disease_states import POSITIVE, predict_states, resolve_states, shown_states
 from .dora_weights_otdrg import load_magnitudes
-from .fusion_otdrg import Fusion, LabelTokens, label_places
+from .fusion_otdrg import Fusion, LabelTokens, LabelWords, label_places
 from .label_encoder_otdrg import LabelEncoder
 from .language_loss_otdrg import chunked_cross_entropy
 from .outputs_otdrg import OTDRGCausalLMOutputWithPast, OTDRGModelOutputWithPast, OTDRGStudyFeatures
@@ -53,6 +53,8 @@ class OTDRGPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, LabelEncoder):
             init.copy_(module.phrase_ids, module.padded_phrase_ids())
+        elif isinstance(module, LabelWords):
+            init.copy_(module.word_ids, module.padded_word_ids())
         if isinstance(module, TransportAlignment):
             init.normal_(module.background, std=1.0)
         elif isinstance(module, DiseaseHead):
@@ -146,6 +148,8 @@ class OTDRGModel(OTDRGPreTrainedModel):
         disease_labels: torch.LongTensor | None = None,
         vision_features: torch.FloatTensor | None = None,
         other_labels: torch.LongTensor | None = None,
+        shown_labels: torch.LongTensor | None = None,
+        told_labels: torch.Tensor | None = None,
         **kwargs,
     ) -> OTDRGStudyFeatures:
         r"""
@@ -160,6 +164,10 @@ class OTDRGModel(OTDRGPreTrainedModel):
                 What the vision encoder, which then is not run, gave for the views: instead of `pixel_values`.
             other_labels (`torch.LongTensor` of shape `[B, k, m]`, *optional*):
                 States of other studies, from which the transport loss tells `disease_labels`. Default: of the batch.
+            shown_labels (`torch.LongTensor` of shape `[B, m]`, *optional*):
+                In training, states that the LLM is shown; -100 is predicted. Default: `disease_labels`.
+            told_labels (`torch.BoolTensor` of shape `[B, m]`, *optional*):
+                In training, labels shown as overrides though they may be as predicted. Default: none.
 
         Raises:
             ValueError: if a shape is wrong or a study has no view.
@@ -168,6 +176,7 @@ class OTDRGModel(OTDRGPreTrainedModel):
         given, view_mask = check_views(given, view_mask)
         disease_labels = check_labels(disease_labels, given, self.config)
         other_labels = check_other_labels(other_labels, given, self.config)
+        shown_labels = check_labels(disease_labels if shown_labels is None else shown_labels, given, self.config)
         encode = self.encode_views if vision_features is None else self.project_features
         maps = encode(given, view_mask)  # [B, V, rows, columns, d]
         patches = maps.flatten(1, 3)  # [B, V * n, d]
@@ -184,16 +193,24 @@ class OTDRGModel(OTDRGPreTrainedModel):
         disease_logits = self.disease_head(seen.label_patches, names, present)
         places = label_places(seen.evidence, *maps.shape[2:4]).to(patches.dtype)  # [B, m, p]
 
-        states, told = self._prompted_states(disease_logits.detach(), disease_labels)  # [B, m] twice
+        predicted = predict_states(disease_logits.detach(), self.config)  # [B, m]
+        states = resolve_states(shown_labels, predicted, self.config)
+        # What contradicts the prediction was told, not seen.
+        told = states != predicted if told_labels is None else (states != predicted) | told_labels.to(states.device)
         shown = shown_states(states, self.config)  # [B, m]
         stated = phrases[torch.arange(len(present), device=shown.device), shown]  # [B, m, d]
         masses = torch.tensor(self.config.state_masses, device=patches.device)[shown]  # [B, m]
         aligned = self.alignment(patches, patch_mask, stated, masses)
 
+        finding_embeds = self.fusion.label_tokens(stated, seen.label_patches, places, told)
+        if self.fusion.label_words is not None:
+            words = self.fusion.label_words(shown, self.get_input_embeddings())
+            finding_embeds = torch.cat([words.to(finding_embeds), finding_embeds], dim=1)
+
         features = OTDRGStudyFeatures(
             image_embeds=self.fusion.visual_tokens(maps),
             view_mask=view_mask,
-            finding_embeds=self.fusion.label_tokens(stated, seen.label_patches, places, told),
+            finding_embeds=finding_embeds,
             disease_logits=disease_logits,
             disease_states=states,
             transport_plan=aligned.plan,
@@ -208,25 +225,6 @@ class OTDRGModel(OTDRGPreTrainedModel):
             )
             features.disease_loss = disease_loss(disease_logits, disease_labels)
         return features
-
-    def _prompted_states(
-        self, disease_logits: torch.Tensor, disease_labels: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        The states that the LLM is shown, and which of them it is told: those that are not as predicted.
-
-        In training a share of the studies shows predicted states (exposure gap), and a share of the given labels of the
-        others is told, though it is as predicted.
-        """
-        predicted = predict_states(disease_logits, self.config)
-        states = resolve_states(disease_labels, predicted, self.config)
-        told = states != predicted
-        if self.training and disease_labels is not None:
-            drawn = torch.rand(states.shape, device=states.device) < self.config.told_label_rate
-            swap = torch.rand(states.shape[0], 1, device=states.device) < self.config.predicted_label_rate
-            told = (told | drawn & (disease_labels >= 0)) & ~swap
-            states = torch.where(swap, predicted, states)
-        return states, told
 
     def merge_features(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, features: OTDRGStudyFeatures
@@ -264,19 +262,21 @@ class OTDRGModel(OTDRGPreTrainedModel):
         mm_encoder_outputs: dict[str, OTDRGStudyFeatures] | None = None,
         vision_features: torch.FloatTensor | None = None,
         other_labels: torch.LongTensor | None = None,
+        shown_labels: torch.LongTensor | None = None,
+        told_labels: torch.Tensor | None = None,
         **kwargs,
     ) -> OTDRGModelOutputWithPast:
         r"""
         Args:
             input_ids (`torch.LongTensor` of shape `[B, T]`, *optional*): Prompt (and report) with placeholders.
-            pixel_values, view_mask, disease_labels, vision_features, other_labels:
+            pixel_values, view_mask, disease_labels, vision_features, other_labels, shown_labels, told_labels:
                 See [`OTDRGModel.get_image_features`].
             mm_encoder_outputs (`dict`, *optional*): `{"image": features}`, computed before; excludes `pixel_values`.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
-        studies = (pixel_values, view_mask, disease_labels, mm_encoder_outputs, vision_features, other_labels)
-        features = self._study_features(*studies)
+        given = (vision_features, other_labels, shown_labels, told_labels)
+        features = self._study_features(pixel_values, view_mask, disease_labels, mm_encoder_outputs, *given)
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if features is not None:
@@ -300,7 +300,7 @@ class OTDRGModel(OTDRGPreTrainedModel):
         )
 
     def _study_features(
-        self, pixel_values, view_mask, disease_labels, mm_encoder_outputs, vision_features, other_labels
+        self, pixel_values, view_mask, disease_labels, mm_encoder_outputs, vision_features=None, *labels
     ) -> OTDRGStudyFeatures | None:
         features = (mm_encoder_outputs or {}).get("image")
         if pixel_values is None and vision_features is None:
@@ -309,7 +309,7 @@ class OTDRGModel(OTDRGPreTrainedModel):
             return features
         if features is not None:
             raise ValueError("You cannot specify both pixel_values and mm_encoder_outputs at the same time")
-        return self.get_image_features(pixel_values, view_mask, disease_labels, vision_features, other_labels)
+        return self.get_image_features(pixel_values, view_mask, disease_labels, vision_features, *labels)
 
 
 class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
@@ -396,6 +396,8 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
         mm_encoder_outputs: dict[str, OTDRGStudyFeatures] | None = None,
         vision_features: torch.FloatTensor | None = None,
         other_labels: torch.LongTensor | None = None,
+        shown_labels: torch.LongTensor | None = None,
+        told_labels: torch.Tensor | None = None,
         **kwargs,
     ) -> OTDRGCausalLMOutputWithPast:
         r"""
@@ -408,8 +410,8 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
             num_items_in_batch (`int`, *optional*): Divisor of the summed LM loss, for gradient accumulation.
         """
         if input_ids is None and inputs_embeds is None:
-            studies = (pixel_values, view_mask, disease_labels, mm_encoder_outputs, vision_features, other_labels)
-            features = self.model._study_features(*studies)
+            given = (vision_features, other_labels, shown_labels, told_labels)
+            features = self.model._study_features(pixel_values, view_mask, disease_labels, mm_encoder_outputs, *given)
             if features is None:
                 raise ValueError("You must specify input_ids, inputs_embeds or pixel_values")
             return self._output(features)
@@ -425,6 +427,8 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
             mm_encoder_outputs=mm_encoder_outputs,
             vision_features=vision_features,
             other_labels=other_labels,
+            shown_labels=shown_labels,
+            told_labels=told_labels,
             **kwargs,
         )
         hidden = outputs.last_hidden_state  # [B, T, hidden]

@@ -16,7 +16,8 @@ class OTDRGStudyFeatures(ModelOutput):
     Args:
         image_embeds (`torch.FloatTensor` of shape `[B, V, tokens, hidden]`): Visual tokens of each view.
         view_mask (`torch.BoolTensor` of shape `[B, V]`): False where a view is padding.
-        finding_embeds (`torch.FloatTensor` of shape `[B, m, hidden]`): One token per label.
+        finding_embeds (`torch.FloatTensor` of shape `[B, label_words + m, hidden]`):
+            The labels in words, where the model shows them, and one token per label.
         disease_logits (`torch.FloatTensor` of shape `[B, m, states]`): fp32, from a transport that knows no states.
         disease_states (`torch.LongTensor` of shape `[B, m]`): The states that the label tokens speak of.
         transport_plan (`torch.FloatTensor` of shape `[B, V * n, m + 1]`): fp32; the background comes last.

@@ -8,6 +8,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, BatchFeature, ProcessorMixin
 
 from .configuration_otdrg import CHEXBERT_LABELS, STATES, OTDRGConfig
+from .disease_states import POSITIVE, UNCERTAIN
 from .image_loading import load_views, view_in
 
 IMAGE_TOKEN, FINDING_TOKEN = "<image>", "<finding>"
@@ -24,6 +25,8 @@ class OTDRGProcessor(ProcessorMixin):
         tokenizer ([`PreTrainedTokenizerBase`]): Knows `<image>` and `<finding>` as single tokens.
         chat_template (`str`, *optional*): Overrides the tokenizer's own. Without either, prompts are plain text.
         num_image_tokens (`int`, *optional*, defaults to 196): Visual tokens of one view (`config.image_seq_length`).
+        num_finding_tokens (`int`, *optional*):
+            Tokens that the labels take (`config.finding_seq_length`). Default: one per label.
         label_names (`list[str]`, *optional*): The labels, in the order of `config.label_names`.
         label_prompt (`bool`, *optional*, defaults to `True`):
             Whether prompts show the LLM the labels. Without, it sees the image alone, as in LLaVA.
@@ -37,11 +40,13 @@ class OTDRGProcessor(ProcessorMixin):
         num_image_tokens: int = 196,
         label_names: Sequence[str] = CHEXBERT_LABELS,
         label_prompt: bool = True,
+        num_finding_tokens: int | None = None,
         **kwargs,
     ):
         self.num_image_tokens = num_image_tokens
         self.label_prompt = label_prompt
         self.label_names = list(label_names)
+        self.num_finding_tokens = len(self.label_names) if num_finding_tokens is None else num_finding_tokens
         self.image_token, self.finding_token = IMAGE_TOKEN, FINDING_TOKEN
         vocabulary = tokenizer.get_vocab()
         if IMAGE_TOKEN not in vocabulary or FINDING_TOKEN not in vocabulary:
@@ -205,6 +210,19 @@ class OTDRGProcessor(ProcessorMixin):
         """Token ids of `config.label_phrases`, for `config.label_phrase_ids`."""
         return [self.tokenizer(phrases, add_special_tokens=False)["input_ids"] for phrases in config.label_phrases]
 
+    def label_word_ids(self, config: OTDRGConfig) -> list[list[list[int]]]:
+        """
+        Token ids of the findings as they stand in the prompt, for `config.label_word_ids`: in the middle of a line, with
+        a semicolon behind. A positive label goes by its name, an uncertain one by its phrase; of what is denied or not
+        mentioned there are no words.
+        """
+        words = {POSITIVE: 0, UNCERTAIN: 1 + UNCERTAIN}  # in a row of `label_phrases`, the name comes first
+        table = [[[] for _ in config.label_states] for _ in config.label_names]
+        for label, phrases in enumerate(config.label_phrases):
+            for state, column in words.items():
+                table[label][state] = self.tokenizer(f" {phrases[column]};", add_special_tokens=False)["input_ids"]
+        return table
+
     def _pixel_inputs(self, studies: list[list[Image.Image]]) -> dict[str, torch.Tensor]:
         for index, study in enumerate(studies):
             if len(study) == 0:
@@ -229,7 +247,7 @@ class OTDRGProcessor(ProcessorMixin):
                 )
             if prompt.count(FINDING_TOKEN) > 1:
                 raise ValueError(f"Prompt {index} has more than one {FINDING_TOKEN}.")
-        images, findings = IMAGE_TOKEN * self.num_image_tokens, FINDING_TOKEN * len(self.label_names)
+        images, findings = IMAGE_TOKEN * self.num_image_tokens, FINDING_TOKEN * self.num_finding_tokens
         return [prompt.replace(IMAGE_TOKEN, images).replace(FINDING_TOKEN, findings) for prompt in texts]
 
     @property

@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+LABEL_RATES = ("predicted_label_rate", "changed_report_rate", "told_label_rate")
+
 
 @dataclass
 class StudyArguments:
@@ -55,6 +57,30 @@ class StudyArguments:
         default=None,
         metadata={"help": "Show the LLM the labels. Default: as the checkpoint does; yes for a new model."},
     )
+    predicted_label_rate: float = field(
+        default=0.0,
+        metadata={"help": "Share of training studies whose prompt shows predicted labels, as at test time."},
+    )
+    changed_report_rate: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of training studies whose prompt shows labels changed against the image, with a report "
+            "changed to match by sentences of others: what makes the LLM read its labels where reports are few."
+        },
+    )
+    told_label_rate: float = field(
+        default=0.0,
+        metadata={"help": "Share of labels, of the other studies, shown as overrides, without what is seen of them."},
+    )
+    freeze_vision: bool = field(
+        default=False, metadata={"help": "Let the vision encoder rest in the stages 'align' and 'joint' as well."}
+    )
+    vision_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the vision encoder. Default: learning_rate."}
+    )
+    text_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the language model. Default: learning_rate."}
+    )
     image_size: int | None = field(default=None, metadata={"help": "Side in pixels. Default: the vision encoder's."})
     lora_vision: bool = field(
         default=False, metadata={"help": "With use_peft: adapt the vision encoder by LoRA as well, not the LLM alone."}
@@ -62,8 +88,8 @@ class StudyArguments:
     feature_cache: str | None = field(
         default=None,
         metadata={
-            "help": "Folder to keep features of a vision encoder that is not trained (stage finetune) in, so that it "
-            "is run once per film instead of in every epoch. Without generate_eval_studies."
+            "help": "Folder to keep features of a vision encoder that rests (stage finetune, or freeze_vision) in, so "
+            "that it is run once per image instead of in every epoch. Without generate_eval_studies."
         },
     )
     frozen_dtype: str | None = field(
@@ -95,9 +121,18 @@ class StudyArguments:
             raise ValueError(f"--generate_eval_studies is {self.generate_eval_studies}: give 0 for none, or a number.")
         if self.generate_eval_studies and self.stage == "align":
             raise ValueError("--generate_eval_studies needs an LLM that is trained: leave it out of the stage 'align'.")
-        if self.feature_cache and (self.stage != "finetune" or self.lora_vision or self.generate_eval_studies):
+        if self.freeze_vision and (self.lora_vision or self.vision_learning_rate is not None):
+            raise ValueError("--freeze_vision leaves nothing for --lora_vision or --vision_learning_rate to train.")
+        rests = self.freeze_vision or self.stage == "finetune"
+        if self.feature_cache and (not rests or self.lora_vision or self.generate_eval_studies):
             raise ValueError(
-                "--feature_cache needs a vision encoder that rests: the stage 'finetune' without --lora_vision; and "
-                "films are needed for --generate_eval_studies."
+                "--feature_cache needs a vision encoder that rests: --freeze_vision or the stage 'finetune', without "
+                "--lora_vision; and images are needed for --generate_eval_studies."
             )
+        rates = {name: getattr(self, name) for name in LABEL_RATES}
+        for name, rate in rates.items():
+            if not 0 <= rate <= 1:
+                raise ValueError(f"--{name} is {rate}: give a share from 0 to 1.")
+        if self.predicted_label_rate + self.changed_report_rate > 1:
+            raise ValueError("--predicted_label_rate and --changed_report_rate are shares of the studies: at most 1.")
         self.load_kwargs, self.otdrg_config = self.load_kwargs or {}, self.otdrg_config or {}

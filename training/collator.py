@@ -12,6 +12,7 @@ from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 
 from .feature_cache import FeatureCache
 from .other_states import OtherStates
+from .shown_labels import ShownLabels
 
 
 class StudyCollator(DataCollatorForVisionLanguageModeling):
@@ -25,6 +26,8 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
             Features of the vision encoder to give instead of pixels; the films of the rows are not decoded then.
         others ([`OtherStates`], *optional*):
             Gives each study the labels of others, from which the transport loss tells its own.
+        shown ([`ShownLabels`], *optional*):
+            Draws what the LLM is shown of the labels. Default: the labels of the study.
     """
 
     def __init__(
@@ -33,25 +36,31 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
         target: str = "report",
         features: FeatureCache | None = None,
         others: OtherStates | None = None,
+        shown: ShownLabels | None = None,
     ):
         super().__init__(processor=processor, completion_only_loss=True)
-        self.target, self.features, self.others = target, features, others
+        self.target, self.features, self.others, self.shown = target, features, others, shown
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         build = self.processor.build_prompt
+        shown = None if self.shown is None else [self.shown.draw(study, self.target) for study in examples]
+        reports = [study[self.target] for study in examples] if shown is None else [each.report for each in shown]
         rows = [
             {
                 "images": study["images"] if self.features is None else [self._blank()] * len(study["images"]),
                 "prompt": build(len(study["images"]), study["views"], study["indication"], study["comparison"]),
-                "completion": self.processor.build_completion(study[self.target]),
+                "completion": self.processor.build_completion(report),
             }
-            for study in examples
+            for study, report in zip(examples, reports, strict=True)
         ]
         batch = super().torch_call(rows)
         batch["disease_labels"] = self.processor.encode_labels([study["disease_labels"] for study in examples])
         if self.others is not None:
             others = np.stack([self.others.of(study) for study in examples])
             batch["other_labels"] = torch.from_numpy(others).long()  # [B, k, m]
+        if shown is not None:
+            batch["shown_labels"] = self.processor.encode_labels(np.stack([each.labels for each in shown]))
+            batch["told_labels"] = torch.from_numpy(np.stack([each.told for each in shown]))
         if self.features is not None:
             del batch["pixel_values"]
             maps = [self.features.read(study) for study in examples]

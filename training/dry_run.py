@@ -33,7 +33,7 @@ def dry_run(args: StudyArguments, training_args: SFTConfig, model_args: ModelCon
         processor.label_prompt = args.label_prompt
     size = processor.image_processor.size
     image_size = (size["height"], size["width"])
-    apply_stage(model, args.stage, processor.label_prompt, image_size)
+    apply_stage(model, args.stage, processor.label_prompt, image_size, args.freeze_vision)
     config = adapter_config(model, model_args, args.stage, args.lora_vision, image_size)
     cast_backbones(model, args.frozen_dtype, adapted=config is not None)
     if config is not None:
@@ -74,7 +74,7 @@ def _parameter_lines(model) -> list[str]:
 
 def _token_counts(rows: list[dict], processor: OTDRGProcessor, target: str) -> tuple[list[int], list[int]]:
     """Tokens of the prompt, visual and label tokens included, and of the report, of each study."""
-    places = {IMAGE_TOKEN: processor.num_image_tokens, FINDING_TOKEN: len(processor.label_names)}
+    places = {IMAGE_TOKEN: processor.num_image_tokens, FINDING_TOKEN: processor.num_finding_tokens}
     prompts, reports = [], []
     for row in rows:
         prompt = processor.build_prompt(len(row["views"]), row["views"], row["indication"], row["comparison"])

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import torch
 from datasets import Dataset, Image, List
 from safetensors.torch import load_file, save_file
@@ -15,6 +16,9 @@ from otdrg_hf.modeling.image_loading import load_views
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 from otdrg_hf.modeling.vision_otdrg import encode_images, patch_features
+
+BATCH = 8  # studies
+DTYPE = torch.float16
 
 
 def encoder_checksum(model: OTDRGForConditionalGeneration, processor: OTDRGProcessor) -> str:
@@ -64,27 +68,40 @@ class FeatureCache:
                 f"Study {study['id']!r} has no features: its films have changed since they were made."
             ) from None
 
+    def missing(self, studies: Dataset) -> list[int]:
+        """Indices of the studies without features."""
+        return [index for index, study in enumerate(undecoded(studies)) if not self.path(study).is_file()]
+
+    def fill(self, model, processor, studies: Dataset, indices: list[int]) -> None:
+        """Writes the features of studies in batches; what an interrupted run wrote is not `missing` to the next."""
+        model.model.vision_tower.eval()
+        for start in tqdm(range(0, len(indices), BATCH), desc="Caching features", unit="batch"):
+            batch = indices[start : start + BATCH]
+            views = [load_views(studies[index]["images"]) for index in batch]  # as the processor does
+            maps = self._encode(model, processor, [view for study in views for view in study])
+            of_studies = maps.split([len(study) for study in views])
+            for index, features in zip(batch, of_studies, strict=True):
+                self._write(self.path(undecoded(studies)[index]), features)
+
     @torch.no_grad()
-    def fill(self, model, processor, studies: Dataset, dtype: torch.dtype = torch.float16) -> int:
-        """Writes what is not there yet, study by study, and gives how many it wrote; a run that was cut off goes on."""
-        tower, config, written = model.model.vision_tower.eval(), model.config, 0
-        raw = undecoded(studies)
-        for index in tqdm(range(len(studies)), desc="Caching features", unit="study"):
-            path = self.path(raw[index])
-            if path.is_file():
-                continue
-            films = load_views(studies[index]["images"])  # as the processor does
-            pixels = processor.image_processor(films, return_tensors="pt")["pixel_values"]
-            pixels = pixels.to(tower.device, tower.dtype)
-            maps = patch_features(
-                encode_images(tower, pixels), pixels, config.vision_config, config.vision_feature_size
-            )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-            save_file({"features": maps.to(dtype).contiguous().cpu()}, unfinished)
-            os.replace(unfinished, path)
-            written += 1
-        return written
+    def _encode(self, model, processor, views: list[PIL.Image.Image]) -> torch.Tensor:
+        """`[views, rows, columns, c]`"""
+        tower, config = model.model.vision_tower, model.config
+        pixels = processor.image_processor(views, return_tensors="pt")["pixel_values"]
+        pixels = pixels.to(tower.device, tower.dtype)
+        return patch_features(encode_images(tower, pixels), pixels, config.vision_config, config.vision_feature_size)
+
+    def _write(self, path: Path, features: torch.Tensor) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        save_file({"features": features.to(DTYPE).contiguous().cpu()}, unfinished)
+        os.replace(unfinished, path)
+
+
+def cache_size(model: OTDRGForConditionalGeneration, num_views: int) -> int:
+    """Bytes that the features of `num_views` images take."""
+    rows, columns = model.config.image_grid
+    return num_views * rows * columns * model.config.vision_feature_size * DTYPE.itemsize
 
 
 def _stamp(path: str) -> bytes:

@@ -4,18 +4,17 @@ import dataclasses
 from collections.abc import Iterable
 
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig
 
 from otdrg_hf.modeling.backbones_otdrg import (
     add_placeholders,
     empty_from_backbones,
-    fill_label_features,
-    probe_patches,
+    join_backbones,
+    pretrained_vision,
     square_image_processor,
 )
 from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
-from otdrg_hf.modeling.label_phrases_otdrg import label_feature_size
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 
@@ -43,14 +42,14 @@ def load_model_and_processor(
         config = _checkpoint_config(path, args.otdrg_config)
         model = OTDRGForConditionalGeneration.from_pretrained(path, config=config, dtype=dtype, **attention)
         return model, OTDRGProcessor.from_pretrained(path)
-    if args.vision_model:
+    if args.vision_model and args.text_model:
         fields = _backbone_fields(args)
         model = OTDRGForConditionalGeneration.from_backbones(
             args.vision_model, args.text_model, dtype=dtype, **attention, **fields
         )
         return model, OTDRGProcessor.from_backbones(args.vision_model, args.text_model, **fields)
-    model, processor = _from_scratch(args, reports, attention)
-    return model.to(torch.float32 if dtype == "auto" else getattr(torch, dtype)), processor
+    loading = {"dtype": torch.float32 if dtype == "auto" else getattr(torch, dtype), **attention}
+    return _new_model(args, reports, loading)
 
 
 def empty_model_and_processor(
@@ -66,11 +65,11 @@ def empty_model_and_processor(
         model_args = dataclasses.replace(model_args, model_name_or_path=None)
         path = None
     _check_source(args, model_args)
-    if args.vision_model:
+    if args.vision_model and args.text_model:
         backbones = (args.vision_model, args.text_model)
         return empty_from_backbones(OTDRGForConditionalGeneration, *backbones, **_backbone_fields(args))
     if not path:
-        model, processor = _from_scratch(args, reports, {})
+        model, processor = _new_model(args, reports, {})
         return model.to("meta"), processor
     config = _checkpoint_config(path, args.otdrg_config)
     with torch.device("meta"):
@@ -83,12 +82,12 @@ def _backbone_fields(args: StudyArguments) -> dict:
 
 
 def _check_source(args: StudyArguments, model_args: ModelConfig):
-    pretrained, scratch = (args.vision_model, args.text_model), (args.vision_config, args.text_config)
-    given = [model_args.model_name_or_path is not None, any(pretrained), any(scratch)]
-    if sum(given) != 1 or (any(pretrained) and not all(pretrained)) or (any(scratch) and not all(scratch)):
+    vision, text = (args.vision_model, args.vision_config), (args.text_model, args.text_config)
+    counts = [sum(bool(each) for each in backbone) for backbone in (vision, text)]
+    if counts != ([0, 0] if model_args.model_name_or_path else [1, 1]):
         raise ValueError(
-            "Give one of: model_name_or_path (an OTDRG checkpoint), vision_model and text_model (pretrained), "
-            "vision_config and text_config (from scratch)."
+            "Give either model_name_or_path (an OTDRG checkpoint), or a vision encoder (vision_model, pretrained, or "
+            "vision_config, from scratch) and a language model (text_model or text_config)."
         )
     if args.label_encoder and model_args.model_name_or_path:
         raise ValueError("label_encoder is for a new model: model_name_or_path holds its label phrases.")
@@ -107,43 +106,57 @@ def _checkpoint_config(path: str, changes: dict) -> OTDRGConfig:
     return OTDRGConfig.from_dict({**fields, **changes})
 
 
-def _from_scratch(args: StudyArguments, reports: Iterable[str], attention: dict):
-    vision_config, text_config = dict(args.vision_config), dict(args.text_config)
-    for name, fields, needed in (
-        ("vision_config", vision_config, ("model_type",)),
-        ("text_config", text_config, ("model_type", "vocab_size")),
-    ):
-        missing = [key for key in needed if key not in fields]
-        if missing:
-            raise ValueError(f"{name} needs {' and '.join(missing)}.")
-    image_size = args.image_size or vision_config.get("image_size")
+def _new_model(args: StudyArguments, reports: Iterable[str], loading: dict):
+    """Joins a vision encoder and a language model of which at least one is from scratch."""
+    vision_tower, image_processor = _vision(args, loading)
+    fields = {"vision_config": vision_tower.config, **args.otdrg_config}
+    if args.text_model:
+        tokenizer = AutoTokenizer.from_pretrained(args.text_model)
+        text_model = AutoModelForCausalLM.from_pretrained(args.text_model, **loading)
+    else:
+        phrases = [phrase for label in OTDRGConfig(**fields).label_phrases for phrase in label]
+        tokenizer, text_model = _language_model(args, [*reports, *phrases], loading)
+    processor = OTDRGProcessor(image_processor, add_placeholders(tokenizer))
+    model = join_backbones(
+        OTDRGForConditionalGeneration,
+        vision_tower,
+        text_model,
+        processor,
+        loading.get("attn_implementation"),
+        args.label_encoder,
+        **args.otdrg_config,
+    )
+    return model, processor
+
+
+def _vision(args: StudyArguments, loading: dict):
+    if args.vision_model:
+        return pretrained_vision(args.vision_model, args.image_size, **loading)
+    fields = _config_fields("vision_config", args.vision_config, "model_type")
+    image_size = args.image_size or fields.get("image_size")
     if image_size is None:
         raise ValueError("A vision encoder from scratch needs image_size, the side of its images in pixels.")
-    vision_config = AutoConfig.for_model(vision_config.pop("model_type"), **vision_config)
-    defaults = OTDRGConfig(vision_config=vision_config, **args.otdrg_config)
-    phrases = [phrase for label in defaults.label_phrases for phrase in label]
+    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+    return AutoModel.from_config(config, **loading), square_image_processor(image_size)
+
+
+def _language_model(args: StudyArguments, texts: list[str], loading: dict):
+    fields = _config_fields("text_config", args.text_config, "model_type", "vocab_size")
     prompt_words = ["Frontal view:\nLateral view:\nView:\nFindings:\nIndication:\nEarlier report:\nReport:"]
-    tokenizer = train_tokenizer([*reports, *phrases, *prompt_words * 100], text_config.pop("vocab_size"))
-    processor = OTDRGProcessor(square_image_processor(image_size), add_placeholders(tokenizer))
-    text_config = AutoConfig.for_model(
-        text_config.pop("model_type"),
+    tokenizer = add_placeholders(train_tokenizer([*texts, *prompt_words * 100], fields.pop("vocab_size")))
+    config = AutoConfig.for_model(
+        fields.pop("model_type"),
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        **text_config,
+        **fields,
     )
-    config = OTDRGConfig(
-        vision_config=vision_config,
-        text_config=text_config,
-        **probe_patches(AutoModel.from_config(vision_config), processor.image_processor),
-        image_token_id=processor.image_token_id,
-        finding_token_id=processor.finding_token_id,
-        **args.otdrg_config,
-    )
-    config.label_phrase_ids = processor.label_phrase_ids(config)
-    processor.num_image_tokens = config.image_seq_length
-    config.label_feature_size = label_feature_size(args.label_encoder)
-    model = OTDRGForConditionalGeneration._from_config(config, **attention)
-    fill_label_features(model, args.label_encoder)
-    return model, processor
+    return tokenizer, AutoModelForCausalLM.from_config(config, **loading)
+
+
+def _config_fields(name: str, fields: dict, *needed: str) -> dict:
+    missing = [key for key in needed if key not in fields]
+    if missing:
+        raise ValueError(f"{name} needs {' and '.join(missing)}.")
+    return dict(fields)

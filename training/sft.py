@@ -25,18 +25,20 @@ from otdrg_hf.data.schema import PHANTOM_NAMES
 from otdrg_hf.labeling import label_reports
 from otdrg_hf.modeling.disease_states import POSITIVE, positive_log_odds
 from otdrg_hf.training.adapters import adapter_config, put_on_base
-from otdrg_hf.training.arguments import StudyArguments
+from otdrg_hf.training.arguments import LABEL_RATES, StudyArguments
 from otdrg_hf.training.calibration import compose, expected_calibration_error, platt_scaling
+from otdrg_hf.training.changed_reports import ChangedReports
 from otdrg_hf.training.checkpoints import last_complete_checkpoint
 from otdrg_hf.training.collator import StudyCollator
 from otdrg_hf.training.disease_metrics import best_thresholds, disease_metrics, state_priors
 from otdrg_hf.training.dry_run import dry_run, without_a_gpu
-from otdrg_hf.training.feature_cache import FeatureCache, encoder_checksum, undecoded
+from otdrg_hf.training.feature_cache import FeatureCache, cache_size, encoder_checksum, undecoded
 from otdrg_hf.training.model_setup import load_model_and_processor
 from otdrg_hf.training.other_dataset import without_load_kwargs
 from otdrg_hf.training.other_states import OtherStates
 from otdrg_hf.training.record import training_data, write_record
 from otdrg_hf.training.report_metrics import ReportMetrics
+from otdrg_hf.training.shown_labels import ShownLabels
 from otdrg_hf.training.stages import apply_stage, cast_backbones
 from otdrg_hf.training.trainer import OTDRGTrainer
 
@@ -109,24 +111,27 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
     model.config.training_data = training_data(args, model_args, train)
     size = processor.image_processor.size
     image_size = (size["height"], size["width"])
-    frozen = apply_stage(model, args.stage, processor.label_prompt, image_size)
+    frozen = apply_stage(model, args.stage, processor.label_prompt, image_size, args.freeze_vision)
     peft_config = adapter_config(model, model_args, args.stage, args.lora_vision, image_size)
     cast_backbones(model, args.frozen_dtype, adapted=peft_config is not None)
     if peft_config is not None:
         model = put_on_base(model, processor, training_args.output_dir, model_args)
-        frozen = apply_stage(model, args.stage, processor.label_prompt, image_size)
+        frozen = apply_stage(model, args.stage, processor.label_prompt, image_size, args.freeze_vision)
     features = None
     if args.feature_cache:
         features = FeatureCache(args.feature_cache, encoder_checksum(model, processor))
-        with PartialState().main_process_first():
-            for studies in (train, validation):
-                features.fill(model.to(training_args.device), processor, studies)
+        fill_cache(features, model.to(training_args.device), processor, (train, validation))
         train, validation = undecoded(train), undecoded(validation)
+    others, shown = OtherStates(labels), shown_labels(args, train, training_args.seed)
+    rates = {"vision_tower": args.vision_learning_rate, "language_model": args.text_learning_rate}
+    learning_rates = {part: rate for part, rate in rates.items() if rate is not None}
     num_reports = args.generate_eval_studies
     return OTDRGTrainer(
         model=model,
         args=training_args,
-        data_collator=StudyCollator(processor, args.target, features, OtherStates(labels)),
+        data_collator=StudyCollator(processor, args.target, features, others),
+        train_collator=StudyCollator(processor, args.target, features, others, shown),
+        learning_rates=learning_rates,
         train_dataset=train,
         eval_dataset=validation,
         processing_class=processor,
@@ -136,6 +141,26 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
         frozen_modules=frozen,
         report_metrics=ReportMetrics(processor, args.target, num_reports) if num_reports else None,
     )
+
+
+def fill_cache(features: FeatureCache, model, processor, datasets) -> None:
+    """Encodes the studies that an earlier run has not, after saying how large their features are."""
+    with PartialState().main_process_first():
+        for studies in datasets:
+            indices = features.missing(studies)
+            num_views = sum(len(studies[index]["views"]) for index in indices)
+            if indices and PartialState().is_main_process:
+                size = cache_size(model, num_views) / 1e9
+                print(f"Features of {num_views} images: {size:.2f} GB in {features.folder}.")
+            features.fill(model, processor, studies, indices)
+
+
+def shown_labels(args: StudyArguments, studies, seed: int) -> ShownLabels | None:
+    """What draws the labels that the LLM is shown in training; `None` for those of the studies, or where it rests."""
+    if args.stage == "align" or not any(getattr(args, name) for name in LABEL_RATES):
+        return None
+    changed = ChangedReports(studies[args.target]) if args.changed_report_rate else None
+    return ShownLabels(args.predicted_label_rate, args.changed_report_rate, args.told_label_rate, changed, seed)
 
 
 def run(trainer: OTDRGTrainer, resume: bool) -> None:

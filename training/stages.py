@@ -6,9 +6,10 @@ from torch import nn
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 from otdrg_hf.modeling.vision_otdrg import encode_images
 
+VISION = ("model.vision_tower",)
 FROZEN = {
     "align": ("model.language_model", "lm_head", "model.fusion"),
-    "finetune": ("model.vision_tower",),
+    "finetune": VISION,
     "joint": (),
 }
 # What no prompt without labels reaches.
@@ -20,6 +21,7 @@ def apply_stage(
     stage: str,
     label_prompt: bool = True,
     image_size: tuple[int, int] | None = None,
+    freeze_vision: bool = False,
 ) -> list[nn.Module]:
     """
     Freezes what the stage does not train, and what cannot be trained because no output depends on it and which would
@@ -27,16 +29,18 @@ def apply_stage(
 
     Args:
         image_size (`tuple[int, int]`, *optional*): Of the images, for encoders whose configuration does not say it.
+        freeze_vision (`bool`): Whether the vision encoder rests in any stage.
 
     Returns:
         `list[nn.Module]`: The frozen modules, to be kept in evaluation mode.
     """
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())  # packed 4-bit weights cannot be
-    frozen = [model.get_submodule(name) for name in (*FROZEN[stage], *(() if label_prompt else LABEL_TOKENS))]
+    names = {*FROZEN[stage], *(() if label_prompt else LABEL_TOKENS), *(VISION if freeze_vision else ())}
+    frozen = [model.get_submodule(name) for name in sorted(names)]
     for module in frozen:
         module.requires_grad_(False)
-    if stage != "finetune":
+    if not names.issuperset(VISION):
         _freeze_unreached(model, image_size)
     return frozen
 

@@ -19,14 +19,29 @@ class OTDRGTrainer(SFTTrainer):
         stage (`str`): `"align"`, `"finetune"` or `"joint"`; in `"align"` the LLM is not even run.
         frozen_modules (`list[nn.Module]`): Kept in evaluation mode, batch-norm statistics and all.
         report_metrics ([`ReportMetrics`], *optional*): Figures of generated reports to add to each evaluation.
+        train_collator (*optional*): Of training batches alone. Default: `data_collator`.
+        learning_rates (`dict[str, float]`, *optional*):
+            Of the parameters whose name holds a key, where it is not `args.learning_rate`.
         args, kwargs: Of [`~trl.SFTTrainer`].
     """
 
     _tag_names = ["otdrg", "trl", "sft"]
 
-    def __init__(self, *args, stage: str, frozen_modules: list, report_metrics: ReportMetrics | None = None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        stage: str,
+        frozen_modules: list,
+        report_metrics: ReportMetrics | None = None,
+        train_collator=None,
+        learning_rates: dict[str, float] | None = None,
+        **kwargs,
+    ):
         self.stage, self.frozen_modules, self.report_metrics = stage, frozen_modules, report_metrics
+        self.train_collator, self.learning_rates = train_collator, learning_rates or {}
         super().__init__(*args, **kwargs)
+        if train_collator is not None and train_collator.shown is not None:
+            self.add_callback(train_collator.shown)
         if self.args.torch_compile:
             # The LM loss looks at supervised positions alone, of which each batch has another number.
             torch._dynamo.config.capture_dynamic_output_shape_ops = True
@@ -37,6 +52,29 @@ class OTDRGTrainer(SFTTrainer):
     def _set_signature_columns_if_needed(self):
         # TRL keeps only the columns that its own collator reads, which drops the disease labels.
         self._signature_columns = list(STUDY_COLUMNS)
+
+    def get_train_dataloader(self):
+        evaluating = self.data_collator
+        self.data_collator = self.train_collator or evaluating
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = evaluating
+
+    def create_optimizer(self, model=None):
+        """That of the trainer, with its groups divided by learning rate."""
+        optimizer = super().create_optimizer(model)
+        names = {parameter: name for name, parameter in (model or self.model).named_parameters()}
+        for group in list(optimizer.param_groups):
+            for part, rate in self.learning_rates.items():
+                apart = [parameter for parameter in group["params"] if part in names[parameter]]
+                kept = [parameter for parameter in group["params"] if part not in names[parameter]]
+                if apart and kept:
+                    group["params"] = kept
+                    optimizer.add_param_group({**group, "params": apart, "lr": rate})
+                elif apart:
+                    group["lr"] = rate
+        return optimizer
 
     def _get_train_sampler(self, train_dataset=None):
         studies = self.train_dataset if train_dataset is None else train_dataset

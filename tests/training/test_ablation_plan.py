@@ -20,14 +20,19 @@ FILE = {
     "variants": {
         "full": {},
         "no loss": {"override": {"otdrg_config": {"ot_loss_weight": 0.0}}},
-        "no mixing": {"override": {"finetune": {"otdrg_config": {"predicted_label_rate": 0.0}}}},
+        "no mixing": {"override": {"finetune": {"predicted_label_rate": 0.0}}},
         "plain": {"stages": ["plain.yaml"], "script": "llava"},
         "upper": {"of": "full", "true_labels": True},
     },
 }
 STAGES = {
     "align.yaml": {"stage": "align", "output_dir": "x", "otdrg_config": {"epsilon": 0.1}, "learning_rate": 0.1},
-    "finetune.yaml": {"stage": "finetune", "model_name_or_path": "x", "otdrg_config": {"predicted_label_rate": 0.5}},
+    "finetune.yaml": {
+        "stage": "finetune",
+        "model_name_or_path": "x",
+        "otdrg_config": {"background_mass": 0.4},
+        "predicted_label_rate": 0.5,
+    },
     "plain.yaml": {"stage": "joint"},
 }
 
@@ -76,7 +81,7 @@ def test_fields_of_a_stage_are_its_recipe_then_the_file_then_the_override(write)
         "train_studies": 4,
         "seed": 1,
     }
-    assert stage.fields["otdrg_config"] == {"predicted_label_rate": 0.5, "ot_loss_weight": 0.0}
+    assert stage.fields["otdrg_config"] == {"background_mass": 0.4, "ot_loss_weight": 0.0}
 
 
 def test_another_dataset_comes_without_the_options_of_the_first(write):

@@ -147,16 +147,16 @@ def test_a_checkpoint_takes_other_settings_in_earnest(tmp_path):
     model, processor = tiny_model()
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    changed, _ = load(str(tmp_path), otdrg_config={"epsilon": 0.2, "predicted_label_rate": 0.5})
-    assert changed.config.predicted_label_rate == 0.5
+    changed, _ = load(str(tmp_path), otdrg_config={"epsilon": 0.2, "ot_loss_weight": 0.5})
+    assert changed.config.ot_loss_weight == 0.5
     batch = StudyCollator(processor)(tiny_rows(2))
     study = {key: batch[key] for key in ("pixel_values", "view_mask")}
     plans = [model.eval()(**study).transport_plan for model in (model, changed)]
     assert not torch.allclose(*plans, atol=1e-4)  # another epsilon, another plan
     with pytest.raises(ValueError, match="epsilom"):
         load(str(tmp_path), otdrg_config={"epsilom": 0.2})
-    with pytest.raises(ValueError, match="predicted_label_rate"):
-        load(str(tmp_path), otdrg_config={"predicted_label_rate": 2.0})
+    with pytest.raises(ValueError, match="ot_loss_weight"):
+        load(str(tmp_path), otdrg_config={"ot_loss_weight": -2.0})
 
 
 def test_a_model_that_is_no_otdrg_is_named(tmp_path):

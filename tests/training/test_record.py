@@ -39,7 +39,7 @@ def train(data: Path, tmp_path: Path, name: str, **fields):
     fields = {
         "dataset": str(data),
         "load_kwargs": {"cache_dir": str(tmp_path / "cache")},
-        "otdrg_config": {"predicted_label_rate": 0.5},
+        "otdrg_config": {"background_mass": 0.4},
         "output_dir": str(tmp_path / name),
         "max_steps": 2,
         "per_device_train_batch_size": 2,
@@ -64,7 +64,7 @@ def train(data: Path, tmp_path: Path, name: str, **fields):
 
 @pytest.fixture
 def aligned(data, tmp_path):
-    otdrg = OTDRG | {"predicted_label_rate": 0.5}
+    otdrg = OTDRG | {"background_mass": 0.4}
     return train(
         data, tmp_path, "align", stage="align", vision_config=VIT, text_config=LLAMA, otdrg_config=otdrg, seed=3
     )
@@ -76,7 +76,7 @@ def test_two_stages_an_adapter_and_its_merge(aligned, data, tmp_path, capsys):
     assert first["studies"] == {"train": 6, "validation": 4} and first["image_size"] == [64, 64]
     assert first["recipe"]["learning_rate"] == 1e-2 and first["recipe"]["lr_scheduler_type"] == "cosine"
     assert first["recipe"]["seed"] == 3 and first["steps"] == 2 and first["precision"] == "fp32"
-    assert first["otdrg_config"] == OTDRG | {"predicted_label_rate": 0.5}
+    assert first["otdrg_config"] == OTDRG | {"background_mass": 0.4}
     assert 0 < first["trained_parameters"] < first["parameters"]
     log = json.loads((aligned / "training_log.json").read_text())
     last = [entry for entry in log if "eval_loss" in entry][-1]

@@ -4,6 +4,9 @@ import pytest
 import torch
 from tiny_training import RESNET, tiny_model, tiny_studies, tiny_trainer
 
+from otdrg_hf.training.changed_reports import ChangedReports
+from otdrg_hf.training.shown_labels import ShownLabels
+
 LOSSES = ("lm_loss", "ot_loss", "disease_loss")
 ALIGN = ("vision_tower", "patch_projection", "label_encoder", "alignment", "disease_head")
 FINETUNE = ("language_model", "patch_projection", "label_encoder", "alignment", "disease_head", "fusion")
@@ -132,12 +135,13 @@ def test_accumulated_steps_equal_one_large_batch(stage, lora, studies, tmp_path)
 
 @pytest.mark.parametrize("stage, lora", [("joint", False), ("finetune", True)])
 def test_resumed_training_ends_where_an_unbroken_one_does(stage, lora, studies, tmp_path):
-    # Half of the studies show predicted labels, by a draw whose state has to be resumed too.
-    options = {"stage": stage, "lora": lora, "save_strategy": "steps", "save_steps": 2}
-    unbroken = tiny_trainer(tmp_path, studies, built=tiny_model(predicted_label_rate=0.5), **options)
+    # What the LLM is shown of the labels is drawn, which has to be resumed too.
+    shown = ShownLabels(0.3, 0.3, 0.3, ChangedReports(studies["report"]))
+    options = {"stage": stage, "lora": lora, "shown": shown, "save_strategy": "steps", "save_steps": 2}
+    unbroken = tiny_trainer(tmp_path, studies, built=tiny_model(), **options)
     unbroken.train()
     # What an adapter is put on must be the same; everything else comes from the checkpoint.
-    start = tiny_model(seed=0 if lora else 1, predicted_label_rate=0.5)
+    start = tiny_model(seed=0 if lora else 1)
     resumed = tiny_trainer(tmp_path, studies, built=start, **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     pairs = zip(unbroken.model.state_dict().items(), resumed.model.state_dict().values(), strict=True)

@@ -135,7 +135,15 @@ def small_chunks(wanted: bool = True):
 
 
 def tiny_trainer(
-    output_dir, train, validation=None, stage="joint", lora=False, built=None, report_metrics=None, **options
+    output_dir,
+    train,
+    validation=None,
+    stage="joint",
+    lora=False,
+    built=None,
+    report_metrics=None,
+    shown=None,
+    **options,
 ) -> OTDRGTrainer:
     """A trainer of 4 steps of 2 studies, unless `options` of SFTConfig say otherwise."""
     model, processor = built or tiny_model()
@@ -157,10 +165,12 @@ def tiny_trainer(
         "disable_tqdm": True,
         "seed": 0,
     }
+    others = OtherStates(np.array(train["disease_labels"]))
     return OTDRGTrainer(
         model=model,
         args=SFTConfig(output_dir=str(output_dir), **defaults | options),
-        data_collator=StudyCollator(processor, others=OtherStates(np.array(train["disease_labels"]))),
+        data_collator=StudyCollator(processor, others=others),
+        train_collator=StudyCollator(processor, others=others, shown=shown),
         train_dataset=train,
         eval_dataset=validation,
         processing_class=processor,
