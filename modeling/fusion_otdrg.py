@@ -36,8 +36,8 @@ class LabelWords(nn.Module):
     """
     The findings in the LLM's own words: "cardiomegaly; possible edema;", or "no finding;".
 
-    What is denied or not mentioned is left out: among the usual denials the one word that makes the report another would
-    be lost. An LLM that knows the words need not learn what they mean; one from scratch meets them in the reports.
+    What is denied or not mentioned is left out: among the usual denials the one word that matters would be lost. An LLM
+    that knows the words need not learn what they mean; one from scratch meets them in the reports.
     """
 
     def __init__(self, config: OTDRGConfig):

@@ -13,6 +13,7 @@ def chunked_cross_entropy(
     head: nn.Module,
     targets: torch.Tensor,
     cap: float | None = None,
+    weights: torch.Tensor | None = None,
     chunk: int | None = None,
 ) -> torch.Tensor | None:
     """
@@ -23,6 +24,7 @@ def chunked_cross_entropy(
         head (`nn.Module`): The projection onto the vocabulary.
         targets (`torch.Tensor` of shape `[N]`): Tokens to predict.
         cap (`float`, *optional*): Bound that `tanh` keeps the logits within, as in Gemma.
+        weights (`torch.Tensor` of shape `[N]`, *optional*): Of each target in the sum. Default: 1.
         chunk (`int`, *optional*, defaults to `CHUNK_LOGITS`): Logits that may exist at a time.
 
     Returns:
@@ -39,7 +41,7 @@ def chunked_cross_entropy(
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     bias = None if head.bias is None else head.bias.to(dtype)
     with torch.autocast(kind, enabled=False):
-        return _ChunkedCrossEntropy.apply(hidden.to(dtype), head.weight.to(dtype), bias, targets, cap, chunk)
+        return _ChunkedCrossEntropy.apply(hidden.to(dtype), head.weight.to(dtype), bias, targets, weights, cap, chunk)
 
 
 def _hooked(module: nn.Module) -> bool:
@@ -51,7 +53,7 @@ def _hooked(module: nn.Module) -> bool:
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, cap, chunk):
+    def forward(ctx, hidden, weight, bias, targets, weights, cap, chunk):
         wanted = ctx.needs_input_grad[:3]
         # Sums over chunks are kept in fp32, whatever the dtype of the terms.
         of_hidden = torch.empty_like(hidden) if wanted[0] else None
@@ -65,7 +67,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if cap is not None:
                 logits.div_(cap).tanh_().mul_(cap)
             normaliser = logits.logsumexp(-1, keepdim=True)
-            loss += (normaliser - logits.gather(1, target)).sum()
+            share = 1.0 if weights is None else weights[start : start + rows, None].float()
+            loss += ((normaliser - logits.gather(1, target)) * share).sum()
             if not any(wanted):
                 continue
             slope = None if cap is None else 1 - (logits / cap).square()  # of the cap
@@ -73,6 +76,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             gradient.scatter_add_(1, target, gradient.new_full(target.shape, -1.0))
             if slope is not None:
                 gradient.mul_(slope)
+            gradient.mul_(share)
             if of_bias is not None:
                 of_bias += gradient.sum(0)
             gradient = gradient.to(weight.dtype)
@@ -93,4 +97,4 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         # Scaled where they are, for that of the weight is as large as the vocabulary.
         gradients, ctx.gradients = ctx.gradients, None
         gradients = [None if each is None else each.mul_(scale).to(ctx.dtype) for each in gradients]
-        return *gradients, None, None, None
+        return *gradients, None, None, None, None

@@ -390,6 +390,7 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
+        label_weights: torch.FloatTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         skip_logits: bool = False,
         num_items_in_batch: int | torch.Tensor | None = None,
@@ -405,6 +406,7 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
 
         Args:
             labels (`torch.LongTensor` of shape `[B, T]`, *optional*): `input_ids` to predict, -100 elsewhere.
+            label_weights (`torch.FloatTensor` of shape `[B, T]`, *optional*): Of each of `labels` in the loss.
             skip_logits (`bool`, *optional*, defaults to `False`):
                 Leave out `logits`. The loss then projects only the supervised positions onto the vocabulary.
             num_items_in_batch (`int`, *optional*): Divisor of the summed LM loss, for gradient accumulation.
@@ -434,7 +436,7 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
         hidden = outputs.last_hidden_state  # [B, T, hidden]
         return self._output(
             outputs.study_features,
-            lm_loss=None if labels is None else self._language_loss(hidden, labels, num_items_in_batch),
+            lm_loss=None if labels is None else self._language_loss(hidden, labels, label_weights, num_items_in_batch),
             logits=None if skip_logits else self._project(slice_logits_to_keep(hidden, logits_to_keep)),
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
@@ -449,14 +451,16 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
         logits, cap = self.lm_head(hidden), self._logit_cap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
-    def _language_loss(self, hidden, labels, num_items_in_batch) -> torch.Tensor:
+    def _language_loss(self, hidden, labels, label_weights, num_items_in_batch) -> torch.Tensor:
         targets = labels[:, 1:]
         supervised = targets != -100  # [B, T - 1]
         hidden, targets = hidden[:, :-1][supervised], targets[supervised].to(hidden.device)
-        loss = chunked_cross_entropy(hidden, self.lm_head, targets, self._logit_cap)
+        weights = None if label_weights is None else label_weights[:, 1:][supervised].to(hidden.device)
+        loss = chunked_cross_entropy(hidden, self.lm_head, targets, self._logit_cap, weights)
         if loss is None:
             logits = self._project(hidden).float()  # [supervised, vocab]
-            loss = F.cross_entropy(logits, targets.to(logits.device), reduction="sum")
+            losses = F.cross_entropy(logits, targets.to(logits.device), reduction="none")
+            loss = (losses if weights is None else losses * weights.to(losses)).sum()
         items = supervised.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         return loss / items.to(loss.device).clamp(min=1)
 

@@ -212,9 +212,9 @@ class OTDRGProcessor(ProcessorMixin):
 
     def label_word_ids(self, config: OTDRGConfig) -> list[list[list[int]]]:
         """
-        Token ids of the findings as they stand in the prompt, for `config.label_word_ids`: in the middle of a line, with
-        a semicolon behind. A positive label goes by its name, an uncertain one by its phrase; of what is denied or not
-        mentioned there are no words.
+        Token ids of the findings as they stand in the prompt, for `config.label_word_ids`: in the middle of a line, a
+        semicolon behind each. A positive label goes by its name, an uncertain one by its phrase; of what is denied or
+        not mentioned there are no words.
         """
         words = {POSITIVE: 0, UNCERTAIN: 1 + UNCERTAIN}  # in a row of `label_phrases`, the name comes first
         table = [[[] for _ in config.label_states] for _ in config.label_names]

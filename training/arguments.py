@@ -72,6 +72,10 @@ class StudyArguments:
         default=0.0,
         metadata={"help": "Share of labels, of the other studies, shown as overrides, without what is seen of them."},
     )
+    finding_weight: float = field(
+        default=1.0,
+        metadata={"help": "Weight, in the language-model loss, of the tokens of sentences that state a finding."},
+    )
     freeze_vision: bool = field(
         default=False, metadata={"help": "Let the vision encoder rest in the stages 'align' and 'joint' as well."}
     )
@@ -133,6 +137,8 @@ class StudyArguments:
         for name, rate in rates.items():
             if not 0 <= rate <= 1:
                 raise ValueError(f"--{name} is {rate}: give a share from 0 to 1.")
+        if not self.finding_weight > 0:
+            raise ValueError(f"--finding_weight is {self.finding_weight}: give a number above 0.")
         if self.predicted_label_rate + self.changed_report_rate > 1:
             raise ValueError("--predicted_label_rate and --changed_report_rate are shares of the studies: at most 1.")
         self.load_kwargs, self.otdrg_config = self.load_kwargs or {}, self.otdrg_config or {}

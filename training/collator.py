@@ -11,6 +11,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 
 from .feature_cache import FeatureCache
+from .finding_weights import finding_weights
 from .other_states import OtherStates
 from .shown_labels import ShownLabels
 
@@ -28,6 +29,7 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
             Gives each study the labels of others, from which the transport loss tells its own.
         shown ([`ShownLabels`], *optional*):
             Draws what the LLM is shown of the labels. Default: the labels of the study.
+        finding_weight (`float`): Weight in the loss of the tokens of sentences that state a finding.
     """
 
     def __init__(
@@ -37,9 +39,11 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
         features: FeatureCache | None = None,
         others: OtherStates | None = None,
         shown: ShownLabels | None = None,
+        finding_weight: float = 1.0,
     ):
         super().__init__(processor=processor, completion_only_loss=True)
         self.target, self.features, self.others, self.shown = target, features, others, shown
+        self.finding_weight = finding_weight
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         build = self.processor.build_prompt
@@ -53,7 +57,10 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
             }
             for study, report in zip(examples, reports, strict=True)
         ]
+        completions = [row["completion"] for row in rows]
         batch = super().torch_call(rows)
+        if self.finding_weight != 1:
+            batch["label_weights"] = self._weights(completions, batch["labels"])
         batch["disease_labels"] = self.processor.encode_labels([study["disease_labels"] for study in examples])
         if self.others is not None:
             others = np.stack([self.others.of(study) for study in examples])
@@ -66,6 +73,15 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
             maps = [self.features.read(study) for study in examples]
             batch["vision_features"] = pad_sequence(maps, batch_first=True)  # [B, V, rows, columns, c]
         return batch
+
+    def _weights(self, completions: list[str], labels: torch.Tensor) -> torch.Tensor:
+        """`[B, T]`, of use where `labels` are not -100."""
+        weights = torch.ones(labels.shape)
+        for row, completion in enumerate(completions):
+            weights[row, labels[row] != -100] = finding_weights(
+                completion, self.processor.tokenizer, self.finding_weight
+            )
+        return weights
 
     def _blank(self) -> Image.Image:
         """In the place of a film, whose pixels are not looked at: of its size, so that nothing is resized."""

@@ -19,6 +19,7 @@ from otdrg_hf.modeling.vision_otdrg import encode_images, patch_features
 
 BATCH = 8  # studies
 DTYPE = torch.float16
+PROVENANCE = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
 
 
 def encoder_checksum(model: OTDRGForConditionalGeneration, processor: OTDRGProcessor) -> str:
@@ -28,7 +29,11 @@ def encoder_checksum(model: OTDRGForConditionalGeneration, processor: OTDRGProce
     for name, tensor in sorted(tower.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    settings = [tower.config.to_dict(), processor.image_processor.to_dict()]
+    # Where the encoder was read from, and by which release, changes from stage to stage, and its features do not.
+    settings = [
+        {key: value for key, value in part.to_dict().items() if key not in PROVENANCE}
+        for part in (tower.config, processor.image_processor)
+    ]
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
@@ -72,8 +77,9 @@ class FeatureCache:
         """Indices of the studies without features."""
         return [index for index, study in enumerate(undecoded(studies)) if not self.path(study).is_file()]
 
-    def fill(self, model, processor, studies: Dataset, indices: list[int]) -> None:
-        """Writes the features of studies in batches; what an interrupted run wrote is not `missing` to the next."""
+    def fill(self, model, processor, studies: Dataset, dtype: torch.dtype = DTYPE) -> int:
+        """Writes what is missing, in batches, and gives how many studies that was; an interrupted run is resumed."""
+        indices, raw = self.missing(studies), undecoded(studies)
         model.model.vision_tower.eval()
         for start in tqdm(range(0, len(indices), BATCH), desc="Caching features", unit="batch"):
             batch = indices[start : start + BATCH]
@@ -81,7 +87,8 @@ class FeatureCache:
             maps = self._encode(model, processor, [view for study in views for view in study])
             of_studies = maps.split([len(study) for study in views])
             for index, features in zip(batch, of_studies, strict=True):
-                self._write(self.path(undecoded(studies)[index]), features)
+                self._write(self.path(raw[index]), features.to(dtype))
+        return len(indices)
 
     @torch.no_grad()
     def _encode(self, model, processor, views: list[PIL.Image.Image]) -> torch.Tensor:
@@ -94,7 +101,7 @@ class FeatureCache:
     def _write(self, path: Path, features: torch.Tensor) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        save_file({"features": features.to(DTYPE).contiguous().cpu()}, unfinished)
+        save_file({"features": features.contiguous().cpu()}, unfinished)
         os.replace(unfinished, path)
 
 

@@ -130,7 +130,7 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
         model=model,
         args=training_args,
         data_collator=StudyCollator(processor, args.target, features, others),
-        train_collator=StudyCollator(processor, args.target, features, others, shown),
+        train_collator=StudyCollator(processor, args.target, features, others, shown, args.finding_weight),
         learning_rates=learning_rates,
         train_dataset=train,
         eval_dataset=validation,
@@ -152,7 +152,7 @@ def fill_cache(features: FeatureCache, model, processor, datasets) -> None:
             if indices and PartialState().is_main_process:
                 size = cache_size(model, num_views) / 1e9
                 print(f"Features of {num_views} images: {size:.2f} GB in {features.folder}.")
-            features.fill(model, processor, studies, indices)
+            features.fill(model, processor, studies)
 
 
 def shown_labels(args: StudyArguments, studies, seed: int) -> ShownLabels | None:

@@ -18,10 +18,11 @@ def problem(bias=False, dtype=torch.float32):
     return torch.randn(ROWS, WIDTH, dtype=dtype, requires_grad=True), head, torch.randint(VOCABULARY, (ROWS,))
 
 
-def plain(hidden, head, targets, cap=None):
+def plain(hidden, head, targets, cap=None, weights=None):
     logits = head(hidden)
     logits = logits if cap is None else torch.tanh(logits / cap) * cap
-    return F.cross_entropy(logits.float(), targets, reduction="sum")
+    losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    return (losses if weights is None else losses * weights).sum()
 
 
 def gradients(loss, hidden, head):
@@ -31,10 +32,11 @@ def gradients(loss, hidden, head):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("cap", [None, 0.7])
 @pytest.mark.parametrize("rows", [1, 4, 10])
-def test_loss_and_gradients_are_the_plain_ones(bias, cap, rows):
+@pytest.mark.parametrize("weights", [None, torch.rand(ROWS, generator=torch.Generator().manual_seed(0)) * 3])
+def test_loss_and_gradients_are_the_plain_ones(bias, cap, rows, weights):
     hidden, head, targets = problem(bias)
-    ours = chunked_cross_entropy(hidden, head, targets, cap, chunk=rows * VOCABULARY)
-    theirs = plain(hidden, head, targets, cap)
+    ours = chunked_cross_entropy(hidden, head, targets, cap, weights, chunk=rows * VOCABULARY)
+    theirs = plain(hidden, head, targets, cap, weights)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     pairs = zip(gradients(ours, hidden, head), gradients(theirs, hidden, head), strict=True)
     for one, other in pairs:

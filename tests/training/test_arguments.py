@@ -7,7 +7,8 @@ import pytest
 import torch
 import yaml
 from accelerate.utils import FullyShardedDataParallelPlugin
-from tiny_training import LLAMA, SENTENCES, VIT, tiny_model, tiny_rows
+from tiny_training import LLAMA, OTDRG, SENTENCES, VIT, tiny_model, tiny_rows
+from transformers import AutoModelForCausalLM
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
@@ -113,15 +114,41 @@ def load(model_name_or_path=None, **fields):
         {"vision_model": "a"},
         {"text_model": "a"},
         {"vision_config": VIT},
-        {"vision_config": VIT, "text_model": "a"},
+        {"vision_model": "a", "vision_config": VIT, "text_config": LLAMA},
         {"vision_model": "a", "text_model": "a", "vision_config": VIT, "text_config": LLAMA},
         {"model_name_or_path": "a", "vision_model": "a", "text_model": "a"},
         {"model_name_or_path": "a", "vision_config": VIT, "text_config": LLAMA},
     ],
 )
 def test_exactly_one_model_source(source):
-    with pytest.raises(ValueError, match="Give one of: model_name_or_path"):
+    with pytest.raises(ValueError, match="Give either model_name_or_path"):
         load(**source)
+
+
+@pytest.mark.parametrize("pretrained", ["vision", "text"])
+def test_a_pretrained_backbone_meets_one_from_scratch(pretrained, tmp_path):
+    model, processor = tiny_model(seed=3)
+    if pretrained == "vision":
+        model.model.vision_tower.save_pretrained(tmp_path)
+        processor.image_processor.save_pretrained(tmp_path)
+        joined, joint = load(vision_model=str(tmp_path), text_config=LLAMA, otdrg_config=OTDRG)
+        name, other = "vision_tower", "language_model"
+    else:
+        language_model = AutoModelForCausalLM.from_config(model.config.text_config)
+        language_model.save_pretrained(tmp_path)
+        processor.tokenizer.save_pretrained(tmp_path)
+        model.model.language_model = language_model.model
+        joined, joint = load(text_model=str(tmp_path), vision_config=VIT, otdrg_config=OTDRG)
+        name, other = "language_model", "vision_tower"
+
+    def same(part: str) -> bool:
+        pairs = zip(getattr(model.model, part).parameters(), getattr(joined.model, part).parameters(), strict=True)
+        return all(torch.equal(*pair) for pair in pairs)
+
+    assert same(name) and not same(other)
+    batch = StudyCollator(joint)(tiny_rows(2))
+    assert torch.isfinite(joined(**batch).loss)
+    assert joint.num_finding_tokens == joined.config.finding_seq_length
 
 
 def without(fields: dict, name: str) -> dict:

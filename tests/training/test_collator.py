@@ -47,7 +47,7 @@ def test_views_are_padded_and_have_their_tokens(processor, rows):
     assert batch["pixel_values"].shape == (4, 2, 3, 64, 64)
     tokens = (batch["input_ids"] == processor.image_token_id).sum(-1)
     assert tokens.tolist() == [views * processor.num_image_tokens for views in (1, 2, 1, 2)]
-    assert ((batch["input_ids"] == processor.finding_token_id).sum(-1) == 14).all()
+    assert ((batch["input_ids"] == processor.finding_token_id).sum(-1) == processor.num_finding_tokens).all()
 
 
 def test_disease_labels_are_kept(processor, rows):

@@ -170,7 +170,7 @@ def tiny_trainer(
         model=model,
         args=SFTConfig(output_dir=str(output_dir), **defaults | options),
         data_collator=StudyCollator(processor, others=others),
-        train_collator=StudyCollator(processor, others=others, shown=shown),
+        train_collator=None if shown is None else StudyCollator(processor, others=others, shown=shown),
         train_dataset=train,
         eval_dataset=validation,
         processing_class=processor,
