@@ -170,3 +170,30 @@ def test_language_model_with_logits_of_its_own_is_refused(backbones, config, tmp
 def test_setting_that_cannot_work_is_named(backbones):
     with pytest.raises(ValueError, match="`epsilon` must be > 0"):
         joined(backbones, epsilon=-1.0)
+
+
+@pytest.mark.parametrize("scale", [0.02, 1.0])
+def test_tokens_of_a_new_model_have_the_scale_of_its_words(backbones, scale, tmp_path):
+    language_model = AutoModelForCausalLM.from_pretrained(backbones["llama"])
+    torch.nn.init.normal_(language_model.get_input_embeddings().weight, std=scale)
+    language_model.save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    model, processor = joined({**backbones, "loud": str(tmp_path)}, text="loud")
+    with torch.no_grad():
+        features = model.get_image_features(processor(images=make_films(2))["pixel_values"])
+    label_tokens = features.finding_embeds[:, model.config.label_words :]
+    for tokens in (features.image_embeds, label_tokens):
+        assert 0.4 * scale < tokens.square().mean().sqrt() < 2.5 * scale
+
+
+def test_words_of_the_labels_are_those_of_the_tokenizer(backbones):
+    model, processor = joined(backbones)
+    states = torch.zeros(1, 14, dtype=torch.long)
+    states[0, 1], states[0, 9], states[0, 8] = 1, 3, 2
+    ids = [token for label, state in ((1, 1), (9, 3)) for token in model.config.label_word_ids[label][state]]
+    assert processor.tokenizer.decode(ids).split() == "cardiomegaly; possible pleural effusion;".split()
+    words = model.model.fusion.label_words(states, model.get_input_embeddings())
+    close(words[0, : len(ids)], model.get_input_embeddings()(torch.tensor(ids)))
+    assert not words[0, len(ids) :].any()
+    plain, _ = joined(backbones, label_words=0)
+    assert plain.model.fusion.label_words is None and plain.config.finding_seq_length == 14

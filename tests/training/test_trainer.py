@@ -6,6 +6,7 @@ from tiny_training import RESNET, tiny_model, tiny_studies, tiny_trainer
 
 from otdrg_hf.training.changed_reports import ChangedReports
 from otdrg_hf.training.shown_labels import ShownLabels
+from otdrg_hf.training.stages import apply_stage
 
 LOSSES = ("lm_loss", "ot_loss", "disease_loss")
 ALIGN = ("vision_tower", "patch_projection", "label_encoder", "alignment", "disease_head")
@@ -153,3 +154,28 @@ def test_resumed_training_ends_where_an_unbroken_one_does(stage, lora, studies, 
 def test_a_batch_larger_than_the_data_still_trains(tmp_path):
     trainer = tiny_trainer(tmp_path, tiny_studies(3), per_device_train_batch_size=8, max_steps=1)
     assert trainer.train().training_loss > 0
+
+
+@pytest.mark.parametrize("stage", ["align", "joint"])
+def test_a_vision_encoder_rests_where_it_is_told_to(stage, studies, tmp_path):
+    model, _ = tiny_model()
+    frozen = apply_stage(model, stage, freeze_vision=True)
+    trained = {name.split(".")[1] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == set(TRAINED[stage]) - {"vision_tower"}
+    assert model.model.vision_tower in frozen
+
+
+def test_parts_learn_at_rates_of_their_own(studies, tmp_path):
+    rates = {"vision_tower": 1e-4, "language_model": 1e-3}
+    trainer = tiny_trainer(tmp_path, studies, learning_rates=rates, weight_decay=0.1)
+    names = {parameter: name for name, parameter in trainer.model.named_parameters()}
+    optimizer = trainer.create_optimizer()
+    seen = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            seen[names[parameter]] = (group["lr"], group["weight_decay"])
+    assert seen.keys() == {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    for name, (rate, decay) in seen.items():
+        expected = next((rates[part] for part in rates if part in name), trainer.args.learning_rate)
+        assert rate == expected, name
+        assert (decay > 0) == (name in trainer.get_decay_parameter_names(trainer.model)), name

@@ -143,6 +143,7 @@ def tiny_trainer(
     built=None,
     report_metrics=None,
     shown=None,
+    learning_rates=None,
     **options,
 ) -> OTDRGTrainer:
     """A trainer of 4 steps of 2 studies, unless `options` of SFTConfig say otherwise."""
@@ -179,4 +180,5 @@ def tiny_trainer(
         stage=stage,
         frozen_modules=frozen,
         report_metrics=report_metrics,
+        learning_rates=learning_rates,
     )
