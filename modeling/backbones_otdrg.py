@@ -15,7 +15,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from .configuration_otdrg import OTDRGConfig
+from .configuration_otdrg import OTDRGConfig, context_length
 from .label_phrases_otdrg import encode_label_phrases, label_feature_size
 from .patch_offset_otdrg import patch_offset, recorded_layers
 from .processing_otdrg import FINDING_TOKEN, IMAGE_TOKEN, OTDRGProcessor
@@ -51,6 +51,7 @@ def processor_from_backbones(cls, vision_id: str, text_id: str, image_size: int 
     processor = _processor(cls, image_processor, text_id, config)
     grid = probe_patches(vision_tower, image_processor)["image_grid"]
     processor.num_image_tokens = _seq_length(grid, config.get("image_token_pooling", 1))
+    processor.context_length = context_length(AutoConfig.from_pretrained(text_id).get_text_config(decoder=True))
     return processor
 
 
@@ -103,7 +104,7 @@ def empty_from_backbones(
         text_model = AutoModelForCausalLM.from_config(text_config)
         config = _join_configs(vision_tower, text_model, processor, None, label_encoder, config)
         model = cls(config)
-    processor.num_image_tokens = config.image_seq_length
+    processor.num_image_tokens, processor.context_length = config.image_seq_length, config.context_length
     return model.eval(), processor
 
 

@@ -1,5 +1,6 @@
 """Configuration of OTDRG: a vision encoder, an optimal-transport alignment with disease labels, and an LLM."""
 
+import dataclasses
 from typing import ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -23,6 +24,7 @@ CHEXBERT_LABELS = (
 )
 COUPLINGS = ("transport", "unbalanced", "attention", "pooling")
 STATES = ("blank", "positive", "negative", "uncertain")
+CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
 PHRASE_TEMPLATES = ("{} is not mentioned", "{} is present", "no {}", "possible {}")
 
 
@@ -176,6 +178,11 @@ class OTDRGConfig(PreTrainedConfig):
         return len(self.label_states)
 
     @property
+    def context_length(self) -> int | None:
+        """Tokens that the LLM has positions for, prompt and report together; `None` where there is no bound."""
+        return context_length(self.text_config)
+
+    @property
     def image_seq_length(self) -> int:
         """Visual tokens that one view takes in the prompt."""
         rows, columns = (-(-side // self.image_token_pooling) for side in self.image_grid)
@@ -215,6 +222,10 @@ class OTDRGConfig(PreTrainedConfig):
             raise ValueError(f"`{name}` must have {self.num_disease_labels} rows (labels) of {columns} entries.")
 
     def _validate_numbers(self):
+        for field in dataclasses.fields(self):  # YAML takes 1e-4 for text
+            value = getattr(self, field.name)
+            if field.type in (int, float) and not isinstance(value, (int, float)):
+                raise ValueError(f"`{field.name}` must be a number, got {value!r}.")
         for name in ("epsilon", "patch_relaxation", "tolerance", "contrast_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be > 0, got {getattr(self, name)}.")
@@ -239,6 +250,12 @@ class OTDRGConfig(PreTrainedConfig):
             raise ValueError(f"`patch_offset` must be [down, right], both in (-1, 1), got {self.patch_offset}.")
         if self.image_token_id == self.finding_token_id:
             raise ValueError(f"`image_token_id` and `finding_token_id` are both {self.image_token_id}.")
+
+
+def context_length(text_config: PreTrainedConfig) -> int | None:
+    """Tokens that a language model has positions for, by the names of its family; `None` where there is no bound."""
+    values = (getattr(text_config, name, None) for name in CONTEXT_FIELDS)
+    return next((value for value in values if isinstance(value, int) and value > 0), None)
 
 
 def _feature_size(vision_config: PreTrainedConfig) -> int:

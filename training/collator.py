@@ -1,5 +1,6 @@
 """Batches of studies for the trainer: prompt and report as TRL does it, and the disease labels beside them."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 
+from .context import check_context
 from .feature_cache import FeatureCache
 from .other_states import OtherStates
 
@@ -25,6 +27,9 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
             Features of the vision encoder to give instead of pixels; the films of the rows are not decoded then.
         others ([`OtherStates`], *optional*):
             Gives each study the labels of others, from which the transport loss tells its own.
+
+    Raises:
+        ValueError: for a study that is longer than the LLM's context, naming it.
     """
 
     def __init__(
@@ -38,7 +43,8 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
         self.target, self.features, self.others = target, features, others
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        build = self.processor.build_prompt
+        check_context(examples, self.processor, self.target)
+        build = partial(self.processor.build_prompt, fit=False)
         rows = [
             {
                 "images": study["images"] if self.features is None else [self._blank()] * len(study["images"]),

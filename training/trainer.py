@@ -71,6 +71,8 @@ class OTDRGTrainer(SFTTrainer):
 
     def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs):
         """That of the trainer; figures of the reports join the metrics, by which the best checkpoint is chosen."""
+        if not metric_key_prefix.startswith("eval"):
+            kwargs["prediction_loss_only"] = False  # `predict` is asked for logits, whatever is evaluated
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         # `predict` comes here as well, to choose the thresholds: for that no report has to be written.
         if self.report_metrics is not None and metric_key_prefix.startswith("eval"):
