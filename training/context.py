@@ -41,9 +41,9 @@ def check_context(studies: Iterable[Mapping[str, Any]], processor: OTDRGProcesso
         if prompt + report > limit:
             too_long.append(f"Study {study['id']!r} takes {prompt + report} tokens (prompt {prompt}, report {report})")
     if too_long:
-        others = f", and so do {len(too_long) - 1} others" if len(too_long) > 1 else ""
+        in_all = f" ({len(too_long)} studies are too long)" if len(too_long) > 1 else ""
         raise ValueError(
-            f"{too_long[0]}, more than the LLM's context of {limit}{others}: shorten the texts, leave studies out, or "
+            f"{too_long[0]}, more than the LLM's context of {limit}{in_all}: shorten the texts, leave studies out, or "
             "take an LLM with a longer context."
         )
 

@@ -231,7 +231,10 @@ def test_layers_of_the_llm_are_trained_and_saved_in_full(data, tmp_path):
     [
         ({"lora_modules_to_save": ["lm_head"]}, "lora_modules_to_save: the LLM's lm_head is its embeddings"),
         ({"lora_modules_to_save": ["embed_tokens"]}, "lora_modules_to_save: the LLM's lm_head is its embeddings"),
-        ({"lora_modules_to_save": ["classifier"]}, "lora_modules_to_save 'classifier' is nothing in the language model"),
+        (
+            {"lora_modules_to_save": ["classifier"]},
+            "lora_modules_to_save 'classifier' is nothing in the language model",
+        ),
         ({"lora_modules_to_save": ["patch_embeddings"]}, "'patch_embeddings' is nothing in the language model"),
         ({"lora_target_parameters": ["experts.down_proj"]}, "lora_target_parameters 'experts.down_proj' is nothing"),
         ({"lora_modules_to_save": ["norm"], "frozen_dtype": "bfloat16"}, "which needs fp32: leave frozen_dtype out"),
