@@ -4,7 +4,6 @@ import math
 import os
 from statistics import mean
 
-import torch
 from trl import ModelConfig, SFTConfig
 
 from .adapters import adapter_config
@@ -50,13 +49,6 @@ def dry_run(args: StudyArguments, training_args: SFTConfig, model_args: ModelCon
     steps, step_lines = _step_lines(training_args, num_studies, devices)
     step = _step(args, training_args, model_args, rows, prompts, reports)
     return "\n".join([*lines, *step_lines, *_cost_lines(model, step, training_args, steps, devices)])
-
-
-def without_a_gpu(arguments: list[str]) -> list[str]:
-    """Arguments of the command line that let a recipe for GPUs be planned where there is none."""
-    if "--dry_run" not in arguments or torch.cuda.is_available():
-        return arguments
-    return [*arguments, "--use_cpu", "true"]
 
 
 def _family(model) -> str:

@@ -11,14 +11,13 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import is_peft_model
 from transformers import set_seed
-from trl import ModelConfig, SFTConfig, TrlParser
+from trl import ModelConfig, SFTConfig
 from yaml import YAMLError
 
 from otdrg_hf.data import load_study_dataset
@@ -30,13 +29,13 @@ from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.calibration import compose, expected_calibration_error, platt_scaling
 from otdrg_hf.training.checkpoints import last_complete_checkpoint
 from otdrg_hf.training.collator import StudyCollator
+from otdrg_hf.training.command_line import OneLineParser, for_this_device, without_load_kwargs
 from otdrg_hf.training.context import check_context
 from otdrg_hf.training.disease_metrics import best_thresholds, disease_metrics, state_priors
-from otdrg_hf.training.dry_run import dry_run, without_a_gpu
+from otdrg_hf.training.dry_run import dry_run
 from otdrg_hf.training.feature_cache import FeatureCache, encoder_checksum, undecoded
 from otdrg_hf.training.model_setup import apply_text_options, load_model_and_processor
 from otdrg_hf.training.options import check_batches, check_options, check_packages
-from otdrg_hf.training.other_dataset import without_load_kwargs
 from otdrg_hf.training.other_states import OtherStates
 from otdrg_hf.training.record import training_data, write_record
 from otdrg_hf.training.report_metrics import ReportMetrics
@@ -176,24 +175,11 @@ def _write_json(path: Path, content) -> None:
     os.replace(unfinished, path)
 
 
-class OneLineParser(TrlParser):
-    """TRL's parser, with each mistake as a `ValueError` instead of a page of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
-
-    def parse_args_and_config(self, *args, **kwargs):
-        try:
-            return super().parse_args_and_config(*args, **kwargs)
-        except TypeError as error:  # of a mapping that is no option of what it configures
-            raise ValueError(str(error)) from error
-
-
 def main(arguments: list[str] | None = None) -> None:
     """The command line; mistakes of a user are one line on stderr and exit code 2."""
     try:
         # Unknown fields raise, with their names.
-        arguments = without_load_kwargs(without_a_gpu(sys.argv[1:] if arguments is None else arguments))
+        arguments = for_this_device(without_load_kwargs(sys.argv[1:] if arguments is None else arguments))
         parser = OneLineParser((StudyArguments, SFTConfig, ModelConfig))
         args, training_args, model_args = parser.parse_args_and_config(arguments)
         check_options(args, training_args, model_args)

@@ -14,8 +14,8 @@ from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
 from otdrg_hf.training.adapters import adapter_config
 from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.collator import StudyCollator
+from otdrg_hf.training.command_line import for_this_device, without_load_kwargs
 from otdrg_hf.training.model_setup import load_model_and_processor
-from otdrg_hf.training.other_dataset import without_load_kwargs
 
 TRAINING = Path(__file__).parents[2] / "training"
 # Those of ablations are read by training/ablate.py and tested with it.
@@ -72,6 +72,55 @@ def test_another_dataset_comes_without_the_options_of_the_recipes_own(tmp_path):
     path.write_text("a: [")
     with pytest.raises(yaml.YAMLError):
         without_load_kwargs([*config, "--dataset", "data/mine"])
+
+
+NO_GPU, GPU, OLD_GPU = (False, False), (True, True), (True, False)  # an accelerator, and whether it has bf16
+
+
+@pytest.mark.parametrize(
+    "device, recipe, arguments, expected",
+    [
+        (NO_GPU, {"bf16": True}, [], {"use_cpu": True, "bf16": False}),
+        (NO_GPU, {}, [], {"use_cpu": True, "bf16": False}),
+        (NO_GPU, {"fp16": True}, [], {"use_cpu": True, "bf16": False, "fp16": False}),
+        (NO_GPU, {"bf16": True, "tf32": True}, [], {"use_cpu": True, "bf16": False, "tf32": False}),
+        (NO_GPU, {"bf16": True}, ["--bf16", "true"], {"use_cpu": True, "bf16": True}),
+        (NO_GPU, {"bf16": True, "use_cpu": True}, [], {"use_cpu": True, "bf16": True}),
+        (NO_GPU, {"use_cpu": True}, [], {"use_cpu": True, "bf16": False}),
+        (NO_GPU, {"bf16": True}, ["--dry_run", "true"], {"use_cpu": True, "bf16": True}),
+        (NO_GPU, {"bf16": False}, ["--use-cpu=true"], {"use_cpu": True, "bf16": False}),
+        (GPU, {"bf16": True}, ["--use_cpu", "true"], {"use_cpu": True, "bf16": False}),
+        (GPU, {"bf16": True}, [], None),
+        (GPU, {"fp16": True}, [], None),
+        (GPU, {}, [], None),
+        (OLD_GPU, {"bf16": True}, [], {"bf16": False}),
+        (OLD_GPU, {"bf16": True, "tf32": True}, [], {"bf16": False, "tf32": False}),
+        (OLD_GPU, {}, [], {"bf16": False}),
+        (OLD_GPU, {"fp16": True}, [], None),
+        (OLD_GPU, {"bf16": True}, ["--bf16", "true"], None),
+    ],
+)
+def test_precision_is_what_the_device_has(device, recipe, arguments, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: device[0])
+    monkeypatch.setattr("otdrg_hf.training.command_line.is_torch_bf16_gpu_available", lambda: device[1])
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"seed": 1, **recipe}))
+    arguments = ["--config", str(path), *arguments]
+    fitted = for_this_device(arguments)
+    if expected is None:
+        assert fitted == arguments
+    else:
+        _, training_args, _ = parse(*fitted)
+        assert {name: getattr(training_args, name) for name in expected} == expected
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="a GPU does what the recipes ask for")
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipes_start_without_a_gpu(recipe):
+    _, training_args, _ = parse(*for_this_device(["--config", str(recipe)]))
+    assert training_args.device.type == "cpu" and training_args.mixed_precision == "no"
+    _, training_args, _ = parse(*for_this_device([]))  # a bare `otdrg train`
+    assert training_args.device.type == "cpu" and not training_args.bf16
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
