@@ -1,5 +1,6 @@
 """Processor of OTDRG: studies and prompts in, model inputs out; disease labels by name."""
 
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -59,6 +60,9 @@ class OTDRGProcessor(ProcessorMixin):
                 "OTDRGProcessor.from_backbones(vision, text)."
             )
         self.image_token_id, self.finding_token_id = vocabulary[IMAGE_TOKEN], vocabulary[FINDING_TOKEN]
+        special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        special = sorted({*special, *tokenizer.all_special_tokens}, key=len, reverse=True)
+        self._special_tokens = re.compile("|".join(map(re.escape, special)))
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod
@@ -167,7 +171,7 @@ class OTDRGProcessor(ProcessorMixin):
             if name not in VIEW_NAMES:
                 raise ValueError(f"{name!r} is no view; choose from {', '.join(VIEW_NAMES)}.")
         known = {"indication": indication, "comparison": comparison}
-        known = {name: _plain(text, name) if text else "" for name, text in known.items()}
+        known = {name: self._plain(text, name) if text else "" for name, text in known.items()}
         if fit and self.context_length is not None:
             known = self._fitting(names, known)
         return self._prompt(names, **known)
@@ -236,7 +240,15 @@ class OTDRGProcessor(ProcessorMixin):
 
     def build_completion(self, report: str) -> str:
         """What follows the prompt in training: the report and the end-of-text token."""
-        return f" {_plain(report, 'report')}{self.tokenizer.eos_token}"
+        # A chat template may end with a line break, after which no text begins with a space.
+        space = "" if self._prompt(["unknown"], "", "")[-1].isspace() else " "
+        return f"{space}{self._plain(report, 'report')}{self.tokenizer.eos_token}"
+
+    def _plain(self, text: str, name: str) -> str:
+        """Text of a report or a request, which must not smuggle placeholders or turns of its own into the prompt."""
+        if not isinstance(text, str):
+            raise ValueError(f"`{name}` must be text, got {type(text).__name__}.")
+        return " ".join(self._special_tokens.sub(" ", text).split())
 
     def encode_labels(self, disease_labels) -> torch.Tensor:
         """Label states as codes `[B, m]` (int64), -100 where not given; from dicts of names or from codes."""
@@ -307,13 +319,6 @@ class OTDRGProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", "pixel_values", "view_mask", "disease_labels"]
-
-
-def _plain(text: str, name: str) -> str:
-    """Text of a report or a request must not smuggle placeholders into the prompt."""
-    if not isinstance(text, str):
-        raise ValueError(f"`{name}` must be text, got {type(text).__name__}.")
-    return " ".join(text.replace(IMAGE_TOKEN, " ").replace(FINDING_TOKEN, " ").split())
 
 
 def _as_studies(images) -> list[list]:

@@ -208,6 +208,21 @@ def test_a_checkpoint_takes_other_settings_in_earnest(tmp_path):
         load(str(tmp_path), otdrg_config={"predicted_label_rate": 2.0})
 
 
+def test_the_processor_of_a_checkpoint_follows_its_other_settings(tmp_path):
+    model, processor = tiny_model()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    phrases = [[f"{phrase} on film" for phrase in label] for label in model.config.label_phrases]
+    changed, processor = load(str(tmp_path), otdrg_config={"image_token_pooling": 4, "label_phrases": phrases})
+    assert processor.num_image_tokens == changed.config.image_seq_length == 1
+    assert changed.config.label_phrase_ids == processor.label_phrase_ids(changed.config)
+    assert torch.equal(changed.model.label_encoder.phrase_ids, changed.model.label_encoder.padded_phrase_ids())
+    batch = StudyCollator(processor)(tiny_rows(2))
+    assert torch.isfinite(changed(**batch).loss)
+    processor.save_pretrained(tmp_path / "next")
+    assert type(processor).from_pretrained(tmp_path / "next").num_image_tokens == 1
+
+
 def test_a_model_that_is_no_otdrg_is_named(tmp_path):
     model, _ = tiny_model()
     model.config.text_config.save_pretrained(tmp_path)
