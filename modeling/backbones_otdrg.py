@@ -22,6 +22,7 @@ from .processing_otdrg import FINDING_TOKEN, IMAGE_TOKEN, OTDRGProcessor
 from .vision_otdrg import encode_images, patch_features
 
 PROCESSOR_FIELDS = ("label_names",)
+ROW_MULTIPLE = 64
 
 
 def square_image_processor(size: int, mean=(0.5,) * 3, std=(0.5,) * 3, resample: int = 2) -> ViTImageProcessorPil:
@@ -72,12 +73,35 @@ def model_from_backbones(
     text_model = AutoModelForCausalLM.from_pretrained(text_id, **loading)
     image_processor = _image_processor(vision_id, vision_config, image_size)
     processor = _processor(OTDRGProcessor, image_processor, text_id, config)
-    if len(processor.tokenizer) > text_model.get_input_embeddings().num_embeddings:
-        text_model.resize_token_embeddings(len(processor.tokenizer))
+    _add_rows(text_model, len(processor.tokenizer))
     config = _join_configs(vision_tower, text_model, processor, attn_implementation, label_encoder, config)
-    model = _assemble(cls, config, vision_tower, text_model)
+    bridge_dtype = torch.float32 if dtype == "auto" else text_model.dtype
+    model = _assemble(cls, config, vision_tower, text_model, bridge_dtype)
     fill_label_features(model, label_encoder)
     return model
+
+
+def _vocabulary_size(num_tokens: int, num_rows: int) -> int:
+    """Rows of embeddings for `num_tokens`: those there are, or a multiple of what matrix units take at a time."""
+    return num_rows if num_tokens <= num_rows else -(-num_tokens // ROW_MULTIPLE) * ROW_MULTIPLE
+
+
+@torch.no_grad()
+def _add_rows(text_model: PreTrainedModel, num_tokens: int):
+    """
+    Makes room for the placeholders. New rows are near the mean of the old ones, so that no token is likelier than it
+    was, and differ from each other.
+    """
+    old = text_model.get_input_embeddings().num_embeddings
+    size = _vocabulary_size(num_tokens, old)
+    if size == old:
+        return
+    text_model.resize_token_embeddings(num_tokens, pad_to_multiple_of=ROW_MULTIPLE, mean_resizing=False)
+    modules = {text_model.get_input_embeddings(), text_model.get_output_embeddings()}
+    for weight in {value for module in modules for value in module.parameters()}:
+        known = weight[:old].float()
+        noise = torch.randn_like(weight[old:].float()) if weight.dim() > 1 else 0
+        weight[old:] = (known.mean(0) + 0.1 * known.std(0) * noise).to(weight.dtype)
 
 
 def fill_label_features(model: PreTrainedModel, label_encoder: str | None):
@@ -98,7 +122,7 @@ def empty_from_backbones(
     """
     vision_config, text_config = _vision_config(vision_id), AutoConfig.from_pretrained(text_id)
     processor = _processor(OTDRGProcessor, _image_processor(vision_id, vision_config, image_size), text_id, config)
-    text_config.vocab_size = max(text_config.vocab_size, len(processor.tokenizer))
+    text_config.vocab_size = _vocabulary_size(len(processor.tokenizer), text_config.vocab_size)
     with torch.device("meta"):
         vision_tower = AutoModel.from_config(vision_config)
         text_model = AutoModelForCausalLM.from_config(text_config)
@@ -126,7 +150,9 @@ def _join_configs(
     return config
 
 
-def _assemble(cls, config: OTDRGConfig, vision_tower: PreTrainedModel, text_model: PreTrainedModel):
+def _assemble(
+    cls, config: OTDRGConfig, vision_tower: PreTrainedModel, text_model: PreTrainedModel, bridge_dtype: torch.dtype
+):
     # Built on the meta device first: an LLM's worth of random weights would cost its memory twice.
     with torch.device("meta"):
         model = cls(config)
@@ -136,8 +162,8 @@ def _assemble(cls, config: OTDRGConfig, vision_tower: PreTrainedModel, text_mode
             # LabelEncoder and DiseaseHead fill buffers from the config, so they are made again, not emptied.
             module = type(module)(config)
             module.apply(model._init_weights)
-            setattr(body, name, module.to(text_model.dtype))
-    body.vision_tower = vision_tower.to(text_model.dtype)
+            setattr(body, name, module.to(bridge_dtype))
+    body.vision_tower = vision_tower
     if type(text_model.base_model) is not type(body.language_model):
         raise ValueError(
             f"{type(text_model).__name__} holds a {type(text_model.base_model).__name__} where OTDRG expects a "
@@ -149,7 +175,7 @@ def _assemble(cls, config: OTDRGConfig, vision_tower: PreTrainedModel, text_mode
     _check_same_logits(model, text_model)
     model.generation_config = text_model.generation_config
     model.suppress_placeholders()
-    model.config.dtype = text_model.dtype
+    model.config.dtype = model.dtype
     return model.eval()
 
 

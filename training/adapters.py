@@ -147,7 +147,7 @@ def _quantized(base: str, model: OTDRGForConditionalGeneration, model_args: Mode
     return OTDRGForConditionalGeneration.from_pretrained(
         base,
         config=model.config,
-        dtype=model.dtype,
+        dtype=model.model.vision_tower.dtype,
         quantization_config=config,
         attn_implementation=attention,
         device_map={"": PartialState().device},
