@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from accelerate.utils import is_peft_model
 from torch.utils.data import SequentialSampler
 from trl import SFTTrainer
 
@@ -27,9 +28,15 @@ class OTDRGTrainer(SFTTrainer):
     def __init__(self, *args, stage: str, frozen_modules: list, report_metrics: ReportMetrics | None = None, **kwargs):
         self.stage, self.frozen_modules, self.report_metrics = stage, frozen_modules, report_metrics
         super().__init__(*args, **kwargs)
+        if is_peft_model(self.model):
+            # peft's own card names the base by a path of this machine.
+            self.model.create_or_update_model_card = lambda output_dir: None
         if self.args.torch_compile:
             # The LM loss looks at supervised positions alone, of which each batch has another number.
             torch._dynamo.config.capture_dynamic_output_shape_ops = True
+
+    def create_model_card(self, *args, **kwargs):
+        """Nothing: the card is written at the end, of what the run records, and not at each checkpoint."""
 
     def _send_telemetry(self):
         """Nothing: a run on patients' films tells nobody that it runs."""
