@@ -143,7 +143,7 @@ def _join_configs(
         finding_token_id=processor.finding_token_id,
         lm_head_bias=getattr(text_model.get_output_embeddings(), "bias", None) is not None,
         attn_implementation=attn_implementation,
-        **fields,
+        **{"trained_on_reports": False, **fields},
     )
     config.label_phrase_ids = processor.label_phrase_ids(config)
     config.label_feature_size = label_feature_size(label_encoder)

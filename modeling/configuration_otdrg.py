@@ -97,6 +97,9 @@ class OTDRGConfig(PreTrainedConfig):
         state_priors (`list[list[float]]`, *optional*):
             Frequencies of the states in the training data, `[m][states]`, added to the disease logits as log priors.
         notice (`str`, *optional*): One line that the pipeline warns with, such as what the model was trained on.
+        trained_on_reports (`bool`, *optional*, defaults to `True`):
+            Whether the LLM has learned to write reports from a study. Without, as where backbones were only joined or
+            aligned, the pipeline warns that what it writes means nothing.
 
     Raises:
         ValueError: for every setting that cannot work, naming the field, its value and what is expected.
@@ -143,6 +146,7 @@ class OTDRGConfig(PreTrainedConfig):
     score_calibration: list[list[float]] | None = None
     state_priors: list[list[float]] | None = None
     notice: str | None = None
+    trained_on_reports: bool = True
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):

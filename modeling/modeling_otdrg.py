@@ -336,8 +336,9 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
 
     >>> model = OTDRGForConditionalGeneration.from_pretrained("org/otdrg")
     >>> processor = OTDRGProcessor.from_pretrained("org/otdrg")
-    >>> ids = model.generate(**processor(images=image), max_new_tokens=200)
-    >>> processor.batch_decode(ids, skip_special_tokens=True)
+    >>> inputs = processor(images=image)
+    >>> ids = model.generate(**inputs, max_new_tokens=200)  # prompt and report
+    >>> processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     ```
     """
 

@@ -20,6 +20,10 @@ logger = logging.get_logger(__name__)
 
 TASK = "radiology-report"
 STUDY_KEYS = ("images", "views", "indication", "comparison", "disease_labels")
+UNTRAINED = (
+    "The LLM of this model was not trained on reports: what it writes means nothing, whatever it says. Train the stage "
+    "'finetune' or 'joint'."
+)
 PLAIN_GENERATION = {"logits_processor", "max_new_tokens", "streamer", "num_beams", "num_return_sequences", "do_sample"}
 CUSTOM_PIPELINES = {
     TASK: {
@@ -57,6 +61,8 @@ class RadiologyReportPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         if self.model.config.notice:
             logger.warning(self.model.config.notice)
+        if not self.model.config.trained_on_reports:
+            logger.warning(UNTRAINED)
         if self.processor.context_length is None:  # a folder from before processors knew it
             self.processor.context_length = self.model.config.context_length
 

@@ -214,7 +214,7 @@ def _from_scratch(args: StudyArguments, reports: Iterable[str], attention: dict)
         **probe_patches(AutoModel.from_config(vision_config), processor.image_processor),
         image_token_id=processor.image_token_id,
         finding_token_id=processor.finding_token_id,
-        **args.otdrg_config,
+        **{"trained_on_reports": False, **args.otdrg_config},
     )
     config.label_phrase_ids = processor.label_phrase_ids(config)
     processor.num_image_tokens, processor.context_length = config.image_seq_length, config.context_length

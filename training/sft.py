@@ -112,6 +112,7 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
     for studies in (train, validation):
         check_context(studies, processor, args.target)
     model.config.training_data = training_data(args, model_args, train)
+    model.config.trained_on_reports |= args.stage != "align"
     size = processor.image_processor.size
     image_size = (size["height"], size["width"])
     frozen = apply_stage(model, args.stage, processor.label_prompt, image_size)

@@ -100,6 +100,7 @@ def render_model_card(
         "model_card.md",
         model_id=name,
         notice=config.get("notice"),
+        writes=config.get("trained_on_reports", True),
         synthetic=synthetic,
         known=all(source.known for source in sources),
         credentialed=is_credentialed(stages),

@@ -95,7 +95,7 @@ def test_bridges_are_initialised_by_the_seed(backbones):
 
 def test_processor_matches_the_model(backbones):
     model, processor = joined(backbones, image_size=48)
-    assert model.config.image_grid == [6, 6]
+    assert model.config.image_grid == [6, 6] and not model.config.trained_on_reports
     assert processor.num_image_tokens == model.config.image_seq_length == 9
     assert processor.image_token_id == model.config.image_token_id
     assert processor.finding_token_id == model.config.finding_token_id
