@@ -25,6 +25,7 @@ from .vision_otdrg import encode_images, patch_features
 PROCESSOR_FIELDS = ("label_names",)
 OTDRG_FIELDS = {field.name for field in dataclasses.fields(OTDRGConfig)}
 MOST_LABEL_WORDS = 40  # a study that states more leaves out the last of its doubts
+ROW_MULTIPLE = 64
 
 
 def square_image_processor(size: int, mean=(0.5,) * 3, std=(0.5,) * 3, resample: int = 2) -> ViTImageProcessorPil:
@@ -76,7 +77,10 @@ def model_from_backbones(
     vision_tower, image_processor = pretrained_vision(vision_id, image_size, **loading)
     text_model = AutoModelForCausalLM.from_pretrained(text_id, **loading)
     processor = _processor(OTDRGProcessor, image_processor, text_id, config)
-    return join_backbones(cls, vision_tower, text_model, processor, attn_implementation, label_encoder, **config)
+    bridge_dtype = torch.float32 if dtype == "auto" else text_model.dtype
+    return join_backbones(
+        cls, vision_tower, text_model, processor, attn_implementation, label_encoder, bridge_dtype, **config
+    )
 
 
 def pretrained_vision(
@@ -95,13 +99,13 @@ def join_backbones(
     processor: OTDRGProcessor,
     attn_implementation: str | None = None,
     label_encoder: str | None = None,
+    bridge_dtype: torch.dtype = torch.float32,
     **config,
 ):
     """A model of two backbones, pretrained or not, with new bridges; its `processor` learns how long prompts are."""
-    if len(processor.tokenizer) > text_model.get_input_embeddings().num_embeddings:
-        text_model.resize_token_embeddings(len(processor.tokenizer))
+    _add_rows(text_model, len(processor.tokenizer))
     config = _join_configs(vision_tower, text_model, processor, attn_implementation, label_encoder, config)
-    model = _assemble(cls, config, vision_tower, text_model)
+    model = _assemble(cls, config, vision_tower, text_model, bridge_dtype)
     scale_bridges(model)
     fill_label_features(model, label_encoder)
     return model
@@ -130,8 +134,32 @@ def tokenize_labels(config: OTDRGConfig, processor: OTDRGProcessor, label_words:
     config.label_word_ids = processor.label_word_ids(config)
     longest = sum(max(map(len, label)) for label in config.label_word_ids)
     config.label_words = min(longest, MOST_LABEL_WORDS) if label_words is None else label_words
+    processor.label_names = list(config.label_names)
     processor.num_image_tokens = config.image_seq_length
-    processor.num_finding_tokens = config.finding_seq_length
+    processor.num_finding_tokens, processor.context_length = config.finding_seq_length, config.context_length
+
+
+def _vocabulary_size(num_tokens: int, num_rows: int) -> int:
+    """Rows of embeddings for `num_tokens`: those there are, or a multiple of what matrix units take at a time."""
+    return num_rows if num_tokens <= num_rows else -(-num_tokens // ROW_MULTIPLE) * ROW_MULTIPLE
+
+
+@torch.no_grad()
+def _add_rows(text_model: PreTrainedModel, num_tokens: int):
+    """
+    Makes room for the placeholders. New rows are near the mean of the old ones, so that no token is likelier than it
+    was, and differ from each other.
+    """
+    old = text_model.get_input_embeddings().num_embeddings
+    size = _vocabulary_size(num_tokens, old)
+    if size == old:
+        return
+    text_model.resize_token_embeddings(num_tokens, pad_to_multiple_of=ROW_MULTIPLE, mean_resizing=False)
+    modules = {text_model.get_input_embeddings(), text_model.get_output_embeddings()}
+    for weight in {value for module in modules for value in module.parameters()}:
+        known = weight[:old].float()
+        noise = torch.randn_like(weight[old:].float()) if weight.dim() > 1 else 0
+        weight[old:] = (known.mean(0) + 0.1 * known.std(0) * noise).to(weight.dtype)
 
 
 def fill_label_features(model: PreTrainedModel, label_encoder: str | None):
@@ -152,7 +180,7 @@ def empty_from_backbones(
     """
     vision_config, text_config = _vision_config(vision_id), AutoConfig.from_pretrained(text_id)
     processor = _processor(OTDRGProcessor, _image_processor(vision_id, vision_config, image_size), text_id, config)
-    text_config.vocab_size = max(text_config.vocab_size, len(processor.tokenizer))
+    text_config.vocab_size = _vocabulary_size(len(processor.tokenizer), text_config.vocab_size)
     with torch.device("meta"):
         vision_tower = AutoModel.from_config(vision_config)
         text_model = AutoModelForCausalLM.from_config(text_config)
@@ -172,14 +200,16 @@ def _join_configs(
         finding_token_id=processor.finding_token_id,
         lm_head_bias=getattr(text_model.get_output_embeddings(), "bias", None) is not None,
         attn_implementation=attn_implementation,
-        **{**fields, "label_words": 0},
+        **{"trained_on_reports": False, **fields, "label_words": 0},
     )
     tokenize_labels(config, processor, fields.get("label_words"))
     config.label_feature_size = label_feature_size(label_encoder)
     return config
 
 
-def _assemble(cls, config: OTDRGConfig, vision_tower: PreTrainedModel, text_model: PreTrainedModel):
+def _assemble(
+    cls, config: OTDRGConfig, vision_tower: PreTrainedModel, text_model: PreTrainedModel, bridge_dtype: torch.dtype
+):
     # Built on the meta device first: an LLM's worth of random weights would cost its memory twice.
     with torch.device("meta"):
         model = cls(config)
@@ -189,8 +219,8 @@ def _assemble(cls, config: OTDRGConfig, vision_tower: PreTrainedModel, text_mode
             # LabelEncoder and DiseaseHead fill buffers from the config, so they are made again, not emptied.
             module = type(module)(config)
             module.apply(model._init_weights)
-            setattr(body, name, module.to(text_model.dtype))
-    body.vision_tower = vision_tower.to(text_model.dtype)
+            setattr(body, name, module.to(bridge_dtype))
+    body.vision_tower = vision_tower
     if type(text_model.base_model) is not type(body.language_model):
         raise ValueError(
             f"{type(text_model).__name__} holds a {type(text_model.base_model).__name__} where OTDRG expects a "
@@ -202,7 +232,7 @@ def _assemble(cls, config: OTDRGConfig, vision_tower: PreTrainedModel, text_mode
     _check_same_logits(model, text_model)
     model.generation_config = text_model.generation_config
     model.suppress_placeholders()
-    model.config.dtype = text_model.dtype
+    model.config.dtype = model.dtype
     return model.eval()
 
 

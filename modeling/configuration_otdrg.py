@@ -1,5 +1,6 @@
 """Configuration of OTDRG: a vision encoder, an optimal-transport alignment with disease labels, and an LLM."""
 
+import dataclasses
 from typing import ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -25,6 +26,7 @@ COUPLINGS = ("transport", "unbalanced", "attention", "pooling")
 STATES = ("blank", "positive", "negative", "uncertain")
 # Now arguments of training; checkpoints from before hold them.
 FORMER_FIELDS = ("predicted_label_rate", "told_label_rate")
+CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
 PHRASE_TEMPLATES = ("{} is not mentioned", "{} is present", "no {}", "possible {}")
 
 
@@ -98,6 +100,9 @@ class OTDRGConfig(PreTrainedConfig):
         state_priors (`list[list[float]]`, *optional*):
             Frequencies of the states in the training data, `[m][states]`, added to the disease logits as log priors.
         notice (`str`, *optional*): One line that the pipeline warns with, such as what the model was trained on.
+        trained_on_reports (`bool`, *optional*, defaults to `True`):
+            Whether the LLM has learned to write reports from a study. Without, as where backbones were only joined or
+            aligned, the pipeline warns that what it writes means nothing.
 
     Raises:
         ValueError: for every setting that cannot work, naming the field, its value and what is expected.
@@ -144,6 +149,7 @@ class OTDRGConfig(PreTrainedConfig):
     score_calibration: list[list[float]] | None = None
     state_priors: list[list[float]] | None = None
     notice: str | None = None
+    trained_on_reports: bool = True
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
@@ -179,6 +185,11 @@ class OTDRGConfig(PreTrainedConfig):
     @property
     def num_states(self) -> int:
         return len(self.label_states)
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens that the LLM has positions for, prompt and report together; `None` where there is no bound."""
+        return context_length(self.text_config)
 
     @property
     def image_seq_length(self) -> int:
@@ -229,6 +240,10 @@ class OTDRGConfig(PreTrainedConfig):
             raise ValueError(f"`{name}` must have {self.num_disease_labels} rows (labels) of {columns} entries.")
 
     def _validate_numbers(self):
+        for field in dataclasses.fields(self):  # YAML takes 1e-4 for text
+            value = getattr(self, field.name)
+            if field.type in (int, float) and not isinstance(value, (int, float)):
+                raise ValueError(f"`{field.name}` must be a number, got {value!r}.")
         for name in ("epsilon", "patch_relaxation", "tolerance", "contrast_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be > 0, got {getattr(self, name)}.")
@@ -250,6 +265,12 @@ class OTDRGConfig(PreTrainedConfig):
             raise ValueError(f"`patch_offset` must be [down, right], both in (-1, 1), got {self.patch_offset}.")
         if self.image_token_id == self.finding_token_id:
             raise ValueError(f"`image_token_id` and `finding_token_id` are both {self.image_token_id}.")
+
+
+def context_length(text_config: PreTrainedConfig) -> int | None:
+    """Tokens that a language model has positions for, by the names of its family; `None` where there is no bound."""
+    values = (getattr(text_config, name, None) for name in CONTEXT_FIELDS)
+    return next((value for value in values if isinstance(value, int) and value > 0), None)
 
 
 def _feature_size(vision_config: PreTrainedConfig) -> int:

@@ -48,6 +48,15 @@ class OTDRGPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """
+        That of the bridges, which is at least as precise as that of either backbone: what a model is saved as, and
+        loaded again by default.
+        """
+        body = getattr(self, self.base_model_prefix, self)
+        return body.alignment.background.dtype
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
@@ -80,14 +89,18 @@ class OTDRGPreTrainedModel(PreTrainedModel):
         return info
 
     def enable_input_require_grads(self):
-        """As in transformers, and for encoders whose embedding returns a tuple (Swin) too."""
+        """
+        As in transformers, and for encoders whose embedding returns a tuple (Swin) too. A backbone of which nothing is
+        trained is left alone: gradients would pass through it for nothing, and keep its activations.
+        """
 
         def require_gradient(module, inputs, output):
             (output[0] if isinstance(output, tuple) else output).requires_grad_(True)
 
         embeddings = {}
         for module in self.modules():
-            if isinstance(module, PreTrainedModel):
+            backbone = isinstance(module, PreTrainedModel) and not isinstance(module, OTDRGPreTrainedModel)
+            if backbone and any(parameter.requires_grad for parameter in module.parameters()):
                 with suppress(NotImplementedError):
                     embeddings[module.get_input_embeddings()] = None
         self._require_grads_hooks = [
@@ -323,8 +336,9 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
 
     >>> model = OTDRGForConditionalGeneration.from_pretrained("org/otdrg")
     >>> processor = OTDRGProcessor.from_pretrained("org/otdrg")
-    >>> ids = model.generate(**processor(images=image), max_new_tokens=200)
-    >>> processor.batch_decode(ids, skip_special_tokens=True)
+    >>> inputs = processor(images=image)
+    >>> ids = model.generate(**inputs, max_new_tokens=200)  # prompt and report
+    >>> processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     ```
     """
 
@@ -352,9 +366,10 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
             vision_id (`str`): Folder or Hub id of any vision encoder (or of a model that has one, such as CLIP).
             text_id (`str`): Folder or Hub id of any decoder-only language model with a tokenizer.
             config:
-                Fields of [`OTDRGConfig`], `image_size` (pixels, defaults to the encoder's own), `dtype`,
-                `attn_implementation` and `label_encoder`: folder or Hub id of a text encoder, such as a BERT, whose
-                features the label phrases get instead of the LLM's embeddings. Only its features are kept.
+                Fields of [`OTDRGConfig`], `image_size` (pixels, defaults to the encoder's own), `dtype` (of all parts;
+                by default the backbones keep theirs and the bridges are fp32), `attn_implementation` and
+                `label_encoder`: folder or Hub id of a text encoder, such as a BERT, whose features the label phrases
+                get instead of the LLM's embeddings. Only its features are kept.
 
         The matching processor is `OTDRGProcessor.from_backbones(vision_id, text_id, **config)`.
         """

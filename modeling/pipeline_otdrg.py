@@ -20,6 +20,10 @@ logger = logging.get_logger(__name__)
 
 TASK = "radiology-report"
 STUDY_KEYS = ("images", "views", "indication", "comparison", "disease_labels")
+UNTRAINED = (
+    "The LLM of this model was not trained on reports: what it writes means nothing, whatever it says. Train the stage "
+    "'finetune' or 'joint'."
+)
 PLAIN_GENERATION = {"logits_processor", "max_new_tokens", "streamer", "num_beams", "num_return_sequences", "do_sample"}
 CUSTOM_PIPELINES = {
     TASK: {
@@ -57,6 +61,10 @@ class RadiologyReportPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         if self.model.config.notice:
             logger.warning(self.model.config.notice)
+        if not self.model.config.trained_on_reports:
+            logger.warning(UNTRAINED)
+        if self.processor.context_length is None:  # a folder from before processors knew it
+            self.processor.context_length = self.model.config.context_length
 
     def __call__(self, study, **kwargs):
         r"""
@@ -72,7 +80,9 @@ class RadiologyReportPipeline(Pipeline):
                 A list, generator or dataset of these, or of lists of views, is a batch of studies; generators and
                 datasets are answered as they are read, the next batch being decoded while the model runs.
             evidence (`bool`, *optional*, defaults to `False`): Add heat maps.
-            max_new_tokens (`int`, *optional*, defaults to 256): Bound on the length of the report, in tokens.
+            max_new_tokens (`int`, *optional*, defaults to 256):
+                Bound on the length of the report, in tokens. It is lowered, with a warning, to what the prompt leaves
+                of the LLM's context.
             streamer (`BaseStreamer`, *optional*): Gets the report of one study as it is written.
             generate_kwargs (`dict`, *optional*): Further arguments of `generate`.
             batch_size (`int`, *optional*, defaults to 1): Studies that go through the model together.
@@ -87,7 +97,8 @@ class RadiologyReportPipeline(Pipeline):
               uncertain a map per view, float32 `[H, W]` of that image, from 0 to 1, of where it was seen.
 
         Raises:
-            ValueError: for a study that cannot be read, naming the image, key, label or state at fault.
+            ValueError: for a study that cannot be read, naming the image, key, label or state at fault, or one whose
+                prompt leaves no room for a report.
         """
         return super().__call__(study, **kwargs)
 
@@ -132,6 +143,7 @@ class RadiologyReportPipeline(Pipeline):
         studies = model_inputs["study"]
         studies = studies if isinstance(studies, list) else [studies]
         batch = self._pad(studies)
+        generate_kwargs = self._within_context(batch, generate_kwargs)
         features = self.model.get_image_features(
             batch["pixel_values"].to(self.model.dtype), batch["view_mask"], batch["disease_labels"]
         )
@@ -155,6 +167,27 @@ class RadiologyReportPipeline(Pipeline):
                 }
             )
         return {"answers": answers}
+
+    def _within_context(self, batch: dict[str, torch.Tensor], generate_kwargs: dict) -> dict:
+        """`generate_kwargs` with which prompt and report fit into the LLM's context."""
+        context = self.model.config.context_length
+        if context is None:
+            return generate_kwargs
+        prompt = int(batch["attention_mask"].sum(-1).max())
+        if prompt >= context:
+            raise ValueError(
+                f"The prompt takes {prompt} tokens and leaves no room for a report in the LLM's context of {context}: "
+                "give fewer views or a shorter text."
+            )
+        options = self._get_set_generation_params(self._prepare_generate_kwargs(generate_kwargs))
+        wanted = options.get("max_new_tokens") or options.get("max_length", 0) - batch["input_ids"].shape[1]
+        if prompt + wanted <= context:
+            return generate_kwargs
+        logger.warning(
+            f"max_new_tokens is {context - prompt} instead of {wanted}: the prompt takes {prompt} tokens of the LLM's "
+            f"context of {context}."
+        )
+        return {**generate_kwargs, "max_new_tokens": context - prompt}
 
     def _generate(self, batch: dict[str, torch.Tensor], features, generate_kwargs: dict) -> torch.Tensor:
         # Whoever asks `generate` for something special may want a cache of his own.

@@ -1,18 +1,24 @@
 """Processor of OTDRG: studies and prompts in, model inputs out; disease labels by name."""
 
+import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from difflib import get_close_matches
 
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, BatchFeature, ProcessorMixin
+from transformers.utils import logging
 
 from .configuration_otdrg import CHEXBERT_LABELS, STATES, OTDRGConfig
 from .disease_states import POSITIVE, UNCERTAIN
 from .image_loading import load_views, view_in
 
+logger = logging.get_logger(__name__)
+
 IMAGE_TOKEN, FINDING_TOKEN = "<image>", "<finding>"
 UNKNOWN = -100
+REPORT_TOKENS = 256  # of the LLM's context are left for the report, or a quarter of it where it is short
 VIEW_NAMES = {"frontal": "Frontal view:", "lateral": "Lateral view:", "unknown": "View:"}
 
 
@@ -30,6 +36,8 @@ class OTDRGProcessor(ProcessorMixin):
         label_names (`list[str]`, *optional*): The labels, in the order of `config.label_names`.
         label_prompt (`bool`, *optional*, defaults to `True`):
             Whether prompts show the LLM the labels. Without, it sees the image alone, as in LLaVA.
+        context_length (`int`, *optional*):
+            Tokens that the LLM has positions for (`config.context_length`). Default: no bound is known.
     """
 
     def __init__(
@@ -41,10 +49,12 @@ class OTDRGProcessor(ProcessorMixin):
         label_names: Sequence[str] = CHEXBERT_LABELS,
         label_prompt: bool = True,
         num_finding_tokens: int | None = None,
+        context_length: int | None = None,
         **kwargs,
     ):
         self.num_image_tokens = num_image_tokens
         self.label_prompt = label_prompt
+        self.context_length = context_length
         self.label_names = list(label_names)
         self.num_finding_tokens = len(self.label_names) if num_finding_tokens is None else num_finding_tokens
         self.image_token, self.finding_token = IMAGE_TOKEN, FINDING_TOKEN
@@ -55,6 +65,9 @@ class OTDRGProcessor(ProcessorMixin):
                 "OTDRGProcessor.from_backbones(vision, text)."
             )
         self.image_token_id, self.finding_token_id = vocabulary[IMAGE_TOKEN], vocabulary[FINDING_TOKEN]
+        special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        special = sorted({*special, *tokenizer.all_special_tokens}, key=len, reverse=True)
+        self._special_tokens = re.compile("|".join(map(re.escape, special)))
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod
@@ -96,7 +109,9 @@ class OTDRGProcessor(ProcessorMixin):
                 A prompt per study with one `<image>` per view and at most one `<finding>`. Default: `build_prompt`.
             views (`list[str]` or `list[list[str]]`, *optional*):
                 `"frontal"`, `"lateral"` or `"unknown"` per image. Default: what DICOM files say, else `"unknown"`.
-            indication, comparison (`str` or `list[str]`, *optional*): Why the film was taken; the earlier report.
+            indication, comparison (`str` or `list[str]`, *optional*):
+                Why the film was taken; the earlier report. What the LLM's context has no room for is cut, see
+                `build_prompt`.
             disease_labels (*optional*):
                 Known states: a dict such as `{"Pneumothorax": "positive"}` per study, or codes `[B, m]`.
             kwargs: For the tokenizer; `padding=True`, `padding_side="left"` and `return_tensors="pt"` by default.
@@ -106,7 +121,8 @@ class OTDRGProcessor(ProcessorMixin):
             and, if given, `disease_labels` `[B, m]`.
 
         Raises:
-            ValueError: for an image, label, state or prompt that cannot be used, naming it.
+            ValueError: for an image, label, state or prompt that cannot be used, naming it, or a prompt that is longer
+                than the LLM's context.
         """
         if images is None and text is None:
             raise ValueError("The processor needs `images`, `text` or both.")
@@ -131,6 +147,8 @@ class OTDRGProcessor(ProcessorMixin):
             _per_study(data["disease_labels"], 1 if isinstance(text, str) else len(text), "disease_labels")
         defaults = {"padding": True, "padding_side": "left", "return_tensors": "pt", "add_special_tokens": False}
         tokens = self.tokenizer(text, return_token_type_ids=False, **{**defaults, **kwargs})
+        if images is not None:
+            self._check_lengths(tokens)
         return BatchFeature({**tokens, **data})
 
     def build_prompt(
@@ -139,11 +157,17 @@ class OTDRGProcessor(ProcessorMixin):
         views: Sequence[str] | None = None,
         indication: str | None = None,
         comparison: str | None = None,
+        fit: bool = True,
     ) -> str:
         """
         The prompt of one study, one `<image>` per view, then what is known.
 
         Chat models get it as the user's turn of their template, others as text after their beginning-of-text token.
+
+        Args:
+            fit (`bool`, *optional*, defaults to `True`):
+                Cut the longer of indication and earlier report, or both, at the end, with a warning, where the LLM's
+                context (`context_length`) has no room for them and a report.
         """
         names = [views] if isinstance(views, str) else list(views or ["unknown"] * num_views)
         if len(names) != num_views:
@@ -151,13 +175,20 @@ class OTDRGProcessor(ProcessorMixin):
         for name in names:
             if name not in VIEW_NAMES:
                 raise ValueError(f"{name!r} is no view; choose from {', '.join(VIEW_NAMES)}.")
-        lines = [f"{VIEW_NAMES[name]} {IMAGE_TOKEN}" for name in names]
+        known = {"indication": indication, "comparison": comparison}
+        known = {name: self._plain(text, name) if text else "" for name, text in known.items()}
+        if fit and self.context_length is not None:
+            known = self._fitting(names, known)
+        return self._prompt(names, **known)
+
+    def _prompt(self, views: Sequence[str], indication: str, comparison: str) -> str:
+        lines = [f"{VIEW_NAMES[view]} {IMAGE_TOKEN}" for view in views]
         if self.label_prompt:
             lines.append(f"Findings: {FINDING_TOKEN}")
         if indication:
-            lines.append(f"Indication: {_plain(indication, 'indication')}")
+            lines.append(f"Indication: {indication}")
         if comparison:
-            lines.append(f"Earlier report: {_plain(comparison, 'comparison')}")
+            lines.append(f"Earlier report: {comparison}")
         prompt = "\n".join([*lines, "Report:"])
         template = self.chat_template or self.tokenizer.chat_template
         if template is None:
@@ -167,9 +198,62 @@ class OTDRGProcessor(ProcessorMixin):
             turn, chat_template=template, tokenize=False, add_generation_prompt=True
         )
 
+    def _fitting(self, views: Sequence[str], known: dict[str, str]) -> dict[str, str]:
+        """`known` with as much of its texts as leaves room for a report in the LLM's context."""
+        room = self.context_length - min(REPORT_TOKENS, self.context_length // 4)
+
+        def tokens(**texts: str) -> int:
+            return self.count_tokens(self._prompt(views, **{**known, **texts}), enough=room)
+
+        for name in sorted(known, key=lambda name: -len(known[name])):  # the longer one gives way first
+            text = known[name]
+            if not text or tokens() <= room:
+                continue
+            end = max(bisect_right(range(len(text)), room, key=lambda end: tokens(**{name: text[:end]})) - 1, 0)
+            kept = text[:end] if text[end] == " " else text[:end].rpartition(" ")[0] or text[:end]
+            known = {**known, name: kept}
+            logger.warning(
+                f"The {name} is cut to {len(kept)} of its {len(text)} characters: prompt and report have to fit "
+                f"in the LLM's context of {self.context_length} tokens."
+            )
+        return known
+
+    def count_tokens(self, prompt: str, enough: int = 0) -> int:
+        """
+        Tokens of a prompt of `build_prompt` with its placeholders expanded.
+
+        Args:
+            enough (`int`, *optional*, defaults to 0): Where a bound on the tokens is not above it, that bound will do.
+        """
+        images, findings = prompt.count(IMAGE_TOKEN), prompt.count(FINDING_TOKEN)
+        placeholders = images * (self.num_image_tokens - 1) + findings * (self.num_finding_tokens - 1)
+        bound = len(prompt.encode()) + placeholders  # no token is less than a byte
+        if bound <= enough:
+            return bound
+        return len(self.tokenizer(prompt, add_special_tokens=False)["input_ids"]) + placeholders
+
+    def _check_lengths(self, tokens: BatchFeature):
+        if self.context_length is None or max(map(len, tokens["input_ids"])) <= self.context_length:
+            return
+        for index, row in enumerate(tokens.get("attention_mask", tokens["input_ids"])):
+            length = sum(int(value) > 0 for value in row)  # padding takes no position
+            if length > self.context_length:
+                raise ValueError(
+                    f"Prompt {index} takes {length} tokens, more than the LLM's context of {self.context_length}: give "
+                    "fewer views or a shorter text."
+                )
+
     def build_completion(self, report: str) -> str:
         """What follows the prompt in training: the report and the end-of-text token."""
-        return f" {_plain(report, 'report')}{self.tokenizer.eos_token}"
+        # A chat template may end with a line break, after which no text begins with a space.
+        space = "" if self._prompt(["unknown"], "", "")[-1].isspace() else " "
+        return f"{space}{self._plain(report, 'report')}{self.tokenizer.eos_token}"
+
+    def _plain(self, text: str, name: str) -> str:
+        """Text of a report or a request, which must not smuggle placeholders or turns of its own into the prompt."""
+        if not isinstance(text, str):
+            raise ValueError(f"`{name}` must be text, got {type(text).__name__}.")
+        return " ".join(self._special_tokens.sub(" ", text).split())
 
     def encode_labels(self, disease_labels) -> torch.Tensor:
         """Label states as codes `[B, m]` (int64), -100 where not given; from dicts of names or from codes."""
@@ -253,13 +337,6 @@ class OTDRGProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", "pixel_values", "view_mask", "disease_labels"]
-
-
-def _plain(text: str, name: str) -> str:
-    """Text of a report or a request must not smuggle placeholders into the prompt."""
-    if not isinstance(text, str):
-        raise ValueError(f"`{name}` must be text, got {type(text).__name__}.")
-    return " ".join(text.replace(IMAGE_TOKEN, " ").replace(FINDING_TOKEN, " ").split())
 
 
 def _as_studies(images) -> list[list]:

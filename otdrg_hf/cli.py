@@ -288,10 +288,19 @@ def train(context: typer.Context) -> None:
     from otdrg_hf.extras import require
 
     require("trl", extra="train")
+    import torch
+    from accelerate.commands.config.config_args import default_config_file
+
+    if torch.accelerator.device_count() < 2 and not os.path.isfile(default_config_file):
+        # One process needs no launcher, which would show a traceback of its own behind each mistake of a user.
+        from otdrg_hf.training.sft import main as train_here
+
+        train_here(context.args)
+        return
     # Left to itself, accelerate gives a process on the CPU a single thread.
     environment = {"OMP_NUM_THREADS": str(os.cpu_count()), **os.environ}
-    command = [sys.executable, "-m", "accelerate.commands.launch", "-m", "otdrg_hf.training.sft", *context.args]
-    raise typer.Exit(subprocess.run(command, env=environment).returncode)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "-m", "otdrg_hf.training.sft"]
+    raise typer.Exit(subprocess.run([*command, *context.args], env=environment).returncode)
 
 
 def main() -> None:

@@ -59,3 +59,11 @@ def test_the_demo_writes_pictures_and_a_record(tmp_path):
     assert len(record["studies"]) == 4
     assert all((tmp_path / "out" / study["picture"]).stat().st_size > 0 for study in record["studies"])
     assert "not for clinical use" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["--config", "absent.yaml"], ["--no_such_field", "1"]])
+def test_train_says_what_is_wrong_in_one_line_without_a_traceback(arguments, tmp_path):
+    result = otdrg("train", *arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert "bf16" not in result.stderr  # as TRL would have it where there is no GPU

@@ -1,7 +1,7 @@
 """LoRA, DoRA and QLoRA: which layers get an adapter, what is trained in full, and the base that it belongs to."""
 
-import importlib.util
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -28,7 +28,8 @@ def adapter_config(
     image_size: tuple[int, int] | None = None,
 ):
     """
-    LoRA (DoRA with `use_dora`) on the linear layers of the language model; bridges and disease head trained in full.
+    LoRA (DoRA with `use_dora`) on the linear layers of the language model; bridges, disease head and the layers of
+    `lora_modules_to_save` trained in full.
 
     Args:
         vision (`bool`, *optional*, defaults to `False`): Adapt the linear layers of the vision encoder as well.
@@ -38,8 +39,8 @@ def adapter_config(
         `peft.LoraConfig`, or `None` without `use_peft`.
 
     Raises:
-        ValueError: for another stage than `"finetune"`, `lora_target_modules` that name no layer, an encoder without
-            linear layers, or quantisation without its packages.
+        ValueError: for another stage than `"finetune"`, names of layers that the language model has not or that cannot
+            be trained apart, or an encoder without linear layers.
     """
     if not model_args.use_peft:
         if vision or is_quantized(model_args):
@@ -60,8 +61,33 @@ def adapter_config(
             raise ValueError(f"lora_target_modules {wanted} names no linear layer of the language model.")
     if vision:
         targets += _vision_targets(model, linear, image_size)
-    bridges = [f"model.{name}" for name in BRIDGES]
-    return get_peft_config(replace(model_args, lora_target_modules=targets, lora_modules_to_save=bridges))
+    layers = {name: module for name, module in model.named_modules() if name.startswith(LANGUAGE) or name == "lm_head"}
+    full = _named("lora_modules_to_save", model_args.lora_modules_to_save, layers)
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    if model.config.tie_word_embeddings and any(layers[name] in ends for name in full):
+        raise ValueError(
+            "lora_modules_to_save: the LLM's lm_head is its embeddings, and a copy of one would differ from the other. "
+            "Leave both out, or train without use_peft."
+        )
+    weights = [name for name, _ in model.named_parameters() if name.startswith(LANGUAGE)]
+    parameters = _named("lora_target_parameters", model_args.lora_target_parameters, weights) or None
+    full += [f"model.{name}" for name in BRIDGES]
+    return get_peft_config(
+        replace(model_args, lora_target_modules=targets, lora_target_parameters=parameters, lora_modules_to_save=full)
+    )
+
+
+def _named(option: str, wanted: str | list[str] | None, names: Iterable[str]) -> list[str]:
+    """Those of `names` that are asked for by their ends, as peft does it, but of the language model alone."""
+    found = []
+    for end in [wanted] if isinstance(wanted, str) else wanted or []:
+        if end in BRIDGES:
+            continue  # trained in full anyway
+        named = [name for name in names if name == end or name.endswith(f".{end}")]
+        if not named:
+            raise ValueError(f"{option} {end!r} is nothing in the language model.")
+        found += named
+    return found
 
 
 def _vision_targets(model: OTDRGForConditionalGeneration, linear: list[str], image_size) -> list[str]:
@@ -107,8 +133,6 @@ def put_on_base(
 
 def _quantized(base: str, model: OTDRGForConditionalGeneration, model_args: ModelConfig):
     """The language model in 4 or 8 bits, all else as it was: the bridges are trained, the head is sensitive."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError("load_in_4bit and load_in_8bit need bitsandbytes: pip install bitsandbytes.")
     keep = [f"model.{name}" for name in ("vision_tower", *BRIDGES)]
     config = BitsAndBytesConfig(
         load_in_4bit=model_args.load_in_4bit,
@@ -116,13 +140,14 @@ def _quantized(base: str, model: OTDRGForConditionalGeneration, model_args: Mode
         bnb_4bit_compute_dtype=torch.bfloat16 if torch.cuda.is_available() else model.dtype,
         bnb_4bit_quant_type=model_args.bnb_4bit_quant_type,
         bnb_4bit_use_double_quant=model_args.use_bnb_nested_quant,
+        bnb_4bit_quant_storage=model_args.bnb_4bit_quant_storage,
         llm_int8_skip_modules=[*keep, "lm_head"],
     )
     attention = model.config._attn_implementation
     return OTDRGForConditionalGeneration.from_pretrained(
         base,
         config=model.config,
-        dtype=model.dtype,
+        dtype=model.model.vision_tower.dtype,
         quantization_config=config,
         attn_implementation=attention,
         device_map={"": PartialState().device},

@@ -1,5 +1,6 @@
 """Batches of studies for the trainer: prompt and report as TRL does it, and the disease labels beside them."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 
+from .context import check_context
 from .feature_cache import FeatureCache
 from .finding_weights import finding_weights
 from .other_states import OtherStates
@@ -30,6 +32,9 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
         shown ([`ShownLabels`], *optional*):
             Draws what the LLM is shown of the labels. Default: the labels of the study.
         finding_weight (`float`): Weight in the loss of the tokens of sentences that state a finding.
+
+    Raises:
+        ValueError: for a study that is longer than the LLM's context, naming it.
     """
 
     def __init__(
@@ -46,9 +51,14 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
         self.finding_weight = finding_weight
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        build = self.processor.build_prompt
         shown = None if self.shown is None else [self.shown.draw(study, self.target) for study in examples]
         reports = [study[self.target] for study in examples] if shown is None else [each.report for each in shown]
+        check_context(
+            [{**study, self.target: report} for study, report in zip(examples, reports, strict=True)],
+            self.processor,
+            self.target,
+        )
+        build = partial(self.processor.build_prompt, fit=False)
         rows = [
             {
                 "images": study["images"] if self.features is None else [self._blank()] * len(study["images"]),

@@ -4,15 +4,13 @@ import math
 import os
 from statistics import mean
 
-import torch
 from trl import ModelConfig, SFTConfig
-
-from otdrg_hf.modeling.processing_otdrg import FINDING_TOKEN, IMAGE_TOKEN, OTDRGProcessor
 
 from .adapters import adapter_config
 from .arguments import StudyArguments
+from .context import check_context, study_tokens
 from .memory_estimate import Step, memory, operations, sharding
-from .model_setup import empty_model_and_processor
+from .model_setup import apply_text_options, empty_model_and_processor
 from .stages import apply_stage, cast_backbones
 from .study_sample import sample_studies
 
@@ -29,8 +27,7 @@ def dry_run(args: StudyArguments, training_args: SFTConfig, model_args: ModelCon
     """
     num_studies, rows = sample_studies(args)
     model, processor = empty_model_and_processor(args, model_args, [row[args.target] for row in rows])
-    if args.label_prompt is not None:
-        processor.label_prompt = args.label_prompt
+    apply_text_options(args, training_args, model, processor)
     size = processor.image_processor.size
     image_size = (size["height"], size["width"])
     apply_stage(model, args.stage, processor.label_prompt, image_size, args.freeze_vision)
@@ -46,18 +43,12 @@ def dry_run(args: StudyArguments, training_args: SFTConfig, model_args: ModelCon
         f"stage                 {args.stage}, {_family(model)}",
         *_parameter_lines(model),
     ]
-    prompts, reports = _token_counts(rows, processor, args.target)
+    check_context(rows, processor, args.target)
+    prompts, reports = zip(*(study_tokens(row, processor, args.target) for row in rows), strict=True)
     lines += _token_lines(prompts, reports, rows, model.config)
     steps, step_lines = _step_lines(training_args, num_studies, devices)
     step = _step(args, training_args, model_args, rows, prompts, reports)
     return "\n".join([*lines, *step_lines, *_cost_lines(model, step, training_args, steps, devices)])
-
-
-def without_a_gpu(arguments: list[str]) -> list[str]:
-    """Arguments of the command line that let a recipe for GPUs be planned where there is none."""
-    if "--dry_run" not in arguments or torch.cuda.is_available():
-        return arguments
-    return [*arguments, "--use_cpu", "true"]
 
 
 def _family(model) -> str:
@@ -72,20 +63,6 @@ def _parameter_lines(model) -> list[str]:
     return [f"parameters {name:10} {size:,}" for name, size in sizes.items()]
 
 
-def _token_counts(rows: list[dict], processor: OTDRGProcessor, target: str) -> tuple[list[int], list[int]]:
-    """Tokens of the prompt, visual and label tokens included, and of the report, of each study."""
-    places = {IMAGE_TOKEN: processor.num_image_tokens, FINDING_TOKEN: processor.num_finding_tokens}
-    prompts, reports = [], []
-    for row in rows:
-        prompt = processor.build_prompt(len(row["views"]), row["views"], row["indication"], row["comparison"])
-        for token, number in places.items():
-            prompt = prompt.replace(token, token * number)
-        completion = processor.build_completion(row[target])
-        for text, lengths in ((prompt, prompts), (completion, reports)):
-            lengths.append(len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]))
-    return prompts, reports
-
-
 def _token_lines(prompts, reports, rows, config) -> list[str]:
     views = mean(len(row["views"]) for row in rows)
     height, width = config.image_grid
@@ -93,6 +70,7 @@ def _token_lines(prompts, reports, rows, config) -> list[str]:
     return [
         f"tokens per study      {mean(together):.0f} (prompt {mean(prompts):.0f}, report {mean(reports):.0f}; longest "
         f"{max(together)}), in the first {len(rows)} studies",
+        f"LLM's context         {f'{config.context_length:,}' if config.context_length else 'any number of'} tokens",
         f"patches per study     {views * height * width:.0f} ({views:.2f} views of {height} x {width}), "
         f"{config.image_seq_length} visual tokens per view",
     ]

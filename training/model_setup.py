@@ -1,11 +1,15 @@
 """The model and processor of a run: a checkpoint, pretrained backbones to join, or a small model from scratch."""
 
 import dataclasses
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
-from trl import ModelConfig
+from huggingface_hub.errors import StrictDataclassError
+from jinja2 import TemplateError
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from trl import ModelConfig, SFTConfig
 
 from otdrg_hf.modeling.backbones_otdrg import (
     add_placeholders,
@@ -16,10 +20,24 @@ from otdrg_hf.modeling.backbones_otdrg import (
 )
 from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
-from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
+from otdrg_hf.modeling.processing_otdrg import IMAGE_TOKEN, OTDRGProcessor
 
 from .arguments import StudyArguments
 from .tokenizer import train_tokenizer
+
+# Fields of OTDRGConfig that follow from the backbones.
+READ_OFF = {
+    "vision_config",
+    "text_config",
+    "image_grid",
+    "patch_offset",
+    "vision_feature_size",
+    "image_token_id",
+    "finding_token_id",
+    "label_phrase_ids",
+    "label_feature_size",
+    "lm_head_bias",
+}
 
 
 def load_model_and_processor(
@@ -39,9 +57,9 @@ def load_model_and_processor(
     attention = {"attn_implementation": model_args.attn_implementation} if model_args.attn_implementation else {}
     if model_args.model_name_or_path:
         path = model_args.model_name_or_path
-        config = _checkpoint_config(path, args.otdrg_config)
+        config, processor = _changed_checkpoint(path, args)
         model = OTDRGForConditionalGeneration.from_pretrained(path, config=config, dtype=dtype, **attention)
-        return model, OTDRGProcessor.from_pretrained(path)
+        return model, processor
     if args.vision_model and args.text_model:
         fields = _backbone_fields(args)
         model = OTDRGForConditionalGeneration.from_backbones(
@@ -71,10 +89,51 @@ def empty_model_and_processor(
     if not path:
         model, processor = _new_model(args, reports, {})
         return model.to("meta"), processor
-    config = _checkpoint_config(path, args.otdrg_config)
+    config, processor = _changed_checkpoint(path, args)
     with torch.device("meta"):
         model = OTDRGForConditionalGeneration(config)
-    return model, OTDRGProcessor.from_pretrained(path)
+    return model, processor
+
+
+def apply_text_options(
+    args: StudyArguments,
+    training_args: SFTConfig,
+    model: OTDRGForConditionalGeneration,
+    processor: OTDRGProcessor,
+) -> None:
+    """
+    How prompts and reports are worded: `label_prompt`, `chat_template_path` and `eos_token`. TRL would do the last two
+    as well, but after the base of an adapter is saved.
+
+    Raises:
+        ValueError: for a template or a token that cannot be used.
+    """
+    if args.label_prompt is not None:
+        processor.label_prompt = args.label_prompt
+    if training_args.eos_token is not None:
+        _set_end_of_text(training_args.eos_token, model, processor)
+    path = training_args.chat_template_path
+    if path is not None:
+        if not path.endswith((".jinja", ".j2")) or not os.path.isfile(path):
+            raise ValueError(f"chat_template_path {path!r} is no .jinja file: give one with the template.")
+        processor.chat_template = Path(path).read_text(encoding="utf-8")
+    try:
+        prompt = processor.build_prompt(1, fit=False)
+    except (TemplateError, TypeError) as error:
+        raise ValueError(f"The chat template cannot be used: {error}") from error
+    if prompt.count(IMAGE_TOKEN) != 1:
+        raise ValueError("The chat template does not show what the user says, once and as it is.")
+
+
+def _set_end_of_text(token: str, model: OTDRGForConditionalGeneration, processor: OTDRGProcessor) -> None:
+    tokenizer, generation = processor.tokenizer, model.generation_config
+    if token not in tokenizer.get_vocab():
+        raise ValueError(f"eos_token {token!r} is no token of the LLM's tokenizer.")
+    tokenizer.eos_token = token
+    model.config.text_config.eos_token_id = tokenizer.eos_token_id
+    others = generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
+    others = [each for each in others if each not in (None, tokenizer.eos_token_id)]
+    generation.eos_token_id = [tokenizer.eos_token_id, *others]
 
 
 def _backbone_fields(args: StudyArguments) -> dict:
@@ -94,16 +153,34 @@ def _check_source(args: StudyArguments, model_args: ModelConfig):
     unknown = set(args.otdrg_config) - {field.name for field in dataclasses.fields(OTDRGConfig)}
     if unknown:
         raise ValueError(f"otdrg_config has fields that OTDRGConfig has not: {', '.join(sorted(unknown))}.")
+    read_off = sorted(READ_OFF.intersection(args.otdrg_config))
+    if read_off:
+        raise ValueError(f"otdrg_config names {', '.join(read_off)}, which the backbones and their tokenizer decide.")
 
 
-def _checkpoint_config(path: str, changes: dict) -> OTDRGConfig:
-    """The checkpoint's configuration with `changes`, made anew so that they are validated and reach every module."""
+def _changed_checkpoint(path: str, args: StudyArguments) -> tuple[OTDRGConfig, OTDRGProcessor]:
+    """The checkpoint's configuration with the run's changes, validated anew, and the processor that goes with it."""
     fields, _ = OTDRGConfig.get_config_dict(path)
     if fields.get("model_type") != OTDRGConfig.model_type:
         raise ValueError(
             f"model_name_or_path {path} is no OTDRG checkpoint; for backbones use vision_model, text_model."
         )
-    return OTDRGConfig.from_dict({**fields, **changes})
+    config = OTDRGConfig.from_dict({**fields, **args.otdrg_config})
+    processor = OTDRGProcessor.from_pretrained(path)
+    if args.image_size not in (None, processor.image_processor.size["height"]):
+        raise ValueError(
+            f"image_size is {args.image_size}, but {path} was built for {processor.image_processor.size['height']}: "
+            "leave it out."
+        )
+    if "label_phrases" in args.otdrg_config:
+        if config.label_feature_size:
+            raise ValueError("otdrg_config names label_phrases, but those of the checkpoint are a text encoder's.")
+        config.label_phrase_ids = processor.label_phrase_ids(config)
+        config.label_word_ids = processor.label_word_ids(config)
+    processor.label_names = list(config.label_names)
+    processor.num_image_tokens, processor.context_length = config.image_seq_length, config.context_length
+    processor.num_finding_tokens = config.finding_seq_length
+    return config, processor
 
 
 def _new_model(args: StudyArguments, reports: Iterable[str], loading: dict):
@@ -124,6 +201,7 @@ def _new_model(args: StudyArguments, reports: Iterable[str], loading: dict):
         processor,
         loading.get("attn_implementation"),
         args.label_encoder,
+        loading.get("dtype", torch.float32),
         **args.otdrg_config,
     )
     return model, processor
@@ -136,7 +214,7 @@ def _vision(args: StudyArguments, loading: dict):
     image_size = args.image_size or fields.get("image_size")
     if image_size is None:
         raise ValueError("A vision encoder from scratch needs image_size, the side of its images in pixels.")
-    config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+    config = _config_of("vision_config", **fields)
     return AutoModel.from_config(config, **loading), square_image_processor(image_size)
 
 
@@ -144,8 +222,8 @@ def _language_model(args: StudyArguments, texts: list[str], loading: dict):
     fields = _config_fields("text_config", args.text_config, "model_type", "vocab_size")
     prompt_words = ["Frontal view:\nLateral view:\nView:\nFindings:\nIndication:\nEarlier report:\nReport:"]
     tokenizer = add_placeholders(train_tokenizer([*texts, *prompt_words * 100], fields.pop("vocab_size")))
-    config = AutoConfig.for_model(
-        fields.pop("model_type"),
+    config = _config_of(
+        "text_config",
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -160,3 +238,10 @@ def _config_fields(name: str, fields: dict, *needed: str) -> dict:
     if missing:
         raise ValueError(f"{name} needs {' and '.join(missing)}.")
     return dict(fields)
+
+
+def _config_of(option: str, model_type: str, **fields) -> PreTrainedConfig:
+    try:
+        return AutoConfig.for_model(model_type, **fields)
+    except (StrictDataclassError, TypeError) as error:
+        raise ValueError(f"{option}: {error}") from error

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
+from huggingface_hub import RepoCard
 from trl import ModelConfig
+from yaml import YAMLError
 
 from otdrg_hf.data.prepared import read_summary
 from otdrg_hf.hub.card_file import CARD_FILE, is_replaceable
 from otdrg_hf.hub.model_card import write_model_card
-from otdrg_hf.hub.provenance import FORMAT, RECORD_FILE, read_stages
+from otdrg_hf.hub.provenance import FORMAT, RECORD_FILE, read_file, read_stages
 from otdrg_hf.hub.sources import SOURCES
 
 from .arguments import LABEL_RATES, StudyArguments
@@ -43,8 +45,7 @@ def write_record(trainer, args: StudyArguments, model_args: ModelConfig) -> None
     """
     Writes `training_record.json`, with the records of the stages before, and the model card of it to `output_dir`.
 
-    Neither holds a path of this machine or anything of a study. The card is written after the last checkpoint, with
-    which the trainer writes one of its own.
+    Neither holds a path of this machine or anything of a study.
     """
     output_dir = Path(trainer.args.output_dir)
     start = model_args.model_name_or_path
@@ -53,7 +54,7 @@ def write_record(trainer, args: StudyArguments, model_args: ModelConfig) -> None
     unfinished = path.with_name(f"{path.name}.tmp")
     unfinished.write_text(json.dumps({"format": FORMAT, "stages": stages}, indent=1) + "\n")
     os.replace(unfinished, path)
-    if not is_peft_model(trainer.model) and is_replaceable(output_dir / CARD_FILE):
+    if is_replaceable(output_dir / CARD_FILE):
         write_model_card(output_dir)
 
 
@@ -85,6 +86,7 @@ def describe_stage(trainer, args: StudyArguments, model_args: ModelConfig) -> di
         "vision_model": _hub_id(args.vision_model),
         "text_model": _hub_id(args.text_model),
         "starts_from": _hub_id(model_args.model_name_or_path),
+        "backbones": _backbones(args),
         "otdrg_config": {key: value for key, value in args.otdrg_config.items() if key != "state_priors"},
         "recipe": recipe | {name: getattr(args, name) for name in (*LABEL_RATES, "finding_weight")},
         "lora": lora if is_peft_model(model) else None,
@@ -126,6 +128,36 @@ def _names(studies):
 def _hub_id(name: str | None) -> str | None:
     """The name if it is one on the Hub; where a folder lies is nobody's business."""
     return name if name and not os.path.exists(name) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) else None
+
+
+def _backbones(args: StudyArguments) -> list[dict[str, str | None]]:
+    """What a new model was joined of, by the name that it is known by and the licence that it states."""
+    parts = {name: getattr(args, name) for name in ("vision_model", "text_model", "label_encoder")}
+    return [
+        {"part": part, "name": _public_name(source), "license": _stated_license(source)}
+        for part, source in parts.items()
+        if source
+    ]
+
+
+def _public_name(source: str) -> str:
+    """A name on the Hub, also of a folder in its cache; else that of the folder, without where it lies."""
+    path = os.path.abspath(source)
+    in_cache = re.search(r"models--([\w.-]+?)--([\w.-]+)", path)
+    return _hub_id(source) or ("/".join(in_cache.groups()) if in_cache else os.path.basename(path))
+
+
+def _stated_license(source: str) -> str | None:
+    """What the card of a model, or else its config.json, says of its licence."""
+    try:
+        card = read_file(source, CARD_FILE)
+        found = RepoCard(card, ignore_metadata_errors=True).data.to_dict() if card else {}
+        found = {**json.loads(read_file(source, "config.json") or "{}"), **found}
+    except (ValueError, YAMLError):
+        return None
+    stated = found.get("license_name") if found.get("license") == "other" else None
+    stated = stated or found.get("license")
+    return " ".join(str(stated).split())[:100] if stated else None
 
 
 def _image_size(processor) -> list[int]:

@@ -17,7 +17,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import is_peft_model
 from transformers import set_seed
-from trl import ModelConfig, SFTConfig, TrlParser
+from trl import ModelConfig, SFTConfig
 from yaml import YAMLError
 
 from otdrg_hf.data import load_study_dataset
@@ -30,11 +30,13 @@ from otdrg_hf.training.calibration import compose, expected_calibration_error, p
 from otdrg_hf.training.changed_reports import ChangedReports
 from otdrg_hf.training.checkpoints import last_complete_checkpoint
 from otdrg_hf.training.collator import StudyCollator
+from otdrg_hf.training.command_line import OneLineParser, for_this_device, without_load_kwargs
+from otdrg_hf.training.context import check_context
 from otdrg_hf.training.disease_metrics import best_thresholds, disease_metrics, state_priors
-from otdrg_hf.training.dry_run import dry_run, without_a_gpu
+from otdrg_hf.training.dry_run import dry_run
 from otdrg_hf.training.feature_cache import FeatureCache, cache_size, encoder_checksum, undecoded
-from otdrg_hf.training.model_setup import load_model_and_processor
-from otdrg_hf.training.other_dataset import without_load_kwargs
+from otdrg_hf.training.model_setup import apply_text_options, load_model_and_processor
+from otdrg_hf.training.options import check_batches, check_options, check_packages
 from otdrg_hf.training.other_states import OtherStates
 from otdrg_hf.training.record import training_data, write_record
 from otdrg_hf.training.report_metrics import ReportMetrics
@@ -92,9 +94,11 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
     set_seed(training_args.seed)
     # Image tokens are part of the prompt: cutting it to TRL's default length would cut them off.
     training_args.max_length = None
+    check_packages(training_args, model_args)
     num_proc = training_args.dataset_num_proc
     train = load_studies(args, "train", args.train_studies, num_proc)
     validation = load_studies(args, "validation", args.eval_studies, num_proc)
+    check_batches(training_args, len(train), len(validation))
 
     labels = np.array(train["disease_labels"])  # [N, m]
     if not model_args.model_name_or_path:
@@ -106,9 +110,11 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
     except OSError as error:
         sources = [name for name in (model_args.model_name_or_path, args.vision_model, args.text_model) if name]
         raise OSError(f"Cannot load {' or '.join(sources)}: {error}") from error
-    if args.label_prompt is not None:
-        processor.label_prompt = args.label_prompt
+    apply_text_options(args, training_args, model, processor)
+    for studies in (train, validation):
+        check_context(studies, processor, args.target)
     model.config.training_data = training_data(args, model_args, train)
+    model.config.trained_on_reports |= args.stage != "align"
     size = processor.image_processor.size
     image_size = (size["height"], size["width"])
     frozen = apply_stage(model, args.stage, processor.label_prompt, image_size, args.freeze_vision)
@@ -164,26 +170,29 @@ def shown_labels(args: StudyArguments, studies, seed: int) -> ShownLabels | None
 
 
 def run(trainer: OTDRGTrainer, resume: bool) -> None:
-    """Trains, chooses the thresholds and saves the model, its processor and the log in `output_dir`."""
+    """Trains and saves the model, its processor and the log in `output_dir`."""
     output_dir = trainer.args.output_dir
-    checkpoint = last_complete_checkpoint(output_dir) if resume else None
+    checkpoint = trainer.args.resume_from_checkpoint or (last_complete_checkpoint(output_dir) if resume else None)
     if checkpoint:
         PartialState().print(f"Going on from {checkpoint}.")
     trainer.train(resume_from_checkpoint=checkpoint)
-    calibrate(trainer, trainer.eval_dataset)
     trainer.save_model(output_dir)
     if trainer.is_world_process_zero():
         # A pickle that holds this machine's paths, which the model's folder, made to be shared, can do without.
         Path(output_dir, "training_args.bin").unlink(missing_ok=True)
-        if is_peft_model(trainer.model):
-            # The adapter's folder holds no configuration; it is that of the base.
-            path = Path(output_dir, "base", "config.json")
-            fields = json.loads(path.read_text())
-            chosen = {
-                name: getattr(trainer.model.config, name) for name in ("positive_thresholds", "score_calibration")
-            }
-            _write_json(path, {**fields, **chosen})
         _write_json(Path(output_dir, "training_log.json"), trainer.state.log_history)
+
+
+def calibrate_saved(trainer: OTDRGTrainer) -> None:
+    """Calibrates the model in `output_dir`: its configuration alone changes, so that a failure loses no weights."""
+    calibrate(trainer, trainer.eval_dataset)
+    if not trainer.is_world_process_zero():
+        return
+    # An adapter's folder holds no configuration; it is that of the base.
+    folder = Path(trainer.args.output_dir, "base" if is_peft_model(trainer.model) else "")
+    path = folder / "config.json"
+    chosen = {name: getattr(trainer.model.config, name) for name in ("positive_thresholds", "score_calibration")}
+    _write_json(path, {**json.loads(path.read_text()), **chosen})
 
 
 def _write_json(path: Path, content) -> None:
@@ -196,19 +205,21 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line; mistakes of a user are one line on stderr and exit code 2."""
     try:
         # Unknown fields raise, with their names.
-        arguments = without_load_kwargs(without_a_gpu(sys.argv[1:] if arguments is None else arguments))
-        parser = TrlParser((StudyArguments, SFTConfig, ModelConfig))
+        arguments = for_this_device(without_load_kwargs(sys.argv[1:] if arguments is None else arguments))
+        parser = OneLineParser((StudyArguments, SFTConfig, ModelConfig))
         args, training_args, model_args = parser.parse_args_and_config(arguments)
+        check_options(args, training_args, model_args)
         if args.dry_run:
             PartialState().print(dry_run(args, training_args, model_args))
             return
         trainer = set_up(args, training_args, model_args)
-    except (ValueError, OSError, YAMLError) as error:
+    except (ValueError, OSError, ImportError, YAMLError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     run(trainer, args.resume)
     if trainer.is_world_process_zero():
         write_record(trainer, args, model_args)
+    calibrate_saved(trainer)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from accelerate.utils import is_peft_model
 from torch.utils.data import SequentialSampler
 from trl import SFTTrainer
 
@@ -42,9 +43,15 @@ class OTDRGTrainer(SFTTrainer):
         super().__init__(*args, **kwargs)
         if train_collator is not None and train_collator.shown is not None:
             self.add_callback(train_collator.shown)
+        if is_peft_model(self.model):
+            # peft's own card names the base by a path of this machine.
+            self.model.create_or_update_model_card = lambda output_dir: None
         if self.args.torch_compile:
             # The LM loss looks at supervised positions alone, of which each batch has another number.
             torch._dynamo.config.capture_dynamic_output_shape_ops = True
+
+    def create_model_card(self, *args, **kwargs):
+        """Nothing: the card is written at the end, of what the run records, and not at each checkpoint."""
 
     def _send_telemetry(self):
         """Nothing: a run on patients' films tells nobody that it runs."""
@@ -109,6 +116,8 @@ class OTDRGTrainer(SFTTrainer):
 
     def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs):
         """That of the trainer; figures of the reports join the metrics, by which the best checkpoint is chosen."""
+        if not metric_key_prefix.startswith("eval"):
+            kwargs["prediction_loss_only"] = False  # `predict` is asked for logits, whatever is evaluated
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         # `predict` comes here as well, to choose the thresholds: for that no report has to be written.
         if self.report_metrics is not None and metric_key_prefix.startswith("eval"):

@@ -32,7 +32,8 @@ def write_model_card(
     Writes the card of a model.
 
     Args:
-        model_dir (`str` or `os.PathLike`): A folder with config.json; its training_record.json says how it came about.
+        model_dir (`str` or `os.PathLike`): A folder with config.json, or of an adapter with its base; its
+            training_record.json says how it came about.
         figures ([`Figures`], *optional*): Of an evaluation; they become the model-index.
         license (`str`, *optional*): The Hub's identifier of the model's licence. Default: that of the training data,
             where it is known.
@@ -46,9 +47,10 @@ def write_model_card(
         ValueError: for a folder without an OTDRG model, a damaged record, or a card that would be overwritten.
     """
     folder = Path(model_dir)
-    config = read_config(folder)
+    adapter = (folder / "adapter_config.json").is_file()
+    config = read_config(folder / "base" if adapter else folder)
     name = repo_id or folder.absolute().name
-    content = render_model_card(config, read_stages(folder), name, figures, license)
+    content = render_model_card(config, read_stages(folder), name, figures, license, adapter)
     path = Path(output) if output else folder / CARD_FILE
     save_card(path, content)
     return path
@@ -73,6 +75,7 @@ def render_model_card(
     name: str,
     figures: Figures | None = None,
     license: str | None = None,
+    adapter: bool = False,
 ) -> str:
     """The text of a model's card, its metadata on top."""
     from huggingface_hub import ModelCard, ModelCardData
@@ -97,12 +100,14 @@ def render_model_card(
         "model_card.md",
         model_id=name,
         notice=config.get("notice"),
+        writes=config.get("trained_on_reports", True),
         synthetic=synthetic,
         known=all(source.known for source in sources),
         credentialed=is_credentialed(stages),
         sources=sources,
         stages=[_stage(stage) for stage in stages],
-        bases=bases,
+        bases=_base_models(stages),
+        adapter=adapter,
         architecture=_architecture(config, stages[-1]),
         license_text=terms.get("license_name", terms.get("license")),
         license_given=license is not None,
@@ -117,6 +122,18 @@ def render_model_card(
 
 
 _BASES = ("vision_model", "text_model", "starts_from")
+
+
+def _base_models(stages: list[dict[str, Any]]) -> list[str]:
+    """What all stages started from, each with the licence that it states."""
+    licenses: dict[str, str | None] = {}
+    for stage in stages:
+        for backbone in stage.get("backbones", ()):
+            licenses[backbone["name"]] = backbone["license"]
+        for key in _BASES:
+            if stage.get(key):
+                licenses.setdefault(stage[key], None)
+    return [f"{name} (licence: {stated})" if stated else name for name, stated in licenses.items()]
 
 
 def _license(sources: list[Source], given: str | None) -> dict[str, str]:

@@ -47,8 +47,8 @@ def read_stages(model: str | os.PathLike) -> list[dict[str, Any]]:
     return others + stages or [UNRECORDED]
 
 
-def _read_json(model: str | os.PathLike, name: str) -> Any:
-    """A file of a model; `None` where it has none, and `ValueError` where it cannot be read."""
+def read_file(model: str | os.PathLike, name: str) -> str | None:
+    """The text of a file of a model, in a folder or on the Hub; `None` where it has none."""
     from transformers.utils import cached_file
 
     if os.path.isdir(model):
@@ -57,8 +57,14 @@ def _read_json(model: str | os.PathLike, name: str) -> Any:
     else:
         quiet = dict.fromkeys(("missing_entries", "connection_errors", "gated_repo"), False)
         path = cached_file(str(model), name, **{f"_raise_exceptions_for_{what}": no for what, no in quiet.items()})
+    return None if path is None else Path(path).read_text(encoding="utf-8")
+
+
+def _read_json(model: str | os.PathLike, name: str) -> Any:
+    """A file of a model; `None` where it has none, and `ValueError` where it cannot be read."""
     try:
-        return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+        text = read_file(model, name)
+        return None if text is None else json.loads(text)
     except ValueError:
         raise ValueError(f"{name} is damaged: it is no JSON. Restore it, or train the model again.") from None
 

@@ -8,6 +8,7 @@ from transformers import AutoModel, AutoModelForCausalLM, pipeline
 from otdrg_hf import OTDRGForConditionalGeneration, OTDRGProcessor
 from otdrg_hf.modeling.backbones_otdrg import square_image_processor
 from tests.conftest import TEXT, VISION, make_films, make_text_config, make_tokenizer, make_vision_config
+from tests.modeling.families import save_text
 
 FIELDS = {"alignment_dim": 16, "image_token_pooling": 2}
 
@@ -67,7 +68,9 @@ def test_language_model_is_kept_as_it_was(backbones, text):
     with torch.no_grad():
         expected = pretrained(input_ids=ids).logits
         close(model(input_ids=ids).logits[..., : expected.shape[-1]], expected)
-    assert model.lm_head.out_features == model.config.text_config.vocab_size == len(processor.tokenizer)
+    assert len(processor.tokenizer) <= 320  # 300 of its own and the placeholders
+    assert model.lm_head.out_features == model.config.text_config.vocab_size == 320
+    assert model.get_input_embeddings().num_embeddings == 320
     tied = model.lm_head.weight is model.get_input_embeddings().weight
     assert tied == pretrained.config.tie_word_embeddings
 
@@ -86,14 +89,13 @@ def test_bridges_are_initialised_by_the_seed(backbones):
     (first, _), (second, _) = joined(backbones), joined(backbones)
     for (name, value), again in zip(first.named_parameters(), second.parameters(), strict=True):
         assert value.isfinite().all(), name
-        if "language_model" not in name and "lm_head" not in name:  # the new rows are drawn by transformers
-            assert torch.equal(value, again), name
+        assert torch.equal(value, again), name
     assert first.model.fusion.image_dense.weight.std() > 0.05
 
 
 def test_processor_matches_the_model(backbones):
     model, processor = joined(backbones, image_size=48)
-    assert model.config.image_grid == [6, 6]
+    assert model.config.image_grid == [6, 6] and not model.config.trained_on_reports
     assert processor.num_image_tokens == model.config.image_seq_length == 9
     assert processor.image_token_id == model.config.image_token_id
     assert processor.finding_token_id == model.config.finding_token_id
@@ -141,6 +143,61 @@ def test_dtype_and_attention(backbones):
         assert part.config._attn_implementation == "eager"
     with torch.no_grad():
         assert model(**processor(images=make_films(1))).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("text", ["llama", "qwen2", "phi"])  # tied, not tied, with a bias of its logits
+def test_new_rows_are_near_the_mean_and_differ(backbones, text, tmp_path, monkeypatch):
+    if text == "phi":
+        backbones = {**backbones, "phi": save_text("phi", tmp_path)}
+    notices = []
+    for level in ("warning", "warning_once", "info"):
+        monkeypatch.setattr(transformers.modeling_utils.logger, level, notices.append)
+    model, processor = joined(backbones, text=text)
+    assert not any("resiz" in notice for notice in map(str, notices))
+    pretrained = AutoModelForCausalLM.from_pretrained(backbones[text])
+    for joined_rows, rows in (
+        (model.get_input_embeddings().weight, pretrained.get_input_embeddings().weight),
+        (model.lm_head.weight, pretrained.lm_head.weight),
+    ):
+        old = len(rows)
+        assert torch.equal(joined_rows[:old], rows)
+        distances = (joined_rows[old:] - rows.mean(0)).norm(dim=1)
+        assert (distances < 0.3 * (rows - rows.mean(0)).norm(dim=1).mean()).all()
+        assert len(joined_rows[old:].unique(dim=0)) == 320 - old
+    with torch.no_grad():
+        logits = model(**processor(images=make_films(1))).logits[..., -1, :]
+    assert logits.argmax() < len(rows)
+
+
+def test_bridges_are_fp32_beside_half_precision(backbones, tmp_path):
+    llm = AutoModelForCausalLM.from_pretrained(backbones["llama"]).bfloat16()
+    llm.save_pretrained(tmp_path / "llm")
+    make_tokenizer().save_pretrained(tmp_path / "llm")
+    halved = {**backbones, "half": str(tmp_path / "llm")}
+    model, processor = joined(halved, text="half")
+    dtypes = {name: {p.dtype for p in module.parameters()} for name, module in model.model.named_children()}
+    assert dtypes.pop("language_model") == {torch.bfloat16} == {model.lm_head.weight.dtype}
+    assert set.union(*dtypes.values()) == {torch.float32} == {model.dtype}
+    inputs = processor(images=make_films(2), disease_labels=[[1] * 14] * 2)
+    output = model.train()(**inputs, labels=inputs["input_ids"])
+    output.loss.backward()
+    assert output.disease_logits.dtype == torch.float32 and model.model.fusion.image_dense.weight.grad.any()
+    with torch.no_grad():
+        expected = model.eval()(**inputs)
+    assert model.generate(**inputs, max_new_tokens=3).shape[1] == inputs["input_ids"].shape[1] + 3
+    model.save_pretrained(tmp_path / "joined")
+    processor.save_pretrained(tmp_path / "joined")
+    loaded = OTDRGForConditionalGeneration.from_pretrained(tmp_path / "joined")  # nothing is rounded
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    state = model.state_dict()
+    assert all(torch.equal(value, state[name].float()) for name, value in loaded.state_dict().items())
+    with torch.no_grad():
+        close(loaded(**inputs).disease_logits, expected.disease_logits)
+    report = pipeline("radiology-report", model=str(tmp_path / "joined"), dtype=torch.bfloat16)
+    assert {p.dtype for p in report.model.parameters()} == {torch.bfloat16}
+    assert len(report(make_films(2), max_new_tokens=3)) == 2
+    half, _ = joined(halved, text="half", dtype=torch.bfloat16)
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Tests of `pipeline("radiology-report")`: what a study may be, its answer, batches, evidence, saving and errors."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -145,6 +147,21 @@ def test_notice_of_a_checkpoint_is_one_warning(processor, caplog):
     model = make_model(notice="Trained on synthetic films.")
     pipeline("radiology-report", model=model, processor=processor)
     assert [record.message for record in caplog.records].count("Trained on synthetic films.") == 1
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_model_that_never_learned_to_write_says_so(trained, processor, caplog, tmp_path):
+    make_model(trained_on_reports=trained).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    with caplog.at_level("WARNING"):
+        pipeline("radiology-report", model=str(tmp_path))
+    assert ("was not trained on reports" in caplog.text) is not trained
+
+
+def test_configurations_from_before_are_of_models_that_write(folder):
+    fields = json.loads((folder / "config.json").read_text())
+    del fields["trained_on_reports"]
+    assert OTDRGConfig.from_dict(fields).trained_on_reports
 
 
 def test_half_precision(folder, studies):

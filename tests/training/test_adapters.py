@@ -115,7 +115,19 @@ def test_what_cannot_be_adapted_is_named(vision_config, options, vision, message
         adapter_config(model, ModelConfig(**options), "finetune", vision)
 
 
-def test_missing_bitsandbytes_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install bitsandbytes"):
-        adapt(tmp_path, load_in_4bit=True)
+@pytest.mark.parametrize("vision", [False, True])
+def test_gradients_pass_through_a_backbone_only_where_something_of_it_is_trained(vision, tmp_path):
+    adapted, processor = adapt(tmp_path, vision)
+    adapted.gradient_checkpointing_enable()
+    adapted.enable_input_require_grads()
+    seen = {}
+    body = adapted.base_model.model.model
+    for name in ("vision_tower", "language_model"):
+        module = getattr(body, name)
+        module.register_forward_hook(
+            lambda _, inputs, output, name=name: seen.update({name: output.last_hidden_state.requires_grad})
+        )
+    adapted.train()(**batch_of(processor)).loss.backward()
+    assert seen == {"vision_tower": vision, "language_model": True}
+    trained = [value for value in adapted.parameters() if value.requires_grad]
+    assert all(value.grad is not None for value in trained)

@@ -15,8 +15,8 @@ from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
 from otdrg_hf.training.adapters import adapter_config
 from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.collator import StudyCollator
+from otdrg_hf.training.command_line import for_this_device, without_load_kwargs
 from otdrg_hf.training.model_setup import load_model_and_processor
-from otdrg_hf.training.other_dataset import without_load_kwargs
 
 TRAINING = Path(__file__).parents[2] / "training"
 # Those of ablations are read by training/ablate.py and tested with it.
@@ -73,6 +73,55 @@ def test_another_dataset_comes_without_the_options_of_the_recipes_own(tmp_path):
     path.write_text("a: [")
     with pytest.raises(yaml.YAMLError):
         without_load_kwargs([*config, "--dataset", "data/mine"])
+
+
+NO_GPU, GPU, OLD_GPU = (False, False), (True, True), (True, False)  # an accelerator, and whether it has bf16
+
+
+@pytest.mark.parametrize(
+    "device, recipe, arguments, expected",
+    [
+        (NO_GPU, {"bf16": True}, [], {"use_cpu": True, "bf16": False}),
+        (NO_GPU, {}, [], {"use_cpu": True, "bf16": False}),
+        (NO_GPU, {"fp16": True}, [], {"use_cpu": True, "bf16": False, "fp16": False}),
+        (NO_GPU, {"bf16": True, "tf32": True}, [], {"use_cpu": True, "bf16": False, "tf32": False}),
+        (NO_GPU, {"bf16": True}, ["--bf16", "true"], {"use_cpu": True, "bf16": True}),
+        (NO_GPU, {"bf16": True, "use_cpu": True}, [], {"use_cpu": True, "bf16": True}),
+        (NO_GPU, {"use_cpu": True}, [], {"use_cpu": True, "bf16": False}),
+        (NO_GPU, {"bf16": True}, ["--dry_run", "true"], {"use_cpu": True, "bf16": True}),
+        (NO_GPU, {"bf16": False}, ["--use-cpu=true"], {"use_cpu": True, "bf16": False}),
+        (GPU, {"bf16": True}, ["--use_cpu", "true"], {"use_cpu": True, "bf16": False}),
+        (GPU, {"bf16": True}, [], None),
+        (GPU, {"fp16": True}, [], None),
+        (GPU, {}, [], None),
+        (OLD_GPU, {"bf16": True}, [], {"bf16": False}),
+        (OLD_GPU, {"bf16": True, "tf32": True}, [], {"bf16": False, "tf32": False}),
+        (OLD_GPU, {}, [], {"bf16": False}),
+        (OLD_GPU, {"fp16": True}, [], None),
+        (OLD_GPU, {"bf16": True}, ["--bf16", "true"], None),
+    ],
+)
+def test_precision_is_what_the_device_has(device, recipe, arguments, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: device[0])
+    monkeypatch.setattr("otdrg_hf.training.command_line.is_torch_bf16_gpu_available", lambda: device[1])
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"seed": 1, **recipe}))
+    arguments = ["--config", str(path), *arguments]
+    fitted = for_this_device(arguments)
+    if expected is None:
+        assert fitted == arguments
+    else:
+        _, training_args, _ = parse(*fitted)
+        assert {name: getattr(training_args, name) for name in expected} == expected
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="a GPU does what the recipes ask for")
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipes_start_without_a_gpu(recipe):
+    _, training_args, _ = parse(*for_this_device(["--config", str(recipe)]))
+    assert training_args.device.type == "cpu" and training_args.mixed_precision == "no"
+    _, training_args, _ = parse(*for_this_device([]))  # a bare `otdrg train`
+    assert training_args.device.type == "cpu" and not training_args.bf16
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -184,6 +233,21 @@ def test_a_checkpoint_takes_other_settings_in_earnest(tmp_path):
         load(str(tmp_path), otdrg_config={"epsilom": 0.2})
     with pytest.raises(ValueError, match="ot_loss_weight"):
         load(str(tmp_path), otdrg_config={"ot_loss_weight": -2.0})
+
+
+def test_the_processor_of_a_checkpoint_follows_its_other_settings(tmp_path):
+    model, processor = tiny_model()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    phrases = [[f"{phrase} on film" for phrase in label] for label in model.config.label_phrases]
+    changed, processor = load(str(tmp_path), otdrg_config={"image_token_pooling": 4, "label_phrases": phrases})
+    assert processor.num_image_tokens == changed.config.image_seq_length == 1
+    assert changed.config.label_phrase_ids == processor.label_phrase_ids(changed.config)
+    assert torch.equal(changed.model.label_encoder.phrase_ids, changed.model.label_encoder.padded_phrase_ids())
+    batch = StudyCollator(processor)(tiny_rows(2))
+    assert torch.isfinite(changed(**batch).loss)
+    processor.save_pretrained(tmp_path / "next")
+    assert type(processor).from_pretrained(tmp_path / "next").num_image_tokens == 1
 
 
 def test_a_model_that_is_no_otdrg_is_named(tmp_path):

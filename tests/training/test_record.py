@@ -14,8 +14,9 @@ from otdrg_hf.hub.model_card import write_model_card
 from otdrg_hf.hub.provenance import read_stages
 from otdrg_hf.hub.push import plan_push
 from otdrg_hf.training.arguments import StudyArguments
-from otdrg_hf.training.record import data_source
+from otdrg_hf.training.record import _public_name, _stated_license, data_source
 from otdrg_hf.training.sft import main
+from tests.modeling.families import save_text, save_vision
 
 DICOM = "02aa804e-bde0afdd-112c0b34-7bc16630-4e384014"
 
@@ -82,7 +83,7 @@ def test_two_stages_an_adapter_and_its_merge(aligned, data, tmp_path, capsys):
     last = [entry for entry in log if "eval_loss" in entry][-1]
     assert first["validation"]["disease_micro_f1"] == last["eval_disease_micro_f1"]
     assert first["lora"] is first["vision_model"] is first["starts_from"] is None
-    # The trainer wrote a draft at each checkpoint; the card is the last word.
+    assert not list(aligned.glob("checkpoint-*/README.md"))
     card = ModelCard.load(aligned / "README.md")
     assert "generated_from_trainer" not in card.data.tags and "Stage 1: alignment" in card.text
 
@@ -116,6 +117,74 @@ def test_two_stages_an_adapter_and_its_merge(aligned, data, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: whole is there already") and error.count("\n") == 1
     assert not [*tmp_path.glob("**/*.tmp")]
+
+
+def test_an_adapter_has_a_card_of_its_own_and_none_of_its_tools(data, tmp_path):
+    lora = {"use_peft": True, "lora_r": 2, "stage": "finetune"}
+    tuned = train(data, tmp_path, "lora", vision_config=VIT, text_config=LLAMA, otdrg_config=OTDRG, **lora)
+    text = (tmp_path / "lora/README.md").read_text()
+    assert "an adapter (LoRA) of the model in `base/`" in text and "Stage 1: fine-tuning" in text
+    for words in ("time machine", "fine-tuned version of", "More Information Needed", str(tmp_path)):
+        assert words not in text
+    assert not list(tuned.glob("checkpoint-*/README.md"))
+    (tmp_path / "lora/README.md").write_text("My own words.")
+    train(data, tmp_path, "lora", vision_config=VIT, text_config=LLAMA, otdrg_config=OTDRG, **lora, max_steps=3)
+    assert (tmp_path / "lora/README.md").read_text() == "My own words."
+
+
+CARD = "---\nlicense: {}\n---\n# A model\n"
+
+
+@pytest.mark.parametrize(
+    "card, config, expected",
+    [
+        (CARD.format("apache-2.0"), {}, "apache-2.0"),
+        (CARD.format("other\nlicense_name: llama3.2\nlicense_link: LICENSE"), {}, "llama3.2"),
+        (CARD.format("[mit, apache-2.0]"), {}, "['mit', 'apache-2.0']"),
+        (None, {"license": "gemma"}, "gemma"),
+        (CARD.format("mit"), {"license": "gemma"}, "mit"),
+        ("---\nlicense: [\n---\n", {"license": "gemma"}, None),
+        ("# No metadata", {}, None),
+        (None, {}, None),
+    ],
+)
+def test_the_licence_is_what_a_backbone_says(card, config, expected, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if card:
+        (tmp_path / "README.md").write_text(card)
+    assert _stated_license(str(tmp_path)) == expected
+
+
+@pytest.mark.parametrize(
+    "source, expected",
+    [
+        ("google/vit-base", "google/vit-base"),
+        ("/home/jane/models/vit-base/", "vit-base"),
+        ("/cache/models--google--vit-base/snapshots/0a1b2c", "google/vit-base"),
+        ("/cache/hub/models--org--a--b.c/snapshots/0a", "org/a--b.c"),
+    ],
+)
+def test_a_backbone_is_named_without_where_it_lies(source, expected):
+    assert _public_name(source) == expected
+
+
+def test_backbones_from_folders_are_in_record_and_card(data, tmp_path):
+    vision, text = save_vision("vit", tmp_path / "tiny-vit"), save_text("llama", tmp_path / "tiny-llama")
+    Path(vision, "README.md").write_text(CARD.format("apache-2.0"))
+    sources = {"vision_model": vision, "text_model": text}
+    aligned = train(data, tmp_path, "joined", stage="align", otdrg_config=OTDRG | {"image_token_pooling": 1}, **sources)
+    (stage,) = read_stages(aligned)
+    assert stage["vision_model"] is None  # which is for names on the Hub
+    assert stage["backbones"] == [
+        {"part": "vision_model", "name": "tiny-vit", "license": "apache-2.0"},
+        {"part": "text_model", "name": "tiny-llama", "license": None},
+    ]
+    tuned = train(data, tmp_path, "tuned", stage="finetune", model_name_or_path=str(aligned), otdrg_config={})
+    for folder in (aligned, tuned):
+        text = (folder / "README.md").read_text()
+        assert "**Base models:** tiny-vit (licence: apache-2.0), tiny-llama\n" in text
+        assert "The licences of the base models hold as well." in text and str(tmp_path) not in text
+        assert "base_model" not in ModelCard.load(folder / "README.md").data.to_dict()  # the Hub would look for them
 
 
 def test_a_start_without_a_record_is_said_to_be_unknown(aligned, data, tmp_path):

@@ -129,6 +129,20 @@ def test_align_then_lora_by_the_command_line(recipe, tmp_path):
     assert not [*tmp_path.glob("**/*.tmp"), *tmp_path.glob("lora/*.bin")]
 
 
+def test_a_model_knows_whether_its_llm_was_trained_on_reports(recipe, tmp_path):
+    main(["--config", recipe("align", stage="align", max_steps=1)])
+    start = {**NO_CONFIGS, "model_name_or_path": str(tmp_path / "align"), "max_steps": 1}
+    main(["--config", recipe("tuned", stage="finetune", **start)])
+    main(["--config", recipe("lora", stage="finetune", use_peft=True, **start)])
+    again = {**start, "model_name_or_path": str(tmp_path / "tuned")}
+    main(["--config", recipe("again", stage="align", **again)])
+    for name, trained in (("align", False), ("tuned", True), ("lora/base", True), ("again", True)):
+        assert json.loads((tmp_path / name / "config.json").read_text())["trained_on_reports"] is trained, name
+    for name, said in (("align", True), ("tuned", False), ("lora", False)):
+        text = (tmp_path / name / "README.md").read_text()
+        assert ("language model was not trained on reports" in text) is said, name
+
+
 def test_phrases_of_a_text_encoder_stay_through_both_stages_and_the_adapter(recipe, tmp_path):
     bert = save_text_encoder("bert", tmp_path / "bert")
     main(["--config", recipe("align", stage="align", max_steps=2, label_encoder=bert)])
