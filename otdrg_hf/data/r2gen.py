@@ -7,6 +7,8 @@ from typing import Any
 
 from .errors import DataError
 from .paths import join_inside
+from .projections import R2GenViews, frontal_first
+from .rejections import NO_IMAGE_NAMED, Reject, ignore
 from .schema import SPLITS, make_study, split_name
 
 ANNOTATION_FILE = "annotation.json"
@@ -60,22 +62,34 @@ def _split_of_blank_key(entries: list, splits: dict[str, list], name: str) -> st
     raise DataError(f"{name} has a blank key that could be any of {missing}: rename it to train, val or test")
 
 
-def r2gen_studies(folder: str, split: str) -> Iterator[dict[str, Any]]:
-    """Yield the studies of a split, unlabeled; the report is taken for the findings, as R2Gen's are."""
+def r2gen_studies(
+    folder: str, split: str, projections: str | None = None, reject: Reject = ignore
+) -> Iterator[dict[str, Any]]:
+    """
+    Yield the studies of a split, unlabeled; the report is taken for the findings, as R2Gen's are. Views come from the
+    csv of `projections` (see [`R2GenViews`]), and put frontal images first; without it they are unknown and the order
+    stays. Studies that name no image are passed to `reject`.
+    """
     splits = read_annotation(os.path.join(folder, ANNOTATION_FILE))
     if split not in splits:
         raise DataError(f"{ANNOTATION_FILE} has no split {split!r}, only {', '.join(splits) or 'none'}")
+    views = R2GenViews(projections) if projections else None
     for position, entry in enumerate(splits[split]):
-        yield _study(entry, position, split, os.path.join(folder, IMAGE_FOLDER))
+        study = _study(entry, position, split, os.path.join(folder, IMAGE_FOLDER), views)
+        if study["images"]:
+            yield frontal_first(study)
+        else:
+            reject(NO_IMAGE_NAMED, id=study["id"], split=split)
 
 
-def _study(entry: Any, position: int, split: str, image_folder: str) -> dict[str, Any]:
+def _study(entry: Any, position: int, split: str, image_folder: str, views: R2GenViews | None) -> dict[str, Any]:
     where = f"{ANNOTATION_FILE}, {split} entry {position}"
     if not isinstance(entry, dict) or not {"id", "report", "image_path"} <= entry.keys():
         raise DataError(f"{where}: it must be an object with the keys id, report and image_path")
     names = entry["image_path"] if isinstance(entry["image_path"], list) else [entry["image_path"]]
     if not isinstance(entry["report"], str) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{where}: report must be a string and image_path a list of strings")
-    report = " ".join(entry["report"].split())
+    study_id, report = str(entry["id"]), " ".join(entry["report"].split())
     images = [join_inside(image_folder, name) for name in names]
-    return make_study(id=str(entry["id"]), images=images, findings=report, report=report)
+    known = [views.view(study_id, name) for name in names] if views else None
+    return make_study(id=study_id, images=images, views=known, findings=report, report=report)
