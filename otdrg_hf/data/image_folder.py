@@ -9,7 +9,7 @@ from .dicom import view_in_file
 from .errors import DataError
 from .paths import join_inside
 from .rejections import NO_IMAGE_NAMED, Reject, ignore
-from .schema import NUM_LABELS, STUDY_COLUMNS, TEXT_COLUMNS, make_study, split_name, view_of
+from .schema import NUM_LABELS, STUDY_COLUMNS, TEXT_COLUMNS, make_study, split_name, study_id, view_of
 
 METADATA_FILE = "metadata.jsonl"
 _FILE_KEYS = ("file_name", "file_names")
@@ -84,15 +84,18 @@ def ignored_keys(folder: str) -> list[str]:
 
 
 def _lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, raw in numbered_lines(path):
-        where = f"{METADATA_FILE} line {number}"
-        if not raw.strip():
-            continue
-        try:
-            line = parse_object(raw)
-        except ValueError as error:
-            raise DataError(f"{where}: {error}: mend or remove it") from None
-        yield where, line
+    try:
+        for number, raw in numbered_lines(path):
+            where = f"{METADATA_FILE} line {number}"
+            if not raw.strip():
+                continue
+            try:
+                line = parse_object(raw)
+            except ValueError as error:
+                raise DataError(f"{where}: {error}: correct or remove it") from None
+            yield where, line
+    except ValueError as error:
+        raise DataError(str(error)) from None
 
 
 def _file_names(line: dict[str, Any], where: str) -> list[str]:
@@ -104,7 +107,7 @@ def _file_names(line: dict[str, Any], where: str) -> list[str]:
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{where} needs file_name (a string) or file_names (a list of strings)")
-    return names
+    return [name for name in names if name.strip()]
 
 
 def _split_of(line: dict[str, Any], where: str) -> str:
@@ -120,9 +123,8 @@ def _split_of(line: dict[str, Any], where: str) -> str:
 def _study(line: dict[str, Any], where: str, folder: str) -> dict[str, Any]:
     names = _file_names(line, where)
     texts = {name: line.get(name) for name in TEXT_COLUMNS}
-    if not isinstance(texts["id"], (str, int)):
-        texts["id"] = os.path.splitext(names[0])[0] if names else ""
-    texts["id"] = str(texts["id"])
+    named = os.path.splitext(names[0])[0] if names else where
+    texts["id"] = named if texts["id"] is None else study_id(texts["id"], where)
     wrong = [name for name, text in texts.items() if not isinstance(text, (str, type(None)))]
     if wrong:
         raise DataError(f"{where}: {', '.join(wrong)} must be text")

@@ -12,7 +12,7 @@ from .language import report_problem
 from .projections import frontal_first, read_projections
 from .r2gen import ANNOTATION_FILE, is_r2gen_folder, read_annotation
 from .rejections import DUPLICATE, IMAGE_WITHOUT_REPORT, NO_IMAGE_NAMED, NOT_IN_SPLIT, REPORT_MISSING, Reject, ignore
-from .schema import make_study
+from .schema import make_study, study_id
 from .study_index import StudyIndexWriter
 
 REPORT_NAMES = ("NLMCXR_reports.tgz", "NLMCXR_reports", "ecgen-radiology", "indiana_reports.csv")
@@ -145,5 +145,5 @@ def _annotated_splits(annotation: str) -> dict[str, str]:
         for entry in entries:
             if not isinstance(entry, dict) or "id" not in entry:
                 raise DataError(f"{os.path.basename(annotation)}: an entry of {split} has no id")
-            splits[str(entry["id"]).split("_")[0]] = split
+            splits[study_id(entry["id"], f"{os.path.basename(annotation)}, {split}").split("_")[0]] = split
     return splits

@@ -214,10 +214,7 @@ def _warn_of_what_is_missing(list_studies: Callable[..., Iterator], arguments: d
         raise DataError(f"The split {arguments['split']!r} has no study to load ({reasons or 'it is empty'})")
     if left_out:
         first = left_out[0].get("id") or left_out[0].get("image") or left_out[0].get("detail")
-        _warn(
-            f"{len(left_out):,} entries are left out ({reasons}), the first {first}: `otdrg prepare` lists them in "
-            "rejected.jsonl"
-        )
+        _warn(f"left out: {reasons}, the first {first}; `otdrg prepare` lists them in rejected.jsonl")
     missing = missing_files(path for study in studies for path in study["images"])
     if missing:
         total = sum(len(study["images"]) for study in studies)

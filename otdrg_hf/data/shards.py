@@ -115,7 +115,9 @@ def _usable_studies(shard: Shard, reject: Callable[..., None], progress: Callabl
 
 
 def _read(shard: Shard, content: dict[str, Any]) -> dict[str, Any]:
-    return mimic_cxr.read_study(content, shard.reports) if shard.source == "mimic_cxr" else content
+    if shard.source != "mimic_cxr":
+        return content
+    return mimic_cxr.read_study(content, shard.reports, shard.image_root)
 
 
 def _with_images(study: dict[str, Any], shard: Shard, reject: Callable[..., None]) -> dict[str, Any]:

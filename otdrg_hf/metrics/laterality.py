@@ -132,7 +132,7 @@ def _sentence_sides(sentence: str, mentions: tuple[tuple[int, int, str, str], ..
         at = _owner(sentence, word, words[number + 1 :], heads)
         if at is not None:
             bound.setdefault(at, []).append(word)
-    sides = [_union(_not_denied(sentence, bound.get(at, []), heads[at])) for at in range(len(heads))]
+    sides = [_union(_not_denied(sentence, bound.get(at, []))) for at in range(len(heads))]
     _share(sentence, heads, bound, sides)
     return tuple(
         (label, side)
@@ -202,7 +202,7 @@ def _is_adjective(between: str) -> bool:
     return not _NO_ADJECTIVE.search(between) and not _CLAUSE_END.search(between)
 
 
-def _not_denied(sentence: str, words: list[SideWord], head: _Head) -> list[SideWord]:
+def _not_denied(sentence: str, words: list[SideWord]) -> list[SideWord]:
     """The sides of a head without those that a denial goes with, where others are left: "none left, small right"."""
     if len(words) < 2:
         return words
