@@ -89,11 +89,13 @@ def prepare(
     source: Annotated[str, typer.Argument(help="iu_xray, mimic_cxr, or folder: R2Gen-format or metadata.jsonl.")],
     data_dir: Annotated[Path, typer.Argument(help="Where the download, or the folder, lies.")],
     output_dir: Annotated[Path, typer.Argument(help="For Parquet shards, summary.json and rejected.jsonl.")],
-    annotation: Annotated[Path | None, typer.Option("--annotation", help="R2Gen annotation.json to split by.")] = None,
+    annotation: Annotated[
+        Path | None, typer.Option("--annotation", help="IU X-Ray: R2Gen annotation.json to split by.")
+    ] = None,
     reports: Annotated[Path | None, typer.Option("--reports", help="The reports, if not in DATA_DIR.")] = None,
     images: Annotated[Path | None, typer.Option("--images", help="The films, if not in DATA_DIR.")] = None,
     projections: Annotated[
-        Path | None, typer.Option("--projections", help="IU X-Ray: csv of uid, filename and projection.")
+        Path | None, typer.Option("--projections", help="IU X-Ray, also R2Gen's: csv of uid, filename, projection.")
     ] = None,
     labels: Annotated[
         str, typer.Option("--labels", help="auto: MIMIC's table, else the labeler. labeler: always the labeler.")

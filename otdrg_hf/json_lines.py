@@ -2,12 +2,18 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+# A pair of escapes, or one half of it alone; an even number of backslashes before them escapes nothing.
+_SURROGATES = re.compile(
+    r"(?<!\\)(?:\\\\)*(?:(\\u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2})|\\u[dD][89a-fA-F][\da-fA-F]{2})"
+)
+HALF_SURROGATE = "the text holds half of a surrogate pair, which is no character"
 
 
 def numbered_lines(path: str | os.PathLike) -> Iterator[tuple[int, bytes]]:
@@ -39,14 +45,24 @@ def decode_line(line: bytes) -> str:
         raise ValueError(f"not UTF-8 (byte 0x{bad:02x} at column {error.start + 1}); save the file as UTF-8") from None
 
 
+def half_surrogate(text: str) -> int | None:
+    """Where a JSON text spells half of a surrogate pair, which no file or terminal can be given; `None` for nowhere."""
+    if "\\ud" not in text and "\\uD" not in text:
+        return None
+    return next((match.start() for match in _SURROGATES.finditer(text) if not match[1]), None)
+
+
 def parse_object(line: bytes) -> dict[str, Any]:
     """The JSON object of a line; `ValueError` says why it is none."""
+    text = decode_line(line)
     try:
-        row = json.loads(decode_line(line))
+        row = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
     except RecursionError:
         raise ValueError("not JSON that can be read (nested too deep)") from None
+    if half_surrogate(text) is not None:
+        raise ValueError(HALF_SURROGATE)
     if not isinstance(row, dict):
         raise ValueError(f"a JSON {type(row).__name__} where an object is needed")
     return row

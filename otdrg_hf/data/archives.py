@@ -4,22 +4,22 @@ import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from .errors import DataError
-from .rejections import UNSAFE_MEMBER
+from .rejections import UNSAFE_MEMBER, Reject
 
-Reject = Callable[..., None]
+Suffix = str | tuple[str, ...]
 
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError, RuntimeError, NotImplementedError)
 
 
-def iter_files(source: str, suffix: str, max_bytes: int, reject: Reject) -> Iterator[tuple[str, bytes]]:
+def iter_files(source: str, suffix: Suffix, max_bytes: int, reject: Reject) -> Iterator[tuple[str, bytes]]:
     """
-    Yield `(name, content)` of every file in a folder or archive whose name ends in `suffix`, folders in sorted order,
-    archives in their own. Links, devices, absolute names, names with `..` and files over `max_bytes` are passed to
-    `reject(reason, detail, member=name)`.
+    Yield `(name, content)` of every file in a folder or archive whose name ends in `suffix`, or one of them, folders in
+    sorted order, archives in their own. Links, devices, absolute names, names with `..` and files over `max_bytes` are
+    passed to `reject(reason, detail, member=name)`.
 
     Raises:
         [`DataError`]: for an archive that is damaged or cut short, with how many files could be read.
@@ -50,7 +50,7 @@ def is_safe_member(name: str) -> bool:
     return not (name.startswith("/") or ".." in PurePosixPath(name).parts or ":" in name or "\0" in name)
 
 
-def _folder_files(folder: str, suffix: str, max_bytes: int, reject: Reject) -> Iterator[tuple[str, bytes]]:
+def _folder_files(folder: str, suffix: Suffix, max_bytes: int, reject: Reject) -> Iterator[tuple[str, bytes]]:
     for place, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
@@ -64,7 +64,7 @@ def _folder_files(folder: str, suffix: str, max_bytes: int, reject: Reject) -> I
                 yield os.path.relpath(path, folder), file.read()
 
 
-def _tar_files(archive: str, suffix: str, max_bytes: int, reject: Reject) -> Iterator[tuple[str, bytes]]:
+def _tar_files(archive: str, suffix: Suffix, max_bytes: int, reject: Reject) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(archive, "r:*") as tar:
         for member in tar:
             if problem := _problem(member.name, member.size, max_bytes, member.isreg() or member.isdir()):
@@ -86,7 +86,7 @@ def _check_tar_end(tar: tarfile.TarFile) -> None:
         raise tarfile.ReadError("no end of archive")
 
 
-def _zip_files(archive: str, suffix: str, max_bytes: int, reject: Reject) -> Iterator[tuple[str, bytes]]:
+def _zip_files(archive: str, suffix: Suffix, max_bytes: int, reject: Reject) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(archive) as zipped:
         for member in zipped.infolist():
             is_link = (member.external_attr >> 28) == 0xA

@@ -15,10 +15,11 @@ def find_table(folder: str, name: str) -> str | None:
     return next((path for path in paths if os.path.isfile(path)), None)
 
 
-def read_table(path: str, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+def read_table(path: str, columns: tuple[str, ...], optional: tuple[str, ...] = ()) -> Iterator[dict[str, str]]:
     """
-    Yield the rows of a table as `{column: text}`, only the columns asked for. Raises [`DataError`] for missing columns
-    (named), rows of another length, and files that are damaged or no csv (with the line).
+    Yield the rows of a table as `{column: text}`, only the columns asked for; one of `optional` that the table does not
+    have is empty. Raises [`DataError`] for missing columns (named), rows of another length, and files that are damaged
+    or not csv (with the line).
     """
     name = os.path.basename(path)
     opened = gzip.open if path.endswith(".gz") else open
@@ -30,11 +31,12 @@ def read_table(path: str, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
             missing = [column for column in columns if column not in header]
             if missing:
                 raise DataError(f"{name} lacks the columns {', '.join(missing)}: is it the official file?")
-            places = [(column, header.index(column)) for column in columns]
+            absent = {column: "" for column in optional if column not in header}
+            places = [(column, header.index(column)) for column in (*columns, *optional) if column in header]
             for line, row in enumerate(rows, 2):
                 if row and len(row) != len(header):
                     raise DataError(f"{name} line {line} has {len(row)} fields instead of {len(header)}: get it again")
                 if row:
-                    yield {column: row[place].strip() for column, place in places}
+                    yield absent | {column: row[place].strip() for column, place in places}
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{name} is damaged or cut short after line {line} ({error}): download it again") from error

@@ -8,7 +8,8 @@ from ..json_lines import numbered_lines, parse_object
 from .dicom import view_in_file
 from .errors import DataError
 from .paths import join_inside
-from .schema import NUM_LABELS, STUDY_COLUMNS, TEXT_COLUMNS, make_study, split_name, view_of
+from .rejections import NO_IMAGE_NAMED, Reject, ignore
+from .schema import NUM_LABELS, STUDY_COLUMNS, TEXT_COLUMNS, make_study, split_name, study_id, view_of
 
 METADATA_FILE = "metadata.jsonl"
 _FILE_KEYS = ("file_name", "file_names")
@@ -45,7 +46,7 @@ def image_folder_splits(folder: str) -> set[str]:
     return {_split_of(line, where) for where, line in _lines(files[None])}
 
 
-def image_folder_studies(folder: str, split: str) -> Iterator[dict[str, Any]]:
+def image_folder_studies(folder: str, split: str, reject: Reject = ignore) -> Iterator[dict[str, Any]]:
     """
     Yield the studies of a split. A line has `file_name` or `file_names`, relative to its metadata.jsonl, and any
     columns of the schema; `disease_labels` is 14 states in the CheXbert order or an object `{label: state name}`.
@@ -53,7 +54,7 @@ def image_folder_studies(folder: str, split: str) -> Iterator[dict[str, Any]]:
 
     A folder with one metadata.jsonl at its top is split by a `split` key of its lines, else by their first folder
     (`train/...`); lines that say neither are train. Raises [`DataError`], naming file and line, where one
-    does not fit.
+    does not fit. Studies that name no image (`file_names` is empty) are passed to `reject`.
     """
     files = _metadata_files(folder)
     path = files.get(split, files.get(None))
@@ -63,8 +64,13 @@ def image_folder_studies(folder: str, split: str) -> Iterator[dict[str, Any]]:
     for where, line in _lines(path):
         line_split = split if None not in files else _split_of(line, where)
         seen.add(line_split)
-        if line_split == split:
-            yield _study(line, where, os.path.dirname(path))
+        if line_split != split:
+            continue
+        study = _study(line, where, os.path.dirname(path))
+        if study["images"]:
+            yield study
+        else:
+            reject(NO_IMAGE_NAMED, where, id=study["id"], split=split)
     if split not in seen:
         raise DataError(
             f"{METADATA_FILE} has no study of the split {split!r}, only of {', '.join(sorted(seen)) or 'none'}"
@@ -78,29 +84,36 @@ def ignored_keys(folder: str) -> list[str]:
 
 
 def _lines(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, raw in numbered_lines(path):
-        where = f"{METADATA_FILE} line {number}"
-        if not raw.strip():
-            continue
-        try:
-            line = parse_object(raw)
-        except ValueError as error:
-            raise DataError(f"{where}: {error}: mend or remove it") from None
-        yield where, line
+    try:
+        for number, raw in numbered_lines(path):
+            where = f"{METADATA_FILE} line {number}"
+            if not raw.strip():
+                continue
+            try:
+                line = parse_object(raw)
+            except ValueError as error:
+                raise DataError(f"{where}: {error}: correct or remove it") from None
+            yield where, line
+    except ValueError as error:
+        raise DataError(str(error)) from None
 
 
 def _file_names(line: dict[str, Any], where: str) -> list[str]:
+    """The images that a line names; none where it says so (`[]`, null)."""
     given = [line[key] for key in _FILE_KEYS if line.get(key)]
+    if not given and any(key in line for key in _FILE_KEYS):
+        return []
     names = given[0] if len(given) == 1 else None
     names = [names] if isinstance(names, str) else names
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{where} needs file_name (a string) or file_names (a list of strings)")
-    return names
+    return [name for name in names if name.strip()]
 
 
 def _split_of(line: dict[str, Any], where: str) -> str:
     if line.get("split") is None:
-        return split_name(_file_names(line, where)[0].split("/")[0]) or "train"
+        names = _file_names(line, where)
+        return (split_name(names[0].split("/")[0]) if names else None) or "train"
     split = split_name(line["split"])
     if split is None:
         raise DataError(f"{where} has the unknown split {line['split']!r}: use train, validation or test")
@@ -110,9 +123,8 @@ def _split_of(line: dict[str, Any], where: str) -> str:
 def _study(line: dict[str, Any], where: str, folder: str) -> dict[str, Any]:
     names = _file_names(line, where)
     texts = {name: line.get(name) for name in TEXT_COLUMNS}
-    if not isinstance(texts["id"], (str, int)):
-        texts["id"] = os.path.splitext(names[0])[0]
-    texts["id"] = str(texts["id"])
+    named = os.path.splitext(names[0])[0] if names else where
+    texts["id"] = named if texts["id"] is None else study_id(texts["id"], where)
     wrong = [name for name, text in texts.items() if not isinstance(text, (str, type(None)))]
     if wrong:
         raise DataError(f"{where}: {', '.join(wrong)} must be text")

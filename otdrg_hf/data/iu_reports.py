@@ -1,11 +1,21 @@
-"""Parses the XML reports of the Indiana University Chest X-ray Collection (Demner-Fushman et al., 2016)."""
+"""Reads the reports of the Indiana University Chest X-ray Collection (Demner-Fushman et al., 2016): XML or a table."""
 
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from .archives import iter_files
+from .csv_tables import read_table
+from .errors import DataError
+from .projections import study_number
 from .rejections import REPORT_UNREADABLE, Rejected
+
+MAX_REPORT_BYTES = 4 << 20
+_TABLE_COLUMNS = ("uid", "findings", "impression")
+_OPTIONAL_COLUMNS = ("indication", "comparison", "MeSH", "image")
 
 _SPACE = re.compile(r"\s+")
 _ID = re.compile(r"CXR\d+")
@@ -14,7 +24,10 @@ _IMAGE_ID = re.compile(r"[\w.-]+")
 
 @dataclass(frozen=True)
 class IUReport:
-    """A report: its texts (white space collapsed), MeSH terms, and the stems and the caption of its images."""
+    """
+    A report: its texts (white space collapsed), MeSH terms, and the stems and the caption of its images. Kaggle's
+    table does not name the images.
+    """
 
     id: str
     indication: str
@@ -37,6 +50,38 @@ class IUReport:
         if len(self.images) != 1 or lateral == frontal:
             return ["unknown"] * len(self.images)
         return ["lateral" if lateral else "frontal"]
+
+
+def iter_iu_reports(reports: str, reject=None) -> Iterator[IUReport]:
+    """
+    Yield the reports of NLMCXR_reports.tgz, its folder, or Kaggle's indiana_reports.csv. What cannot be read is passed
+    to `reject(reason, detail, member=name)`; without `reject` it raises [`DataError`].
+    """
+
+    def refuse(reason: str, detail: str, member: str) -> None:
+        if reject is None:
+            raise DataError(f"{os.path.basename(reports)}, {member}: {reason} ({detail})")
+        reject(reason, detail, member=member)
+
+    if reports.lower().endswith(".csv"):
+        rows = read_table(reports, _TABLE_COLUMNS, _OPTIONAL_COLUMNS)
+        parse, entries = _parse_row, ((f"row {number}", row) for number, row in enumerate(rows, 1))
+    else:
+        parse, entries = parse_iu_report, iter_files(reports, ".xml", MAX_REPORT_BYTES, refuse)
+    for name, content in entries:
+        try:
+            yield parse(content)
+        except Rejected as error:
+            refuse(error.reason, error.detail, name)
+
+
+def _parse_row(row: dict[str, str]) -> IUReport:
+    number = study_number(row["uid"])
+    if not number.isdigit():
+        raise Rejected(REPORT_UNREADABLE, f"uid {row['uid']!r} is not a number")
+    texts = {name: _SPACE.sub(" ", row[name]) for name in ("indication", "comparison", "findings", "impression")}
+    mesh = tuple(term.strip() for term in row["MeSH"].split(";") if term.strip())
+    return IUReport(id=f"CXR{number}", **texts, mesh=mesh, images=(), caption=row["image"])
 
 
 def parse_iu_report(content: bytes) -> IUReport:

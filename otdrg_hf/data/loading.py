@@ -1,16 +1,18 @@
 """Loads any source of studies, by name or folder, as one `datasets.Dataset` with one schema."""
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Union
 
-from . import image_folder, prepared, r2gen
+from . import image_folder, iu_xray, prepared, study_folder
 from .dicom import register_dicom
 from .errors import DataError, require_datasets
 from .films_in_place import FilmReader, rows_without_films
 from .label_filling import fill_labels, labeler_fingerprint
-from .paths import file_stamp, missing_files
+from .paths import file_stamp, missing_files, require_inputs
+from .rejections import rejection
 from .schema import HARD_PHANTOM, PHANTOM_NAMES, STUDY_COLUMNS, require_split_of, study_features
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ def load_study_dataset(
     *,
     data_dir: str | os.PathLike | None = None,
     image_root: str | os.PathLike | None = None,
+    annotation: str | os.PathLike | None = None,
+    projections: str | os.PathLike | None = None,
     cache_dir: str | os.PathLike | None = None,
     in_place: bool = False,
     **phantom_options: Any,
@@ -37,13 +41,14 @@ def load_study_dataset(
     Images may be DICOM. They are lazy: a row that is not read is not decoded (`dataset.select_columns` avoids it for
     rows that are). Studies without labels get the labeler's of their report, or 14 blanks without a report. MIMIC's
     view positions PA and AP read "frontal", LATERAL and LL "lateral" (see [`~data.schema.view_of`]); R2Gen folders do
-    not name views.
+    not name views. Studies that name no image are left out with a warning.
 
     Args:
         name_or_dir (`str` or `os.PathLike`):
             `"phantom"` or `"phantom_hard"` (synthetic), `"iu_xray"` or `"mimic_cxr"` with the folder that
             `otdrg prepare` wrote as `data_dir`, or a folder itself: a prepared one, an R2Gen-format one (images/ and
-            annotation.json) or an image folder with metadata.jsonl.
+            annotation.json), an image folder with metadata.jsonl, or IU X-Ray in Kaggle's layout
+            (images_normalized/, indiana_reports.csv, indiana_projections.csv), as it is.
         split (`str`, *optional*, defaults to `"train"`):
             `"train"`, `"validation"` (or `"val"`) or `"test"`; of `"phantom_hard"` also `"test_broken"`.
         streaming (`bool`, *optional*, defaults to `False`):
@@ -52,6 +57,11 @@ def load_study_dataset(
             The folder of a named dataset.
         image_root (`str` or `os.PathLike`, *optional*):
             Where a prepared folder's image paths start, if the images have moved since.
+        annotation (`str` or `os.PathLike`, *optional*):
+            Of Kaggle's layout: an R2Gen annotation.json whose split is taken instead of 70/10/20 by study.
+        projections (`str` or `os.PathLike`, *optional*):
+            Of Kaggle's layout and of R2Gen's folder of IU X-Ray: a csv with the columns uid, filename and projection,
+            which gives the views and puts frontal images first in their study.
         cache_dir (`str` or `os.PathLike`, *optional*):
             Where `datasets` keeps its Arrow files instead of its own cache. It holds the reports' text.
         in_place (`bool`, *optional*, defaults to `False`):
@@ -74,7 +84,9 @@ def load_study_dataset(
         raise TypeError(f"load_study_dataset got options that only phantoms take: {', '.join(phantom_options)}")
     register_dicom()
     folder = _folder_of(name_or_dir, data_dir)
-    reader, arguments = _reader_of(folder, split, image_root)
+    tables = {"annotation": annotation, "projections": projections}
+    tables = {role: os.path.abspath(os.fspath(path)) for role, path in tables.items() if path}
+    reader, arguments = _reader_of(folder, split, image_root, tables)
 
     datasets = require_datasets()
     if in_place:
@@ -132,25 +144,34 @@ def _folder_of(name_or_dir: Any, data_dir: Any) -> str:
     return folder
 
 
-def _reader_of(folder: str, split: str, image_root: Any) -> tuple[Any, dict[str, Any]]:
+def _reader_of(folder: str, split: str, image_root: Any, tables: dict[str, str]) -> tuple[Any, dict[str, Any]]:
     """The generator function for a folder of this form, and its arguments, which change when its files do."""
     if prepared.is_prepared_folder(folder):
+        _refuse(tables, ("annotation", "projections"), "a prepared folder, which has its splits and views")
         return _read_prepared, _prepared_arguments(folder, split, image_root)
-    if r2gen.is_r2gen_folder(folder):
-        files = [os.path.join(folder, r2gen.ANNOTATION_FILE)]
-        read, studies = _read_r2gen, list(r2gen.r2gen_studies(folder, split))
-    elif image_folder.is_image_folder(folder):
-        files = image_folder.image_folder_files(folder)
-        read, studies = _read_image_folder, list(image_folder.image_folder_studies(folder, split))
-        if ignored := image_folder.ignored_keys(folder):
-            _warn(f"{image_folder.METADATA_FILE} has keys outside the schema, which are left out: {', '.join(ignored)}")
+    if iu_xray.is_kaggle_folder(folder):
+        inputs = iu_xray.find_inputs(folder, tables)
+        list_studies, read, arguments = iu_xray.kaggle_studies, _read_kaggle, {"inputs": inputs}
+    elif study_folder.is_study_folder(folder):
+        _refuse(tables, ("annotation",), "a folder of studies, whose own files name the splits")
+        _warn_of_ignored_keys(folder)
+        inputs = dict(enumerate(study_folder.list_files(folder))) | tables
+        list_studies, read = study_folder.folder_studies, _read_folder
+        arguments = {"folder": folder, "projections": tables.get("projections")}
     else:
         raise DataError(
             f"Nothing to read in {os.path.basename(folder)!r}: a folder of studies has Parquet shards, "
-            "annotation.json with images/ (R2Gen) or metadata.jsonl (image folder)"
+            "annotation.json with images/ (R2Gen), metadata.jsonl (image folder) or indiana_reports.csv (IU X-Ray)"
         )
-    _warn_of_missing_images(studies, folder)
-    return read, {"folder": folder, "split": split, "stamps": (*map(file_stamp, files), labeler_fingerprint())}
+    require_inputs(inputs)
+    arguments["split"] = split
+    _warn_of_what_is_missing(list_studies, arguments, folder)
+    return read, {**arguments, "stamps": (*map(file_stamp, inputs.values()), labeler_fingerprint())}
+
+
+def _refuse(tables: dict[str, str], names: tuple[str, ...], place: str) -> None:
+    if given := [name for name in names if name in tables]:
+        raise DataError(f"{' and '.join(given)} cannot be given for {place}")
 
 
 def _prepared_arguments(folder: str, split: str, image_root: Any) -> dict[str, Any]:
@@ -179,7 +200,21 @@ def _in_place(folder: str, split: str, reader: Any, arguments: dict[str, Any], c
     return rows.with_transform(FilmReader(arguments["image_root"]))
 
 
-def _warn_of_missing_images(studies: list[dict[str, Any]], folder: str) -> None:
+def _warn_of_what_is_missing(list_studies: Callable[..., Iterator], arguments: dict[str, Any], folder: str) -> None:
+    """Say what the studies of a split leave out, and how many of their images are not there."""
+    left_out: list[dict[str, Any]] = []
+
+    def reject(reason: str, detail: str = "", **what: Any) -> None:
+        left_out.append(rejection(reason, detail, **what))
+
+    studies = list(list_studies(**arguments, reject=reject))
+    counts = Counter(entry["reason"] for entry in left_out).most_common()
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts)
+    if not studies:
+        raise DataError(f"The split {arguments['split']!r} has no study to load ({reasons or 'it is empty'})")
+    if left_out:
+        first = left_out[0].get("id") or left_out[0].get("image") or left_out[0].get("detail")
+        _warn(f"left out: {reasons}, the first {first}; `otdrg prepare` lists them in rejected.jsonl")
     missing = missing_files(path for study in studies for path in study["images"])
     if missing:
         total = sum(len(study["images"]) for study in studies)
@@ -190,18 +225,23 @@ def _warn_of_missing_images(studies: list[dict[str, Any]], folder: str) -> None:
         )
 
 
+def _warn_of_ignored_keys(folder: str) -> None:
+    if image_folder.is_image_folder(folder) and (ignored := image_folder.ignored_keys(folder)):
+        _warn(f"{image_folder.METADATA_FILE} has keys outside the schema, which are left out: {', '.join(ignored)}")
+
+
 def _warn(message: str) -> None:
     from transformers.utils import logging
 
     logging.get_logger(__name__).warning(message)
 
 
-def _read_r2gen(folder: str, split: str, stamps: tuple) -> Iterator[dict[str, Any]]:
-    yield from fill_labels(r2gen.r2gen_studies(folder, split))
+def _read_folder(folder: str, split: str, projections: str | None, stamps: tuple) -> Iterator[dict[str, Any]]:
+    yield from fill_labels(study_folder.folder_studies(folder, split, projections))
 
 
-def _read_image_folder(folder: str, split: str, stamps: tuple) -> Iterator[dict[str, Any]]:
-    yield from fill_labels(image_folder.image_folder_studies(folder, split))
+def _read_kaggle(inputs: dict[str, str], split: str, stamps: tuple) -> Iterator[dict[str, Any]]:
+    yield from fill_labels(iu_xray.kaggle_studies(inputs, split))
 
 
 def _read_prepared(files: list[str], image_root: str, stamps: tuple) -> Iterator[dict[str, Any]]:

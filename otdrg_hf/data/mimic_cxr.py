@@ -1,4 +1,4 @@
-"""Lists and reads the studies of MIMIC-CXR from a PhysioNet tree, or from the JPG tree and the reports archive."""
+"""Lists and reads the studies of MIMIC-CXR from a PhysioNet tree of JPGs, DICOMs or PNGs, and its reports."""
 
 import os
 import zipfile
@@ -15,6 +15,8 @@ from .study_index import StudyIndexWriter
 REPORTS_ARCHIVE = "mimic-cxr-reports.zip"
 REPORTS_FOLDER = "mimic-cxr-reports"
 MAX_REPORT_BYTES = 1 << 20
+# In which an image is looked for, the first that is there: JPGs are those of the official tables.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
 _REPORT_TABLE = "CREATE TABLE reports (name TEXT PRIMARY KEY, text TEXT) WITHOUT ROWID"
 
 
@@ -55,10 +57,11 @@ def build_index(index: StudyIndexWriter, tables: str, reports: str, use_chexpert
         index.add(study.split, f"s{study.study}", content)
 
 
-def read_study(content: dict[str, Any], reports: str) -> dict[str, Any]:
+def read_study(content: dict[str, Any], reports: str, image_root: str) -> dict[str, Any]:
     """
-    The study of an index entry, its report read and split into sections, and the report of the study before of the
-    same patient as `comparison`. Raises [`Rejected`] when its report is missing.
+    The study of an index entry, its report read and split into sections, the report of the study before of the same
+    patient as `comparison`, and its images by the names of the files that are there. Raises [`Rejected`] when its
+    report is missing.
     """
     texts = content.pop("texts", None)
     names = content.pop("reports")
@@ -69,13 +72,21 @@ def read_study(content: dict[str, Any], reports: str) -> dict[str, Any]:
     if current is None:
         raise Rejected(REPORT_MISSING, names[0])
     comparison = _report_of(earlier[0]) if earlier and earlier[0] else ""
-    return {**content, **current._asdict(), "comparison": comparison}
+    images = [_image_file(image_root, name) for name in content["images"]]
+    return {**content, "images": images, **current._asdict(), "comparison": comparison}
+
+
+def _image_file(image_root: str, name: str) -> str:
+    """The file of an image, named without suffix: a JPG, else a PNG or DICOM, else the JPG that should be there."""
+    places = (name + suffix for suffix in IMAGE_SUFFIXES)
+    found = (place for place in places if os.path.isfile(os.path.join(image_root, *place.split("/"))))
+    return next(found, name + IMAGE_SUFFIXES[0])
 
 
 def _content(study: MimicStudy, use_chexpert: bool) -> dict[str, Any]:
     folder = _patient_folder(study.patient)
     return {
-        "images": [f"files/{folder}/s{study.study}/{dicom}.jpg" for dicom, _ in study.images],
+        "images": [f"files/{folder}/s{study.study}/{dicom}" for dicom, _ in study.images],
         "views": [view_of(position) for _, position in study.images],
         "view_positions": [position for _, position in study.images],
         "patient_id": f"p{study.patient}",
@@ -101,7 +112,7 @@ def _read_report(reports: str, name: str) -> str | None:
     for folder in (os.path.join(reports, "files"), reports):
         path = os.path.join(folder, *name.split("/"))
         if os.path.isfile(path):
-            with open(path, encoding="utf-8", errors="replace") as file:
+            with open(path, encoding="utf-8-sig", errors="replace") as file:
                 return file.read(MAX_REPORT_BYTES)
     return None
 
@@ -112,7 +123,7 @@ def _load_reports(index: StudyIndexWriter, archive: str) -> None:
     index.database.execute(_REPORT_TABLE)
     for name, content in iter_files(archive, ".txt", MAX_REPORT_BYTES, index.reject):
         key = "/".join(name.split("/")[-3:])
-        text = content.decode("utf-8", errors="replace")
+        text = content.decode("utf-8-sig", errors="replace")
         if not index.database.execute("INSERT OR IGNORE INTO reports VALUES (?, ?)", (key, text)).rowcount:
             index.reject(DUPLICATE, "a second report of this name", member=name)
 

@@ -24,3 +24,12 @@ def file_stamp(path: str) -> tuple[str, int, int]:
     """Name, size and modification time of a file: what a cache may tell its versions apart by."""
     stat = os.stat(path)
     return os.path.basename(path), stat.st_size, stat.st_mtime_ns
+
+
+def require_inputs(inputs: dict[str, str], source: str = "the dataset") -> None:
+    """Raises [`DataError`] for the first of the inputs, by role, at whose path there is neither file nor folder."""
+    for role, path in inputs.items():
+        if not os.path.exists(path):
+            raise DataError(
+                f"The {role} of {source} are not at {os.path.basename(path)!r}: give their place as {role} (--{role})"
+            )

@@ -16,11 +16,17 @@ from .csv_tables import find_table
 from .errors import DataError, require_datasets
 from .iu_images import unpack_images
 from .mimic_tables import TABLES
+from .paths import require_inputs
 from .preparation import PreparationFolder
 from .shards import Shard, read_record, write_shard
 from .study_index import StudyIndexWriter
 
 SOURCES = ("iu_xray", "mimic_cxr", "folder")
+_GIVEN_INPUTS = {
+    "iu_xray": {"reports", "images", "annotation", "projections"},
+    "mimic_cxr": {"reports", "images"},
+    "folder": {"projections"},
+}
 
 
 def prepare_dataset(
@@ -52,19 +58,21 @@ def prepare_dataset(
         output_dir (`str` or `os.PathLike`):
             The folder to write to; created if need be. It must not lie under version control: it holds reports.
         data_dir (`str` or `os.PathLike`):
-            The download. For IU X-Ray the folder of NLMCXR_reports.tgz and NLMCXR_png.tgz (or of what they unpack to);
-            for MIMIC-CXR that of the mimic-cxr-2.0.0-*.csv.gz tables and files/.
+            The download. For IU X-Ray the folder of NLMCXR_reports.tgz and NLMCXR_png.tgz (or of what they unpack to),
+            or Kaggle's of indiana_reports.csv, indiana_projections.csv and images_normalized/ (PNG or JPEG); for
+            MIMIC-CXR that of the mimic-cxr-2.0.0-*.csv.gz tables and files/.
         reports (`str` or `os.PathLike`, *optional*):
-            The reports, if not in `data_dir`: IU's archive or folder; MIMIC's mimic-cxr-reports.zip or the folder with
-            files/p10/....
+            The reports, if not in `data_dir`: IU's archive, folder or indiana_reports.csv; MIMIC's
+            mimic-cxr-reports.zip or the folder with files/p10/....
         images (`str` or `os.PathLike`, *optional*):
-            The images, if not in `data_dir`: IU's archive or folder of PNGs; MIMIC's folder with files/p10/....
+            The images, if not in `data_dir`: IU's archive or folder; MIMIC's folder with files/p10/....
         annotation (`str` or `os.PathLike`, *optional*):
-            IU X-Ray only: an R2Gen annotation.json whose split is taken. Without it, studies (each one patient) are
-            split 70/10/20 under `seed`.
+            IU X-Ray only: an R2Gen annotation.json whose split is taken, if it is not in `data_dir`. Without it,
+            studies (each one patient) are split 70/10/20 under `seed`.
         projections (`str` or `os.PathLike`, *optional*):
-            IU X-Ray only: a csv with the columns uid, filename and projection that says which image is frontal; the
-            reports themselves mostly do not.
+            IU X-Ray, also in R2Gen's folder: a csv with the columns uid, filename and projection (Frontal or Lateral),
+            which puts frontal images first in their study; of IU X-Ray, indiana_projections.csv in `data_dir` by
+            default. Neither Open-i's reports nor R2Gen's annotation says which they are.
         image_size (`int`, *optional*):
             Embed the images as 8-bit grayscale JPEGs whose shorter side has this many pixels. Without it they stay
             where they are and are named by path (those of an archive are unpacked to `output_dir`/images).
@@ -144,12 +152,11 @@ def _prepare(folder: PreparationFolder, inputs: dict[str, str], num_proc: int) -
 
 def _build_index(index: StudyIndexWriter, options: dict[str, Any], inputs: dict[str, str], image_root: str) -> None:
     if options["source"] == "iu_xray":
-        annotation, projections = inputs.get("annotation"), inputs.get("projections")
-        iu_xray.build_index(index, inputs["reports"], image_root, annotation, projections, options["seed"])
+        iu_xray.build_index(index, inputs, image_root, options["seed"])
     elif options["source"] == "mimic_cxr":
         mimic_cxr.build_index(index, inputs["tables"], inputs["reports"], options["labels"] == "auto")
     else:
-        study_folder.build_index(index, inputs["images"])
+        study_folder.build_index(index, inputs["images"], inputs.get("projections"))
 
 
 def _write_shards(shards: list[Shard], num_proc: int) -> None:
@@ -193,23 +200,17 @@ def _locate(source: str, data_dir: Any, reports: Any, images: Any, annotation: A
     folder = os.path.abspath(os.fspath(data_dir))
     if not os.path.isdir(folder):
         raise DataError(f"data_dir {os.fspath(data_dir)!r} is not a folder")
-    if source == "folder":
-        return {"images": folder}
     given = {"reports": reports, "images": images, "annotation": annotation, "projections": projections}
     inputs = {role: os.path.abspath(os.fspath(path)) for role, path in given.items() if path}
+    if unused := sorted(inputs.keys() - _GIVEN_INPUTS[source]):
+        raise DataError(f"{' and '.join(unused)} cannot be given for {source}, whose own files say it")
     if source == "mimic_cxr":
-        if annotation or projections:
-            raise DataError("annotation and projections are for iu_xray: MIMIC-CXR has its own split and views")
         inputs = {"tables": folder, "images": folder, "reports": mimic_cxr.find_reports(folder), **inputs}
+    elif source == "iu_xray":
+        inputs = iu_xray.find_inputs(folder, inputs)
     else:
-        for role, names in (("reports", iu_xray.REPORT_NAMES), ("images", iu_xray.IMAGE_NAMES)):
-            places = [os.path.join(folder, name) for name in names]
-            inputs.setdefault(role, next((place for place in places if os.path.exists(place)), places[0]))
-    for role, path in inputs.items():
-        if not os.path.exists(path):
-            raise DataError(
-                f"The {role} of {source} are not at {os.path.basename(path)!r}: give their place as {role} (--{role})"
-            )
+        inputs["images"] = folder
+    require_inputs(inputs, source)
     return inputs
 
 

@@ -1,6 +1,9 @@
 """Why a study, an image or an archive member is left out of a prepared dataset, in the words of rejected.jsonl."""
 
+from collections.abc import Callable
 from typing import Any
+
+Reject = Callable[..., None]
 
 EMPTY_REPORT = "empty report"
 NOT_ENGLISH = "report not in English"
@@ -26,6 +29,10 @@ class Rejected(Exception):
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+
+
+def ignore(reason: str, detail: str = "", **what: Any) -> None:
+    """Takes a rejection without a word, for what has been listed before."""
 
 
 def rejection(reason: str, detail: str = "", **what: Any) -> dict[str, Any]:

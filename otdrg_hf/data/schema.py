@@ -79,6 +79,16 @@ def compose_report(findings: str, impression: str) -> str:
     return " ".join(part for part in (findings, impression) if part)
 
 
+def study_id(value: Any, where: str) -> str:
+    """
+    The id that a file gives a study, as text. Raises [`DataError`] for anything but text and whole numbers: 3.0, which
+    pandas makes of 3 in a column with gaps, would not be found under the name "3".
+    """
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
+        raise DataError(f"{where}: the id must be text or a whole number, not {value!r}")
+    return str(value)
+
+
 def make_study(**columns: Any) -> dict[str, Any]:
     """
     A row of the schema from the columns that are known; the others become empty, and `disease_labels` `None` (no

@@ -1,10 +1,11 @@
 """The headers of MIMIC-CXR reports and the reports without usable ones, as data for the section reader.
 
-Facts about the dataset as its authors list them in txt/section_parser.py of https://github.com/MIT-LCP/mimic-cxr.
+Facts about the dataset as its authors list them in txt/section_parser.py of https://github.com/MIT-LCP/mimic-cxr, with
+two exceptions, as both would show the model its answer or train it on the question: "pfi" is not a history, and
+"ndication" is not an impression.
 """
 
-# Section -> the headers that mean it, lower case, misspellings as they occur. That "ndication" is an impression
-# is the official parser's choice, kept so that the sections agree with it.
+# Section -> the headers that mean it, lower case. Misspellings of them are recognised by their distance.
 _HEADERS_OF = {
     "preamble": ("preamble",),
     "impression": (
@@ -12,46 +13,34 @@ _HEADERS_OF = {
         "findings and impression",
         "findings/ impression",
         "findings/impression",
-        "imoression",
-        "imperssion",
-        "impession",
-        "impresion",
         "impression",
-        "impressoin",
-        "impresson",
-        "imprression",
-        "imprssion",
-        "mpression",
-        "ndication",
     ),
     "comparison": (
-        "comparision",
-        "comparisions",
         "comparison",
         "comparison exam",
         "comparison film",
         "comparisons",
-        "comparrison",
-        "comparsion",
         "reference exam",
     ),
     "indication": (
         "clinical indication",
-        "idication",
+        "clinical question",
         "indication",
         "reason for exam",
         "reason for examination",
+        "reason for exam/symptom",
+        "reason for request",
+        "reason for study",
+        "reason for the exam",
+        "reason for this exam",
+        "reason for this examination",
+        "reason for visit",
+        "study indication",
     ),
     "findings": (
         "chest, two views",
-        "findgings",
-        "findindgs",
         "finding",
         "findings",
-        "findins",
-        "findngs",
-        "findnings",
-        "finidngs",
         "reference findings",
     ),
     "examination": (
@@ -61,13 +50,29 @@ _HEADERS_OF = {
     ),
     "technique": ("technique",),
     "history": (
+        "chief complaint",
+        "clinical",
+        "clinical background",
+        "clinical context",
+        "clinical data",
+        "clinical details",
         "clinical history",
+        "clinical hx",
+        "clinical info",
         "clinical information",
+        "clinical notes",
+        "clinical presentation",
+        "clinical statement",
+        "clinical summary",
         "history",
+        "hpi",
+        "hx",
         "patient history",
-        "pfi",
+        "presenting complaint",
+        "symptoms",
     ),
     "notification": ("notification",),
+    "provisional": ("pfi",),
     "recommendations": (
         "recommendation",
         "recommendation(s)",
@@ -82,6 +87,9 @@ _HEADERS_OF = {
     ),
 }
 SECTION_NAMES = {header: section for section, headers in _HEADERS_OF.items() for header in headers}
+
+# What a header says of a reading that the final report supersedes: the provisional findings and impression (PFI).
+PROVISIONAL_WORDS = ("pfi", "preliminary", "provisional")
 
 # A header that contains one of these, in this order of precedence, is that section.
 MAIN_SECTIONS = ("impression", "findings", "history", "comparison", "addendum")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from . import iu_xray, mimic_cxr
+from . import mimic_cxr
 from .image_files import check_image, resized_jpeg
 from .label_filling import fill_labels
 from .language import report_problem
@@ -115,9 +115,9 @@ def _usable_studies(shard: Shard, reject: Callable[..., None], progress: Callabl
 
 
 def _read(shard: Shard, content: dict[str, Any]) -> dict[str, Any]:
-    if shard.source == "mimic_cxr":
-        return mimic_cxr.read_study(content, shard.reports)
-    return iu_xray.read_study(content) if shard.source == "iu_xray" else content
+    if shard.source != "mimic_cxr":
+        return content
+    return mimic_cxr.read_study(content, shard.reports, shard.image_root)
 
 
 def _with_images(study: dict[str, Any], shard: Shard, reject: Callable[..., None]) -> dict[str, Any]:

@@ -1,25 +1,87 @@
 """Whether predicted reports put a finding on the same side as the reference reports do."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from ..labeling import label_reports
-from ..labeling.labels import LABELS, POSITIVE
+from ..labeling.labels import LABELS
 from ..labeling.sections import split_sections, split_sentences
 from .bootstrap import Statistics
+from .side_words import SIDE_WORDS, SideWord, find_side_words
 
-_LEFT, _RIGHT = 1, 2
-_SIDES = re.compile(r"\b(?:(left)|(right)|(bilateral(?:ly)?|both|bibasilar|bibasal|biapical))\b", re.IGNORECASE)
+# The heart and the mediastinum lie in the middle; No Finding lies nowhere.
+_MIDLINE = frozenset({"No Finding", "Cardiomegaly", "Enlarged Cardiomediastinum"})
+# What is not where the finding listed before it is: edema is diffuse, a device has a place of its own.
+_ALONE = frozenset({"Edema", "Support Devices"})
+
+_CLAUSE_END = re.compile(r"[;]|\b(?:but|while|whereas|although|though|however|except)\b", re.IGNORECASE)
+_CONJUNCTION = re.compile(r"[,&/]|\b(?:and|or|nor|with|without|plus)\b", re.IGNORECASE)
+# Between a side and the finding that it is an adjective of stands none of these words.
+_NO_ADJECTIVE = re.compile(
+    r"[,:.()&/]|\b(?:and|or|nor|with|without|in|on|at|of|to|from|over|within|along|near|for|by|via|than|is|are|was|were|be"
+    r"|has|have|had|shows?|showing|demonstrates?|reveals?|contains?|remains?|appears?|there|no|not|an?|the|this|which|that"
+    r"|may|could|likely|due|secondary|representing|suggest\w*|consistent|compatible|concerning)\b",
+    re.IGNORECASE,
+)
+# Parts and sizes in a list of adjectives: "left lower and right upper lobe opacities", "small right and large left".
+_LISTED_ADJECTIVES = re.compile(
+    r"(?:[\s,&/-]|\b(?:\d+(?:st|nd|rd|th)?|and|or|upper|lower|middle|mid|lungs?|lobes?|zones?|fields?|bas(?:es?|al|ilar)|apex|apical|apices|\w*hilar"
+    r"|retrocardiac|pleural|anterior|posterior|lateral|medial|central|peripheral|costophrenic|cardiophrenic|angles?|chest"
+    r"|wall|hemithorax|lingular?|side|sided|tiny|small|moderate|large|mild|minimal|severe|trace|new|old|patchy|left|right"
+    r"|to|moderately|sized|[lr]t?|[lr][uml]l)\b)*",
+    re.IGNORECASE,
+)
+_PREPOSITION = re.compile(
+    r"\b(?:in|on|at|of|over|overlying|within|involving|near|along|throughout|across|via|through|from|to|affecting|obscuring)"
+    r"\s+(?:the\s+)?(?:[\w-]+\s+){0,2}$|^\s+$",
+    re.IGNORECASE,
+)
+# What may stand between two findings of a list that shares a side.
+_NEW_STATEMENT = re.compile(
+    r"[:.]|\b(?:no|not|without|there|an?|has|have|had|which|that|due|secondary|from)\b"
+    r"|\b(?:is|are|was|were|remains?|appears?)\b.*(?:,|\band\b|\bwith\b)",
+    re.IGNORECASE | re.DOTALL,
+)
+# Words that bind one finding to another that is the same thing.
+_SAME_THING = re.compile(
+    r"\b(?:consistent|compatible|associated|in\s+keeping)\s+with\b"
+    r"|\b(?:which|that)\b(?=\s+(?:\w+\s+){0,2}(?:represent|reflect|suggest|indicat|correspond))",
+    re.IGNORECASE,
+)
+_DENIAL = re.compile(
+    r"\b(?:no|not|none|without)\b(?!\s+(?:\w+\s+){0,2}chang)|\b(?:resolved|cleared|gone|absent)\b", re.IGNORECASE
+)
+
+
+class _Head(NamedTuple):
+    """Words that state one finding or several at once: their span, and `(label, state)` of each."""
+
+    start: int
+    end: int
+    states: tuple[tuple[str, str], ...]
+
+    @property
+    def is_asserted(self) -> bool:
+        return any(state != "negative" for _, state in self.states)
+
+    @property
+    def shares(self) -> bool:
+        return not any(label in _ALONE for label, _ in self.states)
 
 
 def finding_sides(reports: Sequence[str]) -> np.ndarray:
     """
     The sides on which N reports place each label.
 
-    A sentence that names a side and in which the rule labeler finds a label positive puts the label on that side. No
-    Finding has no side.
+    A mention that the rule labeler finds positive has the side that is its adjective ("left effusion") or stands behind
+    it ("effusion on the left"), or that of the list it is in ("left effusion and atelectasis"). A side that belongs to
+    a denied finding, or to the name of an organ ("right atrium"), is not taken for another's. Cardiomegaly, Enlarged
+    Cardiomediastinum and No Finding have no side.
 
     Args:
         reports (`Sequence[str]`): N texts.
@@ -28,34 +90,157 @@ def finding_sides(reports: Sequence[str]) -> np.ndarray:
         `np.ndarray` of shape `[N, 14]`, uint8: 0 no side, 1 left, 2 right, 3 both.
     """
     sides = np.zeros((len(reports), len(LABELS)), dtype=np.uint8)
-    found = [
-        (row, sentence, side)
-        for row, report in enumerate(reports)
-        if _SIDES.search(report)
-        for sentence in _sentences(report)
-        if (side := _side_of(sentence))
-    ]
-    if not found:
+    # The full stop of "Rt." would end the sentence.
+    texts = {row: _STOP.sub(" ", report) for row, report in enumerate(reports) if SIDE_WORDS.search(report)}
+    if not texts:
         return sides
-    distinct = list(dict.fromkeys(sentence for _, sentence, _ in found))
-    positive = dict(zip(distinct, np.asarray(label_reports(distinct)) == POSITIVE, strict=True))
-    for row, sentence, side in found:
-        sides[row, positive[sentence]] |= side
-    sides[:, LABELS.index("No Finding")] = 0
+    _, evidence = label_reports(list(texts.values()), explain=True)
+    for (row, text), mentions in zip(texts.items(), evidence, strict=True):
+        found = sorted((m.span, m.label, m.state) for of_label in mentions.values() for m in of_label)
+        for start, end in _sentences(text):
+            within = tuple(
+                (first - start, min(last, end) - start, label, state)
+                for (first, last), label, state in found
+                if start <= first < end
+            )
+            for label, side in _sentence_sides(text[start:end], within) if within else ():
+                sides[row, LABELS.index(label)] |= side
     return sides
 
 
-def _sentences(report: str) -> list[str]:
-    """The sentences of the sections that describe the image."""
-    parts = [report[start:end] for _, start, end in split_sections(report)]
-    return [part[start:end] for part in parts for start, end in split_sentences(part)]
+_STOP = re.compile(r"(?<=\b[lr]t)\.(?=\s)|(?<=\b[lr])\.(?=\s+[a-z])", re.IGNORECASE)
 
 
-def _side_of(sentence: str) -> int:
+def _sentences(report: str) -> list[tuple[int, int]]:
+    """The spans of the sentences in the sections that describe the image."""
+    return [
+        (first + start, first + end)
+        for _, first, last in split_sections(report)
+        for start, end in split_sentences(report[first:last])
+    ]
+
+
+@lru_cache(maxsize=100_000)
+def _sentence_sides(sentence: str, mentions: tuple[tuple[int, int, str, str], ...]) -> tuple[tuple[str, int], ...]:
+    """`(label, side)` of the positive mentions, given as `(start, end, label, state)`, that the sentence places."""
+    words = find_side_words(sentence)
+    if not words:
+        return ()
+    heads = _heads(sentence, mentions)
+    bound: dict[int, list[SideWord]] = {}
+    for number, word in enumerate(words):
+        at = _owner(sentence, word, words[number + 1 :], heads)
+        if at is not None:
+            bound.setdefault(at, []).append(word)
+    sides = [_union(_not_denied(sentence, bound.get(at, []))) for at in range(len(heads))]
+    _share(sentence, heads, bound, sides)
+    return tuple(
+        (label, side)
+        for head, side in zip(heads, sides, strict=True)
+        for label, state in head.states
+        if side and state == "positive" and label not in _MIDLINE
+    )
+
+
+def _heads(sentence: str, mentions: Iterable[tuple[int, int, str, str]]) -> list[_Head]:
+    """The mentions in order, those that overlap or follow each other without a word between as one."""
+    heads: list[_Head] = []
+    for start, end, label, state in mentions:
+        if heads and (start < heads[-1].end or not sentence[heads[-1].end : start].strip()):
+            last = heads.pop()
+            heads.append(_Head(last.start, max(last.end, end), (*last.states, (label, state))))
+        else:
+            heads.append(_Head(start, end, ((label, state),)))
+    return heads
+
+
+def _owner(sentence: str, word: SideWord, others: list[SideWord], heads: list[_Head]) -> int | None:
+    """The number of the head that a side belongs to; `others` are the sides behind it."""
+    for at, head in enumerate(heads):
+        if head.start < word.end and word.start < head.end:
+            return at
+    following = next((at for at, head in enumerate(heads) if head.start >= word.end), None)
+    previous = None if following == 0 else (len(heads) if following is None else following) - 1
+    ahead = "" if following is None else sentence[word.end : heads[following].start]
+    behind = "" if previous is None else sentence[heads[previous].end : word.start]
+    preposition = _PREPOSITION.search(behind)
+    if preposition and preposition[0].strip() and not behind[: preposition.start()].strip():
+        return previous
+    if following is not None and _is_adjective(ahead):
+        return following
+    if previous is not None and _CLAUSE_END.search(behind):
+        # "The right effusion is small, while the left is moderate": a side without a finding is the last finding's.
+        return previous if following is None or _CLAUSE_END.search(ahead) else following
+    if previous is not None and preposition and not _CONJUNCTION.search(behind[: preposition.start()]):
+        return previous
+    if following is not None and _is_listed(sentence, word, others, heads[following]):
+        return following
+    if following is None or _CLAUSE_END.search(ahead):
+        return previous
+    if previous is not None and (_CONJUNCTION.search(ahead) or not _CONJUNCTION.search(behind)):
+        return previous
+    # "On the left there is a ...": what begins a statement belongs to it, unless another side begins one before.
+    begun = any(
+        other.end <= heads[following].start
+        and _CONJUNCTION.search(sentence[word.end : other.start])
+        and _is_adjective(sentence[other.end : heads[following].start])
+        for other in others
+    )
+    return None if begun else following
+
+
+def _is_listed(sentence: str, word: SideWord, others: list[SideWord], head: _Head) -> bool:
+    """Whether a side is one of several adjectives of a head: "right upper and left lower lobe opacities"."""
+    ends = [other.end for other in others if other.end <= head.start]
+    last = max(ends, default=head.start)
+    listed = _LISTED_ADJECTIVES.fullmatch(sentence[word.end : last])
+    return bool(listed) and _is_adjective(sentence[last : head.start])
+
+
+def _is_adjective(between: str) -> bool:
+    """Whether a side is an adjective of the finding that this text leads up to."""
+    return not _NO_ADJECTIVE.search(between) and not _CLAUSE_END.search(between)
+
+
+def _not_denied(sentence: str, words: list[SideWord]) -> list[SideWord]:
+    """The sides of a head without those that a denial goes with, where others are left: "none left, small right"."""
+    if len(words) < 2:
+        return words
+    cuts = [0, *(match.start() for match in re.finditer(r"[,;]|\b(?:and|but)\b", sentence)), len(sentence)]
+    parts = {
+        word: next(sentence[a:b] for a, b in pairwise(cuts) if a <= word.start < b or b == cuts[-1]) for word in words
+    }
+    left = [word for word in words if not _DENIAL.search(parts[word])]
+    return left or words
+
+
+def _union(words: list[SideWord]) -> int:
     side = 0
-    for left, right, both in _SIDES.findall(sentence):
-        side |= (_LEFT if left or both else 0) | (_RIGHT if right or both else 0)
+    for word in words:
+        side |= word.side
     return side
+
+
+def _share(sentence: str, heads: list[_Head], bound: dict[int, list[SideWord]], sides: list[int]) -> None:
+    """Give the heads without a side that of the list they are in."""
+    for at, following in reversed(list(enumerate(heads[1:]))):
+        # "Effusion and atelectasis on the left"
+        behind = bool(bound.get(at + 1)) and all(word.start >= following.end for word in bound[at + 1])
+        shares = heads[at].shares and following.shares and following.is_asserted
+        if not sides[at] and sides[at + 1] and behind and shares:
+            if _LIST_LINK.fullmatch(sentence[heads[at].end : following.start]):
+                sides[at], bound[at] = sides[at + 1], bound[at + 1]
+    for at, head in enumerate(heads[1:], 1):
+        before = heads[at - 1]
+        between = _SAME_THING.sub("", sentence[before.end : head.start])
+        if not sides[at] and sides[at - 1] and before.is_asserted and before.shares and head.shares:
+            if not _NEW_STATEMENT.search(between) and not _CLAUSE_END.search(between):
+                sides[at] = sides[at - 1]
+
+
+_LIST_LINK = re.compile(
+    r"(?:\s*[,/&]|\s+and/or\b|\s+(?:and|or|with|plus)\b)+\s*(?:[\w-]+\s+){0,3}|\s*/\s*", re.IGNORECASE
+)
 
 
 def laterality_statistics(predicted: np.ndarray, referred: np.ndarray) -> Statistics:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,6 @@ SECTIONS = ("findings", "impression", "report")
 _PREDICTION_FIELDS = ("generated_text", "prediction")
 _REFERENCE_FIELDS = ("reference", "references", "report")
 _SHOWN = 5
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _HEADERS = {"findings": ("finding", "observation"), "impression": ("impression", "conclusion", "opinion", "summary")}
 
 
@@ -177,7 +175,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _study_id(row: dict) -> str:
     key = row.get("id")
-    if isinstance(key, bool) or not isinstance(key, str | int) or key == "" or not _is_text(str(key)):
+    if isinstance(key, bool) or not isinstance(key, str | int) or key == "":
         raise ValueError("no 'id' (a string or a whole number)")
     return str(key)
 
@@ -210,12 +208,12 @@ def _prediction(row: dict, section: str | None) -> str:
     if not isinstance(row[field], str):
         raise ValueError(f"{field!r} is not a string")
     taken = _section_of_text(row[field], section) if section else None
-    return _encodable(row[field] if taken is None else taken)
+    return row[field] if taken is None else taken
 
 
 def _references(row: dict, section: str | None) -> list[str]:
     if section and all(isinstance(row.get(name), str) for name in _wanted(section)):
-        return [_encodable(" ".join(filter(None, (row[name].strip() for name in _wanted(section)))))]
+        return [" ".join(filter(None, (row[name].strip() for name in _wanted(section))))]
     field = next((name for name in _REFERENCE_FIELDS if name in row), None)
     if field is None:
         fields = _wanted(section) if section else _REFERENCE_FIELDS
@@ -227,7 +225,7 @@ def _references(row: dict, section: str | None) -> list[str]:
         texts = [_section_of_text(text, section) for text in texts]
         if None in texts:
             raise ValueError(f"no field or header for {section!r}; give it, or score whole texts without a section")
-    return [_encodable(text) for text in texts]
+    return texts
 
 
 def _predicted_labels(row: dict) -> list[int]:
@@ -254,17 +252,6 @@ def _section_of_text(text: str, section: str) -> str | None:
         if header.startswith(_HEADERS[wanted])
     ]
     return " ".join(taken) if taken else None
-
-
-def _encodable(text: str) -> str:
-    if not _is_text(text):
-        raise ValueError("the text holds half of a surrogate pair, which is no character")
-    return text
-
-
-def _is_text(text: str) -> bool:
-    """Whether a text can be written and printed: JSON can spell half of a surrogate pair, which cannot."""
-    return not _SURROGATE.search(text)
 
 
 def _check_same_ids(file: str, rows: dict[str, Row], other_file: str, others: dict[str, Row]) -> None:

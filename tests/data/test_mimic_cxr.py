@@ -1,13 +1,17 @@
 """MIMIC-CXR, on made-up trees of its exact layout: split, views, labels, sections and the study before."""
 
 import gzip
+import io
 import json
 import shutil
 import zipfile
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from otdrg_hf.data import load_study_dataset
 from otdrg_hf.data.errors import DataError
 from otdrg_hf.data.prepare import prepare_dataset
 from otdrg_hf.labeling import LABELS
@@ -58,6 +62,78 @@ def rejected(output):
 def append(path, line):
     with gzip.open(path, "at") as table:
         table.write(line + "\n")
+
+
+@pytest.fixture
+def convert(tree):
+    """A function that replaces the JPGs of the tree by files of another format, all or those of some studies."""
+
+    def convert(suffix, content, studies=("",), keep=False):
+        for path in sorted(tree.rglob("*.jpg")):
+            if any(study in str(path) for study in studies):
+                path.with_suffix(suffix).write_bytes(content)
+                if not keep:
+                    path.unlink()
+
+    return convert
+
+
+def image_bytes(kind, shade=200):
+    image = Image.new("L", (20, 24), shade)
+    if kind == ".dcm":
+        pytest.importorskip("pydicom")
+        from tests.dicom_files import make_dicom
+
+        return make_dicom(np.asarray(image))
+    content = io.BytesIO()
+    image.save(content, "PNG" if kind == ".png" else "JPEG")
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("image_size", [None, 12])
+@pytest.mark.parametrize("suffix", [".dcm", ".png", ".jpeg"])
+def test_trees_of_other_formats(tree, convert, tmp_path, suffix, image_size):
+    convert(suffix, image_bytes(suffix))
+    summary = prepare_dataset("mimic_cxr", tmp_path / "out", tree, image_size=image_size)
+    assert (summary["studies"], summary["images"], summary["rejected"]) == (5, 6, {})
+    first = studies(tmp_path / "out")["s50000001"]
+    assert [image["path"].endswith(suffix if image_size is None else ".jpg") for image in first["images"]] == [True] * 2
+    loaded = load_study_dataset("mimic_cxr", "train", data_dir=tmp_path / "out", cache_dir=tmp_path / "cache")
+    assert {image.size for study in loaded for image in study["images"]} == {
+        (20, 24) if image_size is None else (12, 14)
+    }
+    assert loaded[0]["views"] == ["frontal", "lateral"]
+
+
+def test_jpgs_are_preferred_and_formats_may_be_mixed(tree, convert, tmp_path):
+    convert(".png", image_bytes(".png"), studies=("s50000003", "s50000005"))
+    convert(".dcm", image_bytes(".dcm"), studies=("s50000001", "s50000003"), keep=True)
+    convert(".dcm", image_bytes(".dcm"), studies=("s50000002",))
+    prepare_dataset("mimic_cxr", tmp_path / "out", tree)
+    suffixes = {name: row["images"][0]["path"][-3:] for name, row in studies(tmp_path / "out").items()}
+    assert suffixes == {
+        "s50000001": "jpg",
+        "s50000002": "dcm",
+        "s50000003": "png",
+        "s50000004": "jpg",
+        "s50000005": "png",
+    }
+
+
+def test_images_that_are_missing_are_named_as_the_tables_have_them(tree, tmp_path):
+    place = tree / "files/p10/p10000032/s50000003"
+    (place / "bb-1.jpg").unlink()
+    (place / "bb-1.txt").write_text("no image")
+    summary = prepare_dataset("mimic_cxr", tmp_path / "out", tree)
+    assert summary["rejected"] == {"image missing": 1, "no usable image": 1}
+    assert rejected(tmp_path / "out")[0]["image"] == "files/p10/p10000032/s50000003/bb-1.jpg"
+
+
+def test_reports_with_a_byte_order_mark(tree, tmp_path):
+    path = tree / "files/p10/p10000032/s50000001.txt"
+    path.write_bytes(b"\xef\xbb\xbfINDICATION: Cough.\nFINDINGS: Small effusion.\n")
+    prepare_dataset("mimic_cxr", tmp_path / "out", tree)
+    assert studies(tmp_path / "out")["s50000001"]["indication"] == "Cough."
 
 
 def test_the_whole_tree(tree, tmp_path):

@@ -131,7 +131,7 @@ def test_foreign_output_folder_is_left_alone(tree, tmp_path):
         ({"num_proc": 0}, "num_proc must be"),
         ({"data_dir": "nowhere"}, "is not a folder"),
         ({"reports": "nowhere.zip"}, "reports of mimic_cxr are not at 'nowhere.zip'"),
-        ({"annotation": "annotation.json"}, "are for iu_xray"),
+        ({"annotation": "annotation.json"}, "annotation cannot be given for mimic_cxr"),
     ],
 )
 def test_arguments_that_do_not_fit(tree, tmp_path, options, message):

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from otdrg_hf.data.section_names import REPORTS_CUT_BY_POSITION, REPORTS_READ_FROM_SECTION, SECTION_NAMES
 from otdrg_hf.data.sections import normalize_section_name, read_sections, split_sections
+from tests.shared_cases import shared_cases
 
 PLAIN = (
     " FINAL REPORT\n INDICATION:  ___F with cough\n \n COMPARISON:  None.\n \n"
@@ -35,11 +36,139 @@ def test_plain_report():
         ("WETREAD", "wet read"),
         ("FINAL IMPRESSION ADDED", "impression"),
         ("PROCEDURE", "procedure"),
-        (" NDICATION ", "impression"),
+        ("REASON FOR STUDY", "indication"),
+        ("CLINICAL DATA", "history"),
+        ("HISTORY OF PRESENT ILLNESS", "history"),
+        ("PFI", "provisional"),
+        ("PROVISIONAL FINDINGS IMPRESSION (PFI)", "provisional"),
+        ("PRELIMINARY IMPRESSION", "provisional"),
     ],
 )
 def test_synonyms(header, section):
     assert normalize_section_name(header) == section
+
+
+@pytest.mark.parametrize(
+    "section, headers",
+    [
+        ("indication", "NDICATION,IDICATION,INDCATION,INDICATOIN,INDICATIONS,INDICAITON,I NDICATION,REASN FOR EXAM"),
+        ("indication", "CLINCAL INDICATION,CLINICAL INDICATON,REASON FOR EXAMINTION,REASONFOR EXAM,INDIKATION"),
+        ("history", "HISTROY,HISTOY,HIISTORY,CLINICAL HISTRY,CLINICLA INFORMATION,PATEINT HISTORY,CLINICAL INFORMTION"),
+        ("findings", "FINDGINGS,FINDINDGS,FINDIGS,FINIDNGS,FINDINGSS,INDINGS,FIND INGS,REFERENCE FINDNGS"),
+        ("impression", "MPRESSION,IMPRESSON,IMPRESSOIN,IMPRESION,IMPRRESSION,IMORESSION,CONCLUSON,CONCLUSIONS"),
+        ("impression", "IM PRESSION,FINDINGS/IMPRESION,IMPRESSIONS"),
+        ("comparison", "COMPARISION,COMPARSION,COMPARRISON,COMPARISIONS,COMPARISON EXAMS,REFERANCE EXAM"),
+        ("technique", "TECHNIQUES,TECNIQUE,TECHNIQE"),
+        ("provisional", "PROVISONAL FINDINGS,PRELIMINARY FINDINGS,PRELIMNARY IMPRESSION"),
+    ],
+)
+def test_typing_errors_of_one_letter(section, headers):
+    assert {header: normalize_section_name(header) for header in headers.split(",")} == dict.fromkeys(
+        headers.split(","), section
+    )
+
+
+@pytest.mark.parametrize(
+    "header", ["MODIFICATION", "COMPRESSION", "RATIO", "PROCEDURE", "LINES", "NOTE", "HISTON", "EXAM A"]
+)
+def test_other_words_are_not_taken_for_typing_errors(header):
+    assert normalize_section_name(header) == header.lower()
+
+
+def one_edit(draw, word):
+    place = draw(st.integers(0, len(word) - 1))
+    letter = draw(st.sampled_from("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+    left, right = word[:place], word[place:]
+    return draw(
+        st.sampled_from(
+            [left + right[1:], left + letter + right, left + letter + right[1:], left + right[1::-1] + right[2:]]
+        )
+    )
+
+
+@given(st.data(), st.sampled_from(["INDICATION", "FINDINGS", "IMPRESSION", "HISTORY", "COMPARISON", "TECHNIQUE"]))
+def test_any_one_edit_of_a_header_is_forgiven(data, header):
+    assert normalize_section_name(one_edit(data.draw, header)) == header.lower()
+
+
+def test_the_question_never_becomes_the_impression():
+    text = " FINAL REPORT\n NDICATION:  Rule out effusion.\n \n FINDINGS:  Clear.\n"
+    assert read_sections(text) == ("Rule out effusion.", "Clear.", "")
+
+
+def test_a_header_with_nothing_behind_it_leaves_the_next_alone():
+    text = " FINAL REPORT\n INDICATION:\n HISTORY:\n FINDINGS:  Clear.\n IMPRESSION:\n AP CHEST:  Normal.\n"
+    assert read_sections(text) == ("", "Clear.", "AP CHEST: Normal.")
+
+
+def test_known_headers_need_no_blank_behind_the_colon():
+    text = " FINAL REPORT\n INDICATION:Cough.\n FINDINGS:Clear lungs.\n NO:seen.\n IMPRESSION:Normal.\n"
+    assert read_sections(text) == ("Cough.", "Clear lungs. NO:seen.", "Normal.")
+
+
+@pytest.mark.parametrize(
+    "lines, indication",
+    [
+        (["INDICATION:  ", "HISTORY:  Cough and fever."], "Cough and fever."),
+        (["HISTORY:  Cough and fever.", "INDICATION: "], "Cough and fever."),
+        (["INDICATION:  ___", "CLINICAL HISTORY:  Dyspnea."], "Dyspnea."),
+        (["INDICATION:  ___", "COMPARISON:  ___"], "___"),
+        (["INDICATION:  None given.", "CLINICAL INFORMATION:  Trauma."], "Trauma."),
+        (["INDICATION:  N/A", "PATIENT HISTORY:  Fall."], "Fall."),
+        (["INDICATION: \t ", "REASON FOR EXAM:  Line."], "Line."),
+        (["REASON FOR EXAM:  Line.", "INDICATION:  "], "Line."),
+        (["INDICATION:  Not provided.", "HISTORY:  ___"], "Not provided."),
+        (["CHIEF COMPLAINT:  Chest pain.", "INDICATION:"], "Chest pain."),
+        (["CLINICAL STATEMENT:  Known lung cancer."], "Known lung cancer."),
+        (["INDICATION:  Chest pain.", "HISTORY:  Smoker."], "Chest pain."),
+        (["INDICATION:  Chest pain.", "INDICATION:  Fever."], "Fever."),
+        (["INDICATION:  None of the usual symptoms.", "HISTORY:  Smoker."], "None of the usual symptoms."),
+        (["INDICATION:  ", "HISTORY:  "], ""),
+    ],
+)
+def test_what_stands_in_for_a_blank_indication(lines, indication):
+    text = "\n ".join([" FINAL REPORT", *lines, "FINDINGS:  Clear.", ""])
+    assert read_sections(text) == (indication, "Clear.", "")
+
+
+FINAL = ["FINAL REPORT", "HISTORY:  Cough.", "", "FINDINGS:  Effusion is small.", "", "IMPRESSION:  Effusion."]
+RULE = "_" * 40
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [*FINAL, RULE, "PFI REPORT", "PFI:  Hemithorax is opaque."],
+        [*FINAL, RULE, "PFI REPORT", "Hemithorax is opaque."],
+        [*FINAL, "PFI:  Hemithorax is opaque."],
+        [*FINAL, "PFI:", "", "1. Hemithorax is opaque."],
+        [*FINAL, "PFI - Hemithorax is opaque."],
+        [*FINAL, RULE, "PFI REPORT", "HISTORY:  Hemithorax is opaque.", "FINDINGS:  Hemithorax is opaque."],
+        [*FINAL, "PROVISIONAL FINDINGS IMPRESSION (PFI):  KYL 5:00 PM", "Hemithorax is opaque."],
+        ["PROVISIONAL FINDINGS IMPRESSION (PFI):  KYL 5:00 PM", "Hemithorax is opaque.", RULE, *FINAL],
+        ["PFI:  Hemithorax is opaque.", RULE, *FINAL],
+        ["PRELIMINARY REPORT", "HISTORY:  Hemithorax is opaque.", RULE, *FINAL],
+        [*FINAL[:3], "PFI:  Hemithorax is opaque.", *FINAL[3:]],
+        [*FINAL[:3], "Provisional findings:  Hemithorax is opaque.", *FINAL[3:]],
+        [*FINAL[:3], "Preliminary read: hemithorax is opaque.", *FINAL[3:]],
+        [*FINAL[:3], "WET READ:  Hemithorax is opaque.", *FINAL[3:]],
+        [*FINAL, RULE, "WET READ VERSION #1 KYL 5:00 PM", "Hemithorax is opaque."],
+        [*FINAL[:1], "INDICATION:  ", *FINAL[1:], "PFI:  Hemithorax is opaque."],
+    ],
+)
+@pytest.mark.parametrize("indent", ["\n ", "\n"])
+def test_provisional_findings_are_left_out(lines, indent):
+    sections = read_sections(indent.join(["", *lines, ""]))
+    assert sections == ("Cough.", "Effusion is small.", "Effusion.")
+
+
+def test_provisional_findings_are_no_indication_of_their_own():
+    assert read_sections(" FINAL REPORT\n PFI:  Effusion.\n \n FINDINGS:  Clear.\n") == ("", "Clear.", "")
+
+
+def test_a_report_that_is_all_preliminary_is_read():
+    text = " PRELIMINARY REPORT\n INDICATION:  Cough.\n \n FINDINGS:  Clear.\n"
+    assert read_sections(text) == ("Cough.", "Clear.", "")
 
 
 def test_last_of_several_sections_counts():
@@ -129,3 +258,9 @@ def test_no_text_is_lost_or_doubled(parts):
 def test_any_text_is_read(text):
     sections = read_sections(text)
     assert all(part == " ".join(part.split()) for part in sections)
+
+
+@pytest.mark.parametrize("case", shared_cases("section.json", lambda case: isinstance(case["expected"], dict)))
+def test_cases_from_the_field(case):
+    sections = read_sections(case["input"])._asdict()
+    assert {name: sections[name] for name in case["expected"]} == case["expected"]
