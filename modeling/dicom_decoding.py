@@ -20,6 +20,7 @@ EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 UNCOMPRESSED = ("1.2.840.10008.1.2", EXPLICIT, BIG_ENDIAN, "1.2.840.10008.1.2.1.99")
 _RLE_SYNTAX = "1.2.840.10008.1.2.5"
 _ITEM, _UNDEFINED_LENGTH = b"\xfe\xff\x00\xe0", 0xFFFFFFFF
+_END_OF_IMAGE = b"\xff\xd9"
 _CODESTREAM, _JP2 = b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "
 _START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _LOSSLESS_FRAMES = (0xC3, 0xC7, 0xCB, 0xCF)
@@ -229,28 +230,43 @@ def _decompressed(stream: bytes, kind: str, header: ImageHeader) -> StoredPixels
     frame = _jpeg_frame(stream)
     if (frame.rows, frame.columns) != (header.rows, header.columns):
         raise DicomFault(_OTHER_SIZE)
-    if kind == JPEG:
-        return StoredPixels(_jpeg(stream, header), 8, True, header.signed)
-    end = stream.find(b"\xff\xd9", frame.scan)
-    if end < 0:
-        raise DicomFault(_END_MISSING)
-    words = _by_imagecodecs(stream[: end + 2], kind)
-    if words.ndim == 3 and header.photometric.startswith("YBR_FULL"):
-        from pydicom.pixels import convert_color_space
-
-        words = convert_color_space(words, "YBR_FULL", "RGB")
+    end = stream.find(_END_OF_IMAGE, frame.scan)
+    if end >= 0 and kind != JPEG:  # of which progressive ones may have that between two scans
+        stream = stream[: end + 2]
+    words = _jpeg(stream, kind, header) if end >= 0 else _jpeg_without_end(stream, kind, header)
     return StoredPixels(words, frame.precision, True, header.signed)
 
 
-def _by_imagecodecs(stream: bytes, kind: str) -> np.ndarray:
+def _jpeg_without_end(stream: bytes, kind: str, header: ImageHeader) -> np.ndarray:
+    """A lossy JPEG that lacks no more than its last mark, so that whatever comes then makes no difference."""
+    if kind in (JPEG_LOSSLESS, JPEG_LS):
+        raise DicomFault(_END_MISSING)
+    try:
+        stream = stream.rstrip(b"\xff")
+        first, second = (_jpeg(stream + more + _END_OF_IMAGE, kind, header) for more in (b"", b"\x5a\xa5" * 64))
+    except (OSError, ValueError, RuntimeError):
+        raise DicomFault(_END_MISSING) from None
+    if not np.array_equal(first, second):
+        raise DicomFault(_END_MISSING)
+    return first
+
+
+def _jpeg(stream: bytes, kind: str, header: ImageHeader) -> np.ndarray:
+    if kind == JPEG:
+        return _jpeg_by_pillow(stream, header)
     try:
         import imagecodecs
     except ImportError as error:
         raise MissingDecoder(str(error)) from None
-    return getattr(imagecodecs, BY_IMAGECODECS[kind])(stream)
+    words = getattr(imagecodecs, BY_IMAGECODECS[kind])(stream)
+    if words.ndim == 3 and header.photometric.startswith("YBR_FULL"):
+        from pydicom.pixels import convert_color_space
+
+        words = convert_color_space(words, "YBR_FULL", "RGB")
+    return words
 
 
-def _jpeg(stream: bytes, header: ImageHeader) -> np.ndarray:
+def _jpeg_by_pillow(stream: bytes, header: ImageHeader) -> np.ndarray:
     image = Image.open(io.BytesIO(stream), formats=("JPEG",))
     if image.size != (header.columns, header.rows):
         raise DicomFault(_OTHER_SIZE)

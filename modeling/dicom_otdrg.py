@@ -44,6 +44,8 @@ READ_ELEMENTS = [
     *("VerticesOfThePolygonalShutter", "PixelData"),
 ]
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+# Compressed pixels of unknown value representation, which pydicom would take for a sequence, as the standard has it.
+_FRAGMENTS_UNKNOWN = [b"\xe0\x7f\x10\x00" + kind + b"\0\0\xff\xff\xff\xff" for kind in (b"UN", b"OB")]
 _MISSING, _UNUSABLE = "the DICOM element {} is missing", "the DICOM element {} is unusable"
 INSTALL = "pip install 'otdrg-hf[dicom]'"
 
@@ -125,7 +127,8 @@ def read_dicom(content: bytes, name: str) -> DicomRadiograph:
 
 def _read(content: bytes, pydicom) -> DicomRadiograph:
     try:
-        data = pydicom.dcmread(io.BytesIO(_inflated(content)), force=True, specific_tags=READ_ELEMENTS)
+        content = _inflated(content).replace(*_FRAGMENTS_UNKNOWN, 1)
+        data = pydicom.dcmread(io.BytesIO(content), force=True, specific_tags=READ_ELEMENTS)
         syntax = _transfer_syntax(data, pydicom)
     except DicomFault:
         raise
