@@ -83,7 +83,7 @@ def make_dicom(
         data.file_meta.TransferSyntaxUID = syntax
     for keyword, value in elements.items():
         if value is None:
-            del data[keyword]
+            data.pop(keyword, None)
         else:
             setattr(data, keyword, value)
     buffer = io.BytesIO()
