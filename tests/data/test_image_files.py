@@ -1,11 +1,13 @@
 """Image files are checked to their end and resized without distortion."""
 
 import io
+import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from otdrg_hf.data import load_study_dataset
 from otdrg_hf.data.image_files import check_image, resized_jpeg
 from otdrg_hf.data.rejections import IMAGE_MISSING, IMAGE_UNREADABLE, Rejected
 from otdrg_hf.modeling.image_loading import load_radiograph
@@ -117,6 +119,22 @@ def test_grey_values_are_those_of_the_pipeline(name, tmp_path):
         expected = loaded.resize(image.size, Image.Resampling.LANCZOS)
         difference = abs(np.asarray(image).astype(int) - np.asarray(expected))
         assert difference.mean() <= 2 and np.percentile(difference, 95) <= 8
+
+
+def test_training_sees_the_same(tmp_path):
+    """What `datasets` has decoded by Pillow alone is loaded as the file itself."""
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    lines = []
+    for number, content in enumerate(FILES.values()):
+        (folder / f"{number}.film").write_bytes(content)
+        lines.append(json.dumps({"id": str(number), "file_name": f"{number}.film", "report": "Clear."}) + "\n")
+    (folder / "metadata.jsonl").write_text("".join(lines))
+    studies = load_study_dataset(folder, cache_dir=tmp_path / "cache")
+    for number, (name, study) in enumerate(zip(FILES, studies, strict=True)):
+        loaded, expected = load_radiograph(study["images"][0]), load_radiograph(folder / f"{number}.film")
+        assert loaded.size == expected.size, name
+        assert (np.asarray(loaded) == np.asarray(expected)).all(), name
 
 
 @pytest.mark.parametrize("name", ["16 bits, values to 2420", "16 bits in colour", "16-bit TIFF, white is zero"])
