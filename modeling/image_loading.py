@@ -271,6 +271,8 @@ def _tiff_by_imagecodecs(content: bytes, name: str) -> Image.Image | None:
         pixels = imagecodecs.tiff_decode(content)
     except Exception:
         return None
+    if pixels.ndim != 2 and (pixels.ndim != 3 or pixels.shape[2] > 4):
+        return None
     picture = _from_array(_over_black(pixels), name)
     picture = ImageOps.invert(picture) if directory.get(_PHOTOMETRIC) == 0 else picture
     picture.getexif()[_ORIENTATION] = directory.get(_ORIENTATION, 1)
