@@ -160,6 +160,8 @@ def _open(content: bytes, name: str) -> Image.Image:
 def _decode(image: Image.Image, name: str) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(_too_large(name))
+    if isinstance(image, TiffImageFile) and image.tile and _covered(image) < image.width * image.height:
+        raise ValueError(f"{name}: the image data is damaged or cut short (strips are missing).")
     try:
         deep = _sixteen_bit_colour(image)
         white_is_zero = isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0
@@ -184,6 +186,11 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         return image.convert("RGB")
     except ValueError:
         raise ValueError(f"{name}: an image of mode {image.mode} cannot be converted to RGB.") from None
+
+
+def _covered(image: TiffImageFile) -> int:
+    """How many pixels there are strips or tiles for; Pillow leaves the others black."""
+    return sum((right - left) * (lower - upper) for _, (left, upper, right, lower), *_ in image.tile)
 
 
 # 16 bits a channel

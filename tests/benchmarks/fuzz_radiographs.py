@@ -30,7 +30,7 @@ def read_all(connection) -> None:
     from tests.mutations import mutated
 
     warnings.simplefilter("ignore")
-    connection.send("ready")
+    connection.send(peak_memory())
     while (number := connection.recv()) is not None:
         content = mutated(number)
         with open("/proc/self/clear_refs", "w") as file:
@@ -62,7 +62,7 @@ class Reader:
         self.process = context.Process(target=read_all, args=(other,), daemon=True)
         self.process.start()
         other.close()
-        self.pipe.recv()
+        self.memory = self.pipe.recv()
 
     def read(self, number: int) -> tuple[str, str, float, float]:
         try:
@@ -97,7 +97,8 @@ def main() -> int:
             reader = Reader()
     reader.pipe.send(None)
     print(f"{outcomes['picture']:,} pictures, {outcomes['line']:,} lines, {outcomes['failure']:,} failures {failures}")
-    print(f"slowest {slowest[0]:.2f} s ({slowest[1]}), largest {largest[0]:,.0f} MiB ({largest[1]})")
+    print(f"slowest {slowest[0]:.2f} s (mutation {slowest[1]})")
+    print(f"largest {largest[0]:,.0f} MiB (mutation {largest[1]}), of which {reader.memory:,.0f} without any file")
     for text, count in lines.most_common():
         if count:
             print(f"{count:6,}  {text}")

@@ -20,6 +20,7 @@ from otdrg_hf.modeling.dicom_otdrg import is_dicom, read_dicom, view_of  # noqa:
 from otdrg_hf.modeling.image_loading import load_radiograph, view_in  # noqa: E402
 from tests.conftest import make_films  # noqa: E402
 from tests.dicom_files import LOSSLESS, LOSSY, SECRETS, lut, make_dicom  # noqa: E402
+from tests.mutations import mutated  # noqa: E402
 
 FILM = make_films(1, (64, 48))[0]  # 0 to 255
 DEEP = FILM.astype(np.uint16) * 16 + 7  # 12 bits
@@ -384,6 +385,18 @@ def test_damaged_anywhere_it_is_a_picture_or_one_line(syntax, in_header, data):
         load_radiograph(bytes(content))
     except ValueError as error:
         assert "\n" not in str(error) and not any(secret in str(error) for secret in SECRETS.values())
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_mutations_are_a_picture_or_one_line(seed):
+    """More of them by tests/benchmarks/fuzz_radiographs.py."""
+    try:
+        picture = load_radiograph(mutated(seed))
+    except ValueError as error:
+        assert str(error).startswith("image given as bytes: ") and "\n" not in str(error)
+    else:
+        assert picture.mode == "RGB" and min(picture.size) >= 16
 
 
 def test_header_is_not_read():

@@ -1,6 +1,7 @@
 """Tests of image loading: every kind of picture gives the right grey values, or one line that names the culprit."""
 
 import io
+import struct
 import sys
 from pathlib import Path
 
@@ -240,6 +241,14 @@ def test_16_bits_cut_short(count, share):
     for content in (deep_png(noise), deep_tiff(noise)):
         with clear_error("cut short|not an image file"):
             load_radiograph(content[: int(share * len(content))])
+
+
+def test_tiff_that_is_longer_than_its_strips():
+    content = deep_tiff(channels_of(deep_film("12 bits")[0], 1))
+    height = struct.pack("<HHII", 257, 4, 1, 40)
+    assert content.count(height) == 1
+    with clear_error("damaged or cut short .strips are missing"):
+        load_radiograph(content.replace(height, struct.pack("<HHII", 257, 4, 1, 1_000_000)))
 
 
 # Tensors
