@@ -14,7 +14,7 @@ from .study_index import count_studies, read_rejected
 from .tally import describe_counts
 
 REJECTED_FILE = "rejected.jsonl"
-FORMAT = 1
+FORMAT = 2  # 1 had other grey values
 
 
 class PreparationFolder:

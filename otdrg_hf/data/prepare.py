@@ -66,8 +66,9 @@ def prepare_dataset(
             IU X-Ray only: a csv with the columns uid, filename and projection that says which image is frontal; the
             reports themselves mostly do not.
         image_size (`int`, *optional*):
-            Embed the images as 8-bit grayscale JPEGs whose shorter side has this many pixels. Without it they stay
-            where they are and are named by path (those of an archive are unpacked to `output_dir`/images).
+            Embed the images, with the grey values that [`load_radiograph`] gives, as 8-bit grayscale JPEGs whose
+            shorter side has this many pixels. Without it they stay where they are and are named by path (those of an
+            archive are unpacked to `output_dir`/images).
         labels (`str`, *optional*, defaults to `"auto"`):
             `"auto"` takes MIMIC's CheXpert table where it has the study, else the labeler; `"labeler"` always the
             labeler.

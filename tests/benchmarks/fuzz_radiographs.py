@@ -4,8 +4,8 @@ Damages radiograph files and reads them: each must give a picture or one line, w
     python tests/benchmarks/fuzz_radiographs.py [--number 10000] [--start 0]
 
 The files are those of ../shared/cases where they are, and one of every kind that the tests make. Mutation N is the same
-each time: `tests.mutations.mutated(N)`. They are read in a process of their own (Linux), which is started anew when it
-hangs or dies. Prints how many gave pictures and lines, the worst time and memory, and each mutation that failed; exits
+each time: `tests.mutations.mutated(N)`. They are read in a process of their own (Linux), which is started anew when a
+mutation fails. Prints how many gave pictures and lines, the worst time and memory, and each mutation that failed; exits
 with 1 if one did.
 """
 
@@ -25,13 +25,14 @@ SECONDS, MIB = 5.0, 1024
 
 
 def read_all(connection) -> None:
-    """Reads the mutation of each number that comes, until there comes none."""
+    """Reads the mutation of each number that comes."""
     from otdrg_hf.modeling.image_loading import load_radiograph
     from tests.mutations import mutated
 
     warnings.simplefilter("ignore")
     connection.send(peak_memory())
-    while (number := connection.recv()) is not None:
+    while True:
+        number = connection.recv()
         content = mutated(number)
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")  # resets the peak
@@ -69,11 +70,14 @@ class Reader:
             self.pipe.send(number)
             if self.pipe.poll(2 * SECONDS):
                 return self.pipe.recv()
-            self.process.kill()
             return "failure", "hangs", 2 * SECONDS, 0.0
         except (EOFError, OSError):
             self.process.join()
             return "failure", f"the process died ({self.process.exitcode})", 0.0, 0.0
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
 
 
 def main() -> int:
@@ -93,9 +97,9 @@ def main() -> int:
         if outcome == "failure":
             failures.append(number)
             print(f"{number}: {text}", flush=True)
-        if not reader.process.is_alive():
+            reader.end()
             reader = Reader()
-    reader.pipe.send(None)
+    reader.end()
     print(f"{outcomes['picture']:,} pictures, {outcomes['line']:,} lines, {outcomes['failure']:,} failures {failures}")
     print(f"slowest {slowest[0]:.2f} s (mutation {slowest[1]})")
     print(f"largest {largest[0]:,.0f} MiB (mutation {largest[1]}), of which {reader.memory:,.0f} without any file")
