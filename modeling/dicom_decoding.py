@@ -6,14 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-JPEG, JPEG_12, JPEG_LOSSLESS, JPEG_LS, JPEG_2000, RLE = (
-    "jpeg",
-    "jpeg 12",
-    "jpeg lossless",
-    "jpeg-ls",
-    "jpeg 2000",
-    "rle",
-)
+JPEG, JPEG_12, JPEG_LOSSLESS, JPEG_LS = "jpeg", "jpeg 12", "jpeg lossless", "jpeg-ls"
+JPEG_2000, RLE = "jpeg 2000", "rle"
 # Pillow has no decoder for these. GDCM, which pydicom would take, ends the whole process on damaged data.
 BY_IMAGECODECS = {JPEG_12: "jpeg8_decode", JPEG_LOSSLESS: "jpeg8_decode", JPEG_LS: "jpegls_decode"}
 EXPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
@@ -128,11 +122,18 @@ def stream_kind(stream: bytes) -> str | None:
     return RLE if 1 <= segments <= 15 and first == 64 else None
 
 
+def _pydicom():
+    try:  # a search for what code that travels needs leaves out what is tried
+        import pydicom.encaps
+        import pydicom.pixels
+    except ImportError as error:
+        raise MissingDecoder(str(error)) from None
+    return pydicom
+
+
 def _joined_fragments(content: bytes) -> bytes:
     """All fragments but the offset table, which has nothing to say of a single frame. Some writers leave it out."""
-    from pydicom.encaps import generate_fragments
-
-    table, *fragments = generate_fragments(content)
+    table, *fragments = _pydicom().encaps.generate_fragments(content)
     has_table = len(table) <= 64 or stream_kind(table) is None
     return b"".join(fragments if has_table else (table, *fragments))
 
@@ -187,11 +188,10 @@ def _require_bits(header: ImageHeader) -> None:
 
 
 def _by_pydicom(content: bytes, header: ImageHeader, syntax: str, **options) -> StoredPixels:
-    from pydicom.pixels import get_decoder
-
     if header.samples != 1 and header.photometric not in ("RGB", "YBR_FULL", "YBR_FULL_422"):
         raise DicomFault("the DICOM element PhotometricInterpretation is unusable for pixels that are not JPEG")
-    words, _ = get_decoder(syntax).as_array(
+    decoder = _pydicom().pixels.get_decoder(syntax)
+    words, _ = decoder.as_array(
         content,
         index=0,
         rows=header.rows,
@@ -209,8 +209,6 @@ def _by_pydicom(content: bytes, header: ImageHeader, syntax: str, **options) -> 
 
 
 def _run_lengths(stream: bytes, header: ImageHeader) -> StoredPixels:
-    from pydicom.encaps import encapsulate
-
     each, rest = divmod(int.from_bytes(stream[:4], "little"), header.samples)
     if rest or each not in (1, 2, 4):
         raise DicomFault("the DICOM element SamplesPerPixel does not fit the compressed image")
@@ -218,7 +216,7 @@ def _run_lengths(stream: bytes, header: ImageHeader) -> StoredPixels:
     if _plain_size(header) > 64 * len(stream):  # two bytes make 128 at most
         raise DicomFault("the compressed image is cut short, or smaller than the DICOM elements Rows and Columns say")
     options = {"decoding_plugin": "pydicom", "planar_configuration": 0}
-    return _by_pydicom(encapsulate([stream]), header, _RLE_SYNTAX, **options)
+    return _by_pydicom(_pydicom().encaps.encapsulate([stream]), header, _RLE_SYNTAX, **options)
 
 
 # Compressed
@@ -260,9 +258,7 @@ def _jpeg(stream: bytes, kind: str, header: ImageHeader) -> np.ndarray:
         raise MissingDecoder(str(error)) from None
     words = getattr(imagecodecs, BY_IMAGECODECS[kind])(stream)
     if words.ndim == 3 and header.photometric.startswith("YBR_FULL"):
-        from pydicom.pixels import convert_color_space
-
-        words = convert_color_space(words, "YBR_FULL", "RGB")
+        words = _pydicom().pixels.convert_color_space(words, "YBR_FULL", "RGB")
     return words
 
 

@@ -22,18 +22,7 @@ def read_numbers(data, keyword: str) -> list[float | None]:
     The values of an element by which a file is displayed: decimal commas are understood, and what is no finite number
     is `None`.
     """
-    element = data.get_item(keyword)
-    if element is None:
-        return []
-    values = element.value
-    if isinstance(values, bytes) and element.VR in _TEXT:
-        values = values.decode("latin-1").split("\\")
-    elif isinstance(values, bytes):
-        try:
-            values = data[keyword].value
-        except Exception:  # pydicom raises almost anything
-            return []
-    return [_number(value) for value in (values if isinstance(values, (list, tuple)) else [values])]
+    return [_number(value) for value in _values(data, keyword)]
 
 
 def _number(value) -> float | None:
@@ -42,6 +31,25 @@ def _number(value) -> float | None:
     except ValueError:
         return None
     return number if np.isfinite(number) else None
+
+
+def _codes(data, keyword: str) -> list[str]:
+    return [str(value).strip(" \0").upper() for value in _values(data, keyword)]
+
+
+def _values(data, keyword: str) -> list:
+    """The values of an element, which pydicom would refuse where one of them is not as it should be."""
+    element = data.get_item(keyword)
+    if element is None:
+        return []
+    values = element.value
+    if isinstance(values, bytes) and element.VR in _TEXT:
+        return values.decode("latin-1").split("\\")
+    try:
+        values = data[keyword].value
+    except Exception:  # pydicom raises almost anything
+        return []
+    return list(values) if isinstance(values, (list, tuple)) else [values]
 
 
 def _words(data, keyword: str) -> np.ndarray:
@@ -138,9 +146,9 @@ def displayed(values: np.ndarray, data, inverted: bool) -> tuple[np.ndarray, boo
         for shown in chain(_voi_tables(data, modality), _windows(data, modality)):
             if np.isfinite(shown).all() and np.ptp(shown) > 1 / 256:
                 return np.round(shown * 255).astype(np.uint8), inverted
-    if from_table is not None:
-        return from_table, inverted
-    return _without_window(values, slope, intercept, inverted)
+    if from_table is None:
+        modality, inverted = _without_window(values, slope, intercept, inverted)
+    return modality.astype(np.uint16 if modality.max() < 2**16 else np.int64), inverted
 
 
 def _tables(data, keyword: str, values: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
@@ -183,13 +191,13 @@ def _voi_tables(data, values: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _windows(data, values: np.ndarray) -> Iterator[np.ndarray]:
-    function = str(data.get("VOILUTFunction") or "").strip().upper()
+    function = _codes(data, "VOILUTFunction")[:1]
     for center, width in zip(read_numbers(data, "WindowCenter"), read_numbers(data, "WindowWidth"), strict=False):
         if center is None or width is None or width <= 0:
             continue
-        if function == "SIGMOID":
+        if function == ["SIGMOID"]:
             yield 1 / (1 + np.exp(-4 * (values - center) / width))
-        elif function == "LINEAR_EXACT":
+        elif function == ["LINEAR_EXACT"]:
             yield np.clip((values - center) / width + 0.5, 0, 1)
         else:
             yield np.clip((values - center + 0.5) / max(width - 1, 1e-6) + 0.5, 0, 1)
@@ -232,16 +240,12 @@ def shutter(data, rows: int, columns: int) -> np.ndarray | None:
     Returns:
         `np.ndarray`: `[H, W]` bool; `None` if nothing is hidden, or if everything would be.
     """
-    if "ShutterShape" not in data:
-        return None
-    try:
-        value = data["ShutterShape"].value
-        names = [str(name).strip().upper() for name in ([value] if isinstance(value, str) else value)]
-    except Exception:  # pydicom raises almost anything
+    names = [name for name in _codes(data, "ShutterShape") if name in _SHAPES]
+    if not names:
         return None
     hidden = np.zeros((rows, columns), bool)
     for name in names:
-        open_part = _SHAPES[name](data, rows, columns) if name in _SHAPES else None
+        open_part = _SHAPES[name](data, rows, columns)
         if open_part is not None and open_part.any():
             hidden |= ~open_part
     return hidden if hidden.any() and not hidden.all() else None
@@ -263,7 +267,7 @@ def _circle(data, rows: int, columns: int) -> np.ndarray | None:
         return None
     row, column = np.ogrid[1 : rows + 1, 1 : columns + 1]
     with np.errstate(all="ignore"):
-        return np.hypot(row - center[0], column - center[1]) <= radius[0]
+        return (column - center[1]) ** 2 <= radius[0] ** 2 - (row - center[0]) ** 2
 
 
 def _polygon(data, rows: int, columns: int) -> np.ndarray | None:

@@ -168,8 +168,8 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         if deep is None:
             image.load()
             image = ImageOps.exif_transpose(image)
-    except ImportError:
-        raise ImportError(f"{name}: channels of 16 bits one by one need imagecodecs: {INSTALL}") from None
+    except ImportError as error:
+        raise ImportError(f"{name}: {error}") from None
     except Exception as error:  # Pillow's decoders raise almost anything; what the system says may hold a path
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{name}: the image data is damaged or cut short ({reason}).") from None
@@ -215,10 +215,16 @@ def _sixteen_bit_colour(image: Image.Image) -> np.ndarray | None:
     if file is not image and file.tobytes() != image.tobytes():
         return None
     if planar:
-        import imagecodecs
-
-        return np.moveaxis(imagecodecs.tiff_decode(content), 0, -1)
+        return _planes_by_imagecodecs(content)
     return _both_bytes(content)
+
+
+def _planes_by_imagecodecs(content: bytes) -> np.ndarray:
+    try:  # a search for what code that travels needs leaves out what is tried
+        import imagecodecs
+    except ImportError:
+        raise ImportError(f"channels that are stored one by one need imagecodecs: {INSTALL}") from None
+    return np.moveaxis(imagecodecs.tiff_decode(content), 0, -1)
 
 
 def _reopened(image: Image.Image) -> Image.Image | None:
