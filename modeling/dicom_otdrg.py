@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .dicom_decoding import BY_IMAGECODECS, BY_PYDICOM, MissingDecoder, decode_pixels
+from .dicom_decoding import DicomFault, ImageHeader, MissingDecoder, StoredPixels, decode_pixels
+from .dicom_display import displayed, is_padding, shutter, stored_values
 
 MAX_BYTES = 200_000_000
 MAX_PIXELS = 15_000 * 10_000
@@ -28,15 +29,25 @@ VIEW_OF_MEANING = {
     "left lateral": "LATERAL",
     "right lateral": "LATERAL",
 }
+PHOTOMETRIC = (
+    *("MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420"),
+    *("YBR_ICT", "YBR_RCT"),
+)
 # The only elements that are parsed: none says who the patient is.
 READ_ELEMENTS = [
     *("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation", "PlanarConfiguration"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "Modality", "ViewPosition", "ViewCodeSequence"),
     *("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence", "VOILUTFunction"),
-    *("WindowCenter", "WindowWidth", "PixelData"),
+    *("WindowCenter", "WindowWidth", "PixelPaddingValue", "PixelPaddingRangeLimit", "ShutterShape"),
+    *("ShutterLeftVerticalEdge", "ShutterRightVerticalEdge", "ShutterUpperHorizontalEdge"),
+    *("ShutterLowerHorizontalEdge", "CenterOfCircularShutter", "RadiusOfCircularShutter"),
+    *("VerticesOfThePolygonalShutter", "PixelData"),
 ]
 _DEFLATED = "1.2.840.10008.1.2.1.99"
-_INSTALL = "pip install 'otdrg-hf[dicom]'"
+# Compressed pixels of unknown value representation, which pydicom would take for a sequence, as the standard has it.
+_FRAGMENTS_UNKNOWN = [b"\xe0\x7f\x10\x00" + kind + b"\0\0\xff\xff\xff\xff" for kind in (b"UN", b"OB")]
+_MISSING, _UNUSABLE = "the DICOM element {} is missing", "the DICOM element {} is unusable"
+INSTALL = "pip install 'otdrg-hf[dicom]'"
 
 
 @dataclass(frozen=True)
@@ -45,14 +56,16 @@ class DicomRadiograph:
     What is read of a DICOM file.
 
     Attributes:
-        pixels (`np.ndarray`): `[H, W]` stored integers, or float32 from 0 to 1 where a window or table was applied;
-            `[H, W, 3]` for a colour picture.
+        pixels (`np.ndarray`): `[H, W]` integers from 0 upwards: grey values as uint8 where a window or table was
+            applied, else as many bits as there are; `[H, W, 3]` for a colour picture.
         inverted (`bool`): Whether its lowest value is white.
+        hidden (`np.ndarray`, *optional*): `[H, W]` bool, where there is padding or a display shutter.
         view (`str`): `"frontal"`, `"lateral"` or `"unknown"`.
     """
 
     pixels: np.ndarray
     inverted: bool
+    hidden: np.ndarray | None
     view: str
 
 
@@ -85,7 +98,8 @@ def is_dicom(head: bytes) -> bool:
 def read_dicom(content: bytes, name: str) -> DicomRadiograph:
     """
     Reads a single-frame radiograph of 8 to 16 bits: uncompressed, deflated, RLE, JPEG, JPEG lossless, JPEG-LS or
-    JPEG 2000, with its modality table and its first VOI table or window (DICOM PS3.3, C.11.1 and C.11.2) applied.
+    JPEG 2000. Its modality table or rescaling and its first usable VOI table or window are applied (DICOM PS3.3, C.11.1
+    and C.11.2); padding (C.7.5.1.1.2) and what a display shutter covers (C.7.6.11) are left out of the scale.
 
     Args:
         content (`bytes`): The file.
@@ -99,45 +113,44 @@ def read_dicom(content: bytes, name: str) -> DicomRadiograph:
         import pydicom
         import pydicom.pixels
     except ImportError:
-        raise ImportError(f"{name} is DICOM, which needs pydicom: {_INSTALL}") from None
+        raise ImportError(f"{name} is DICOM, which needs pydicom: {INSTALL}") from None
     with warnings.catch_warnings():
         # They quote the header, and what is wrong with a file is said in one line.
         warnings.filterwarnings("ignore", module=r"pydicom|PIL|.*dicom_")
-        return _read(content, name, pydicom)
+        try:
+            return _read(content, pydicom)
+        except DicomFault as fault:
+            raise ValueError(f"{name}: {fault}.") from None
+        except MissingDecoder:
+            raise ImportError(f"{name} is compressed DICOM, which needs imagecodecs: {INSTALL}") from None
 
 
-class _Refused(Exception):
-    pass
-
-
-def _read(content: bytes, name: str, pydicom) -> DicomRadiograph:
+def _read(content: bytes, pydicom) -> DicomRadiograph:
     try:
-        data = pydicom.dcmread(io.BytesIO(_inflated(content, name)), force=True, specific_tags=READ_ELEMENTS)
+        content = _inflated(content).replace(*_FRAGMENTS_UNKNOWN, 1)
+        data = pydicom.dcmread(io.BytesIO(content), force=True, specific_tags=READ_ELEMENTS)
         syntax = _transfer_syntax(data, pydicom)
-    except _Refused as error:
-        raise ValueError(str(error)) from None
+    except DicomFault:
+        raise
     except Exception:  # pydicom raises almost anything, and quotes what it reads
-        raise ValueError(f"{name}: the DICOM data is damaged or cut short.") from None
-    problem = _problem(data)
-    if problem:
-        raise ValueError(f"{name}: {problem}.")
-    if syntax not in (*BY_PYDICOM, *BY_IMAGECODECS):
-        raise ValueError(f"{name}: its compression cannot be read; export it uncompressed.")
+        raise DicomFault("the DICOM data is damaged or cut short") from None
+    _require_radiograph(data)
+    header = _image_header(data)
     try:
-        pixels = _pixels(data, syntax, pydicom.pixels)
-        return DicomRadiograph(pixels, data.PhotometricInterpretation == "MONOCHROME1", file_view(data))
-    except MissingDecoder:
-        raise ImportError(f"{name} is compressed DICOM, which needs imagecodecs: {_INSTALL}") from None
+        pixels = decode_pixels(data.get_item("PixelData"), header, syntax)
+        return _displayed(pixels, header, data)
+    except (DicomFault, MissingDecoder):
+        raise
     except Exception:
-        raise ValueError(f"{name}: the DICOM pixel data is damaged or cut short.") from None
+        raise DicomFault("the DICOM pixel data is damaged or cut short") from None
 
 
-def _inflated(content: bytes, name: str) -> bytes:
+def _inflated(content: bytes) -> bytes:
     """A deflated file may unpack to a thousand times its size; pydicom would not stop."""
     start = 144 + int.from_bytes(content[140:144], "little")
     if content[132:138] == b"\x02\x00\x00\x00UL" and _DEFLATED.encode() in content[144:start]:
         if len(zlib.decompressobj(-15).decompress(content[start:], MAX_BYTES + 1)) > MAX_BYTES:
-            raise _Refused(f"{name}: unpacks to more than {MAX_BYTES // 10**6} MB, too large for a radiograph.")
+            raise DicomFault(f"unpacks to more than {MAX_BYTES // 10**6} MB, too large for a radiograph")
     return content
 
 
@@ -145,65 +158,101 @@ def _transfer_syntax(data, pydicom) -> str:
     if "TransferSyntaxUID" not in data.file_meta:
         implicit, little = data.original_encoding
         plain = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
-        data.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else plain
+        return pydicom.uid.ImplicitVRLittleEndian if implicit else plain
     return data.file_meta.TransferSyntaxUID
 
 
-def _problem(data) -> str | None:
-    """Why this is no radiograph, in words that do not come from its header."""
+def _require_radiograph(data) -> None:
+    """Raises [`DicomFault`] for what is another image, or none."""
+    if "PixelData" not in data:
+        raise DicomFault("a DICOM file without an image: cut short, or a report, directory or other object")
+    modality = _word(data, "Modality")
+    if modality not in RADIOGRAPH_MODALITIES:
+        raise DicomFault(f"{OTHER_MODALITIES.get(modality, 'a DICOM image of another modality')}, not a radiograph")
+    if (_whole_number(data, "NumberOfFrames") or 1) != 1:
+        raise DicomFault("a DICOM file of several frames; give one frame alone")
+    if _word(data, "PhotometricInterpretation") == "PALETTE COLOR":
+        raise DicomFault("a DICOM picture in palette colours, not a radiograph")
+
+
+def _image_header(data) -> ImageHeader:
+    sizes = [_required(data, keyword, range(1, 2**16)) for keyword in ("Rows", "Columns")]
+    if sizes[0] * sizes[1] > MAX_PIXELS:
+        raise DicomFault("too many pixels for a radiograph; reduce it below 15,000 x 10,000")
+    photometric = _word(data, "PhotometricInterpretation")
+    if not photometric:
+        raise DicomFault(_MISSING.format("PhotometricInterpretation"))
+    if photometric not in PHOTOMETRIC:
+        raise DicomFault(_UNUSABLE.format("PhotometricInterpretation"))
+    samples = _required(data, "SamplesPerPixel", (1, 3))
+    if (samples == 3) == photometric.startswith("MONOCHROME"):
+        raise DicomFault("the DICOM elements SamplesPerPixel and PhotometricInterpretation contradict each other")
+    return ImageHeader(
+        rows=sizes[0],
+        columns=sizes[1],
+        samples=samples,
+        photometric=photometric,
+        signed=_required(data, "PixelRepresentation", (0, 1)) == 1,
+        allocated=_whole_number(data, "BitsAllocated"),
+        stored=_whole_number(data, "BitsStored"),
+        high_bit=_whole_number(data, "HighBit"),
+        planar=_whole_number(data, "PlanarConfiguration"),
+    )
+
+
+def _required(data, keyword: str, usable) -> int:
+    number = _whole_number(data, keyword)
+    if number is None:
+        raise DicomFault(_MISSING.format(keyword))
+    if number not in usable:
+        raise DicomFault(_UNUSABLE.format(keyword))
+    return number
+
+
+def _whole_number(data, keyword: str) -> int | None:
     try:
-        if "PixelData" not in data:
-            return "a DICOM file without an image: cut short, or a report, directory or other object"
-        modality = str(data.get("Modality") or "").strip().upper()
-        if modality not in RADIOGRAPH_MODALITIES:
-            return f"{OTHER_MODALITIES.get(modality, 'a DICOM image of another modality')}, not a radiograph"
-        if int(data.get("NumberOfFrames") or 1) != 1:
-            return "a DICOM file of several frames; give one frame alone"
-        if data.PhotometricInterpretation == "PALETTE COLOR":
-            return "a DICOM picture in palette colours, not a radiograph"
-        if data.Rows * data.Columns > MAX_PIXELS:
-            return "too many pixels for a radiograph; reduce it below 15,000 x 10,000"
+        value = data.get(keyword)
+        return None if value is None or value == "" else int(value)
+    except Exception:  # pydicom raises almost anything
+        raise DicomFault(_UNUSABLE.format(keyword)) from None
+
+
+def _word(data, keyword: str) -> str:
+    try:
+        return str(data.get(keyword) or "").strip(" \0").upper()
     except Exception:
-        return "the DICOM data is damaged or cut short"
-    return None
+        raise DicomFault(_UNUSABLE.format(keyword)) from None
 
 
-def _pixels(data, syntax: str, processing) -> np.ndarray:
-    pixels = decode_pixels(data, syntax)
-    if pixels.ndim != 2:
-        return pixels
-    if data.PixelRepresentation == 0 and data.BitsStored < data.BitsAllocated:
-        # Old files keep overlays in the bits above the stored ones.
-        pixels = pixels & pixels.dtype.type(2**data.BitsStored - 1)
-    shown = _voi(processing.apply_modality_lut(pixels, data), data, processing)
-    if shown is not None and np.ptp(shown) > 1 / 256:
-        return shown.astype(np.float32)
-    # No window, or one that would show nothing: the stored values, upwards from 0.
-    pixels = pixels.astype(np.int64)
-    if float(data.get("RescaleSlope") or 1) < 0:
-        pixels = pixels.max() - pixels
-    return pixels - min(int(pixels.min()), 0)
+def _displayed(pixels: StoredPixels, header: ImageHeader, data) -> DicomRadiograph:
+    hidden = shutter(data, header.rows, header.columns)
+    inverted = header.photometric == "MONOCHROME1"
+    if pixels.words.ndim != 2:
+        colours = pixels.words if hidden is None else np.where(hidden[..., None], 0, pixels.words)
+        return DicomRadiograph(colours, inverted, hidden, file_view(data))
+    # What a pixel is shown as depends on its word alone, and there are far fewer words than pixels.
+    names, index = _distinct(pixels.words)
+    occurs = np.zeros(len(names), bool)
+    occurs[index if hidden is None else index[~hidden]] = True
+    places = np.flatnonzero(occurs)
+    values = stored_values(names[places], pixels, header)
+    padded = is_padding(names[places], values, data, pixels.signed)
+    padded &= not padded.all()
+    shown, inverted = displayed(values[~padded], data, inverted)
+    table, padding = np.zeros(len(names), shown.dtype), np.zeros(len(names), bool)
+    table[places[~padded]] = shown
+    padding[places[padded]] = True
+    if padded.any():
+        hidden = padding[index] if hidden is None else padding[index] | hidden
+    return DicomRadiograph(table[index], inverted, hidden, file_view(data))
 
 
-def _voi(values: np.ndarray, data, processing) -> np.ndarray | None:
-    """The values that the file says to show, from 0 to 1; `None` where it does not say."""
-    if data.get("VOILUTSequence"):
-        bits = data.VOILUTSequence[0].LUTDescriptor[2]
-        return processing.apply_voi(values.astype(np.int64), data) / (2.0**bits - 1)
-    center, width = (_first(data.get(keyword)) for keyword in ("WindowCenter", "WindowWidth"))
-    if center is None or width is None or width <= 0:
-        return None
-    function = data.get("VOILUTFunction") or "LINEAR"
-    if function == "SIGMOID":
-        return 1 / (1 + np.exp(-4 * (values - center) / width))
-    if function == "LINEAR_EXACT":
-        return np.clip((values - center) / width + 0.5, 0, 1)
-    return np.clip((values - center + 0.5) / max(width - 1, 1e-6) + 0.5, 0, 1)
-
-
-def _first(value) -> float | None:
-    values = list(value) if hasattr(value, "__iter__") and not isinstance(value, str) else [value]
-    return None if not values or values[0] in (None, "") else float(values[0])
+def _distinct(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Names of words, and which of them each pixel is."""
+    if words.dtype.itemsize <= 2:
+        return np.arange(2 ** (8 * words.dtype.itemsize)), words
+    names, index = np.unique(words, return_inverse=True)
+    return names, index.reshape(words.shape)
 
 
 def file_view(data) -> str:

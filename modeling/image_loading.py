@@ -2,19 +2,25 @@
 
 import io
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
-from .dicom_otdrg import MAX_BYTES, MAX_PIXELS, is_dicom, read_dicom
+from .dicom_display import BIT_DEPTHS
+from .dicom_otdrg import INSTALL, MAX_BYTES, MAX_PIXELS, is_dicom, read_dicom
 from .image_fetching import fetch
 
 MIN_SIDE = 16
 VIEW = "radiograph_view"
-BIT_DEPTHS = (8, 10, 12, 14, 16)
+_TIFF_STARTS = (b"II*\0", b"MM\0*")
+_WIDTH, _LENGTH, _BITS, _PHOTOMETRIC, _ORIENTATION, _PLANAR = 256, 257, 258, 262, 274, 284  # TIFF tags
+_OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 
 
 def load_radiograph(image, name: str | None = None) -> Image.Image:
@@ -33,13 +39,15 @@ def load_radiograph(image, name: str | None = None) -> Image.Image:
         `PIL.Image.Image`: RGB; [`view_in`] tells the view that a DICOM file names.
 
     Raises:
-        ImportError: for DICOM without pydicom.
+        ImportError: for DICOM without pydicom, and other files that need a package that is not installed.
         ValueError: if it is missing, unreadable, empty, smaller than 16 pixels a side, too large to be a radiograph
             (over 15,000 x 10,000 pixels or 200 MB), no radiograph, or holds NaN or infinite pixels.
     """
     name = name or _describe(image)
-    if isinstance(image, (np.ndarray, torch.Tensor)):
-        picture = _from_array(np.asarray(image.cpu() if isinstance(image, torch.Tensor) else image), name)
+    if isinstance(image, np.ndarray):
+        picture = _from_array(image, name)
+    elif isinstance(image, torch.Tensor):
+        picture = _from_array(_as_array(image, name), name)
     elif isinstance(image, Image.Image):
         picture = _decode(image, name)
     elif isinstance(image, (bytes, bytearray)):
@@ -75,6 +83,16 @@ def _describe(image) -> str:
         return f"image {file_name(str(image))!r}"
     filename = getattr(image, "filename", "")
     return f"image {Path(filename).name!r}" if filename else f"image given as {type(image).__name__}"
+
+
+def _as_array(tensor: torch.Tensor, name: str) -> np.ndarray:
+    try:
+        tensor = tensor.detach().cpu()
+        # Of the types of floats, numpy has not all.
+        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    except (RuntimeError, TypeError, NotImplementedError):
+        kind = f"{tensor.dtype}, {tensor.layout} on {tensor.device}"
+        raise ValueError(f"{name}: a tensor of {kind} cannot be read; give one of plain numbers.") from None
 
 
 def is_url(location: str) -> bool:
@@ -118,6 +136,8 @@ def _from_dicom(content: bytes, name: str) -> Image.Image:
     radiograph = read_dicom(content, name)
     picture = _from_array(radiograph.pixels, name)
     picture = ImageOps.invert(picture) if radiograph.inverted else picture
+    if radiograph.hidden is not None:
+        picture.paste((0, 0, 0), mask=Image.fromarray(radiograph.hidden))
     picture.info = {VIEW: radiograph.view}
     return picture
 
@@ -126,6 +146,8 @@ def _open(content: bytes, name: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(content))
     except UnidentifiedImageError:
+        if content.startswith(_TIFF_STARTS) and (picture := _tiff_by_imagecodecs(content, name)):
+            return picture
         raise ValueError(f"{name}: not an image file that can be read (PNG, JPEG, TIFF, DICOM, ...).") from None
     except Image.DecompressionBombError:
         raise ValueError(_too_large(name)) from None
@@ -138,14 +160,24 @@ def _open(content: bytes, name: str) -> Image.Image:
 def _decode(image: Image.Image, name: str) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(_too_large(name))
+    if isinstance(image, TiffImageFile) and image.tile and _covered(image) < image.width * image.height:
+        raise ValueError(f"{name}: the image data is damaged or cut short (strips are missing).")
     try:
-        image.load()
-        image = ImageOps.exif_transpose(image)
+        deep = _sixteen_bit_colour(image)
+        white_is_zero = isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0
+        if deep is None:
+            image.load()
+            image = ImageOps.exif_transpose(image)
+    except ImportError as error:
+        raise ImportError(f"{name}: {error}") from None
     except Exception as error:  # Pillow's decoders raise almost anything; what the system says may hold a path
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{name}: the image data is damaged or cut short ({reason}).") from None
+    if deep is not None:
+        return _from_array(_over_black(deep), name)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _from_array(np.asarray(image), name)
+        picture = _from_array(np.asarray(image), name)
+        return ImageOps.invert(picture) if white_is_zero else picture  # Pillow inverts up to 8 bits itself
     try:
         if "A" in image.getbands() or "transparency" in image.info:
             # Transparent means unexposed here, as in exported films, which is black.
@@ -154,6 +186,119 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         return image.convert("RGB")
     except ValueError:
         raise ValueError(f"{name}: an image of mode {image.mode} cannot be converted to RGB.") from None
+
+
+def _covered(image: TiffImageFile) -> int:
+    """How many pixels there are strips or tiles for; Pillow leaves the others black."""
+    return sum((right - left) * (lower - upper) for _, (left, upper, right, lower), *_ in image.tile)
+
+
+# 16 bits a channel
+
+
+def _sixteen_bit_colour(image: Image.Image) -> np.ndarray | None:
+    """
+    All bits of a PNG or TIFF of 16 bits a channel, of which Pillow keeps the upper eight in colour or with
+    transparency: `[H, W, channels]`. They are not in a picture that is decoded already, but in its file.
+
+    `None` for any other picture, and for one that is no longer what its file holds.
+    """
+    if not isinstance(image, (PngImageFile, TiffImageFile)) or image.mode not in ("RGB", "RGBA"):
+        return None
+    file = image if image.tile else _reopened(image)
+    if file is None or not (planar := _is_planar(file)) and ";16" not in _rawmode(file):
+        return None
+    start = file.fp.tell()
+    file.fp.seek(0)
+    content = file.fp.read(MAX_BYTES)
+    file.fp.seek(start)
+    if file is not image and file.tobytes() != image.tobytes():
+        return None
+    if planar:
+        return _planes_by_imagecodecs(content)
+    return _both_bytes(content)
+
+
+def _planes_by_imagecodecs(content: bytes) -> np.ndarray:
+    try:  # a search for what code that travels needs leaves out what is tried
+        import imagecodecs
+    except ImportError:
+        raise ImportError(f"channels that are stored one by one need imagecodecs: {INSTALL}") from None
+    return np.moveaxis(imagecodecs.tiff_decode(content), 0, -1)
+
+
+def _reopened(image: Image.Image) -> Image.Image | None:
+    try:
+        return Image.open(image.filename)
+    except (AttributeError, OSError):  # it came from memory, or its file is gone
+        return None
+
+
+def _is_planar(image: Image.Image) -> bool:
+    """Whether 16-bit channels are stored one after the other, in which Pillow takes bytes for words."""
+    if not isinstance(image, TiffImageFile):
+        return False
+    return image.tag_v2.get(_PLANAR) == 2 and 16 in image.tag_v2.get(_BITS, ())
+
+
+def _rawmode(image: Image.Image) -> str:
+    arguments = image.tile[0][3]
+    rawmode = arguments if isinstance(arguments, str) else arguments[0]
+    return rawmode.replace("a", "A")  # multiplied by alpha already, as black asks for
+
+
+def _both_bytes(content: bytes) -> np.ndarray:
+    rawmode = _rawmode(Image.open(io.BytesIO(content)))
+    if rawmode == "LA;16B":  # as many bytes as of four channels of 8 bits
+        four = _decoded_as("RGBA", content)
+        upper, lower = four[..., ::2], four[..., 1::2]
+    else:  # in the other byte order, Pillow takes the lower byte of each channel for the upper one
+        other = rawmode[:-1] + _OTHER_ORDER[rawmode[-1]]
+        upper, lower = (_decoded_as(mode, content) for mode in (rawmode, other))
+    return upper.astype(np.uint16) << 8 | lower
+
+
+def _decoded_as(rawmode: str, content: bytes) -> np.ndarray:
+    """The picture `[H, W, channels]` upright, its bytes unpacked as told."""
+    image = Image.open(io.BytesIO(content))
+    tiles = []
+    for tile in image.tile:
+        arguments = rawmode if isinstance(tile[3], str) else (rawmode, *tile[3][1:])
+        tiles.append(tile._replace(args=arguments) if hasattr(tile, "_replace") else (*tile[:3], arguments))
+    image.tile = tiles
+    image.load()
+    return np.asarray(ImageOps.exif_transpose(image))
+
+
+def _tiff_by_imagecodecs(content: bytes, name: str) -> Image.Image | None:
+    """A TIFF that Pillow cannot read, such as 16-bit grey with transparency; `None` if imagecodecs cannot, either."""
+    try:
+        import imagecodecs
+
+        directory = ImageFileDirectory_v2(content[:8])
+        file = io.BytesIO(content)
+        file.seek(directory.next)
+        directory.load(file)
+        if directory[_WIDTH] * directory[_LENGTH] > MAX_PIXELS:
+            raise ValueError(_too_large(name))
+        pixels = imagecodecs.tiff_decode(content)
+    except Exception:
+        return None
+    if pixels.ndim != 2 and (pixels.ndim != 3 or pixels.shape[2] > 4):
+        return None
+    picture = _from_array(_over_black(pixels), name)
+    picture = ImageOps.invert(picture) if directory.get(_PHOTOMETRIC) == 0 else picture
+    picture.getexif()[_ORIENTATION] = directory.get(_ORIENTATION, 1)
+    return ImageOps.exif_transpose(picture)
+
+
+def _over_black(pixels: np.ndarray) -> np.ndarray:
+    """Integers `[H, W, channels]` without the last channel of two or four, by which they are made darker."""
+    if pixels.ndim != 3 or pixels.shape[2] not in (2, 4):
+        return pixels
+    colour, alpha = pixels[..., :-1], pixels[..., -1:]
+    opaque = next(2**bits - 1 for bits in BIT_DEPTHS if alpha.max() < 2**bits)
+    return colour if alpha.min() == opaque else np.round(colour * (alpha / np.float32(opaque))).astype(pixels.dtype)
 
 
 def _too_large(name: str) -> str:
@@ -173,6 +318,8 @@ def _from_array(pixels: np.ndarray, name: str) -> Image.Image:
         raise ValueError(f"{name}: pixels of type {pixels.dtype} are not grey values.")
     if np.issubdtype(pixels.dtype, np.floating) and not np.isfinite(pixels).all():
         raise ValueError(f"{name}: holds NaN or infinite pixels.")
+    if pixels.dtype == np.uint8:
+        return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
     low, high = float(pixels.min()), float(pixels.max())
     if low < 0:
         raise ValueError(f"{name}: holds negative pixels (down to {low:g}); shift them to start at 0.")

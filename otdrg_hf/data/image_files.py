@@ -1,12 +1,14 @@
-"""Checks image files, and resizes them for embedding."""
+"""Checks image files, and resizes them for embedding, with the pixels that the pipeline shows a model."""
 
 import io
 import os
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from PIL import Image
 
-from .dicom import register_dicom
+from otdrg_hf.modeling.image_loading import MAX_PIXELS, MIN_SIDE, load_radiograph
+
 from .rejections import IMAGE_MISSING, IMAGE_UNREADABLE, Rejected
 
 JPEG_QUALITY = 95
@@ -15,20 +17,21 @@ _PROBE_SIZE = 256
 
 def check_image(path: str) -> None:
     """
-    Read an image file, also DICOM, to its end; raises [`Rejected`] for one that is missing, cut short or no image.
+    Read an image file, also DICOM, to its end; raises [`Rejected`] for one that is missing, or that [`load_radiograph`]
+    refuses.
 
     JPEGs are decoded at a reduced size, which reads all of the file. Damage in the middle that the decoder can paint
     over is not seen.
     """
-    _open(path, _PROBE_SIZE)
+    _load(path, _PROBE_SIZE)
 
 
 def resized_jpeg(path: str, image_size: int) -> bytes:
     """
-    The image as an 8-bit grayscale JPEG of quality 95 whose shorter side is `image_size` pixels, the aspect kept;
-    smaller images keep their size. 16-bit images are scaled by their largest value. Raises [`Rejected`].
+    The grey values that [`load_radiograph`] gives, as a JPEG of quality 95 whose shorter side is `image_size` pixels,
+    the aspect kept; smaller images keep their size. Raises [`Rejected`].
     """
-    image = _grayscale(_open(path, image_size))
+    image = _load(path, image_size).convert("L")
     scale = image_size / min(image.size)
     if scale < 1:
         size = tuple(max(1, round(side * scale)) for side in image.size)
@@ -38,33 +41,31 @@ def resized_jpeg(path: str, image_size: int) -> bytes:
     return content.getvalue()
 
 
-def _open(path: str, draft_size: int) -> Image.Image:
+def _load(path: str, draft_size: int) -> Image.Image:
     if not os.path.isfile(path):
         raise Rejected(IMAGE_MISSING)
-    register_dicom()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path)
-            # A JPEG decoder can leave out detail for less than half the time; it never goes below the size asked for.
-            image.draft("L", (draft_size, draft_size))
-            image.load()
-    except (MemoryError, ImportError):
-        raise
-    except Exception as error:  # Pillow's decoders raise almost anything for damaged files
-        raise Rejected(IMAGE_UNREADABLE, _first_line(error, path)) from None
-    return image
+        with _reduced_jpeg(path, draft_size) as image:
+            return load_radiograph(image or path)
+    except ValueError as error:
+        raise Rejected(IMAGE_UNREADABLE, str(error)) from None
 
 
-def _grayscale(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        import numpy as np
-
-        values = np.asarray(image, dtype=np.float64).clip(min=0)
-        return Image.fromarray((values * (255 / max(values.max(), 1))).round().astype(np.uint8))
-    return image.convert("L")
-
-
-def _first_line(error: Exception, path: str) -> str:
-    text = str(error).replace(path, os.path.basename(path)).splitlines()
-    return text[0] if text else type(error).__name__
+@contextmanager
+def _reduced_jpeg(path: str, draft_size: int) -> Iterator[Image.Image | None]:
+    """
+    A JPEG without the detail that its decoder can leave out, for less than half the time. It never goes below the size
+    asked for. `None` for any other file, and for one too large or damaged to begin with.
+    """
+    try:
+        image = Image.open(path, formats=("JPEG",))
+    except Exception:  # Pillow's decoders raise almost anything; the loader will say what is wrong
+        yield None
+        return
+    with image:
+        if image.width * image.height > MAX_PIXELS:
+            yield None
+            return
+        size = max(draft_size, MIN_SIDE)
+        image.draft("L", (size, size))
+        yield image

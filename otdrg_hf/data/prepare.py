@@ -74,8 +74,9 @@ def prepare_dataset(
             which puts frontal images first in their study; of IU X-Ray, indiana_projections.csv in `data_dir` by
             default. Neither Open-i's reports nor R2Gen's annotation says which they are.
         image_size (`int`, *optional*):
-            Embed the images as 8-bit grayscale JPEGs whose shorter side has this many pixels. Without it they stay
-            where they are and are named by path (those of an archive are unpacked to `output_dir`/images).
+            Embed the images, with the grey values that [`load_radiograph`] gives, as 8-bit grayscale JPEGs whose
+            shorter side has this many pixels. Without it they stay where they are and are named by path (those of an
+            archive are unpacked to `output_dir`/images).
         labels (`str`, *optional*, defaults to `"auto"`):
             `"auto"` takes MIMIC's CheXpert table where it has the study, else the labeler; `"labeler"` always the
             labeler.

@@ -1,6 +1,8 @@
 """Tests of image loading: every kind of picture gives the right grey values, or one line that names the culprit."""
 
 import io
+import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from otdrg_hf.modeling.image_loading import load_radiograph, load_views
+from tests.deep_images import deep_png, deep_tiff, png_chunk
 
 FILM = np.add.outer(np.arange(40) * 4, np.arange(50)).astype(np.uint8)  # 0 to 205
 few = settings(max_examples=60, deadline=None)
@@ -118,6 +121,169 @@ def test_floats_from_0_to_1_and_from_0_to_255(dtype):
     bright = FILM.astype(dtype)
     bright[0, 0] = 255.6  # a resampled film may overshoot; it must not wrap around to black
     assert grey(bright)[0, 0] == 255
+
+
+# 16 bits a channel
+
+
+DEPTHS = {"12 bits": 4095 / 255, "16 bits": 257.0, "10 bits": 1023 / 255, "dark": 2600 / 205}
+WHITE_OF = {"12 bits": 4095, "16 bits": 65535, "10 bits": 1023, "dark": 4095}
+
+
+def deep_film(depth: str) -> tuple[np.ndarray, np.ndarray]:
+    """A film of more than 8 bits, and what it is shown as."""
+    film = np.round(FILM * DEPTHS[depth]).astype(np.uint16)
+    return film, film * (255 / WHITE_OF[depth])
+
+
+def channels_of(film: np.ndarray, count: int, opaque: int = 65535) -> np.ndarray:
+    colours = [film] * (count - 1 + count % 2)
+    return np.stack(colours if count % 2 else [*colours, np.full_like(film, opaque)], -1)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_png_of_16_bits_a_channel(depth, count):
+    film, shown = deep_film(depth)
+    assert abs(grey(deep_png(channels_of(film, count))) - shown).max() <= 1
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("count", [1, 3, 4])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_tiff_of_16_bits_a_channel(depth, count, order):
+    film, shown = deep_film(depth)
+    assert abs(grey(deep_tiff(channels_of(film, count), order)) - shown).max() <= 1
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("count, planar", [(2, False), (3, True), (4, True)])
+def test_tiff_that_only_imagecodecs_reads(count, planar, order):
+    pytest.importorskip("imagecodecs")
+    film, shown = deep_film("12 bits")
+    assert abs(grey(deep_tiff(channels_of(film, count), order, planar=planar)) - shown).max() <= 1
+
+
+def test_without_imagecodecs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    film, shown = deep_film("12 bits")
+    for content in (deep_png(channels_of(film, 4)), deep_tiff(channels_of(film, 4), ">")):
+        assert abs(grey(content) - shown).max() <= 1
+    with pytest.raises(
+        ImportError, match=r"^image given as bytes: .* need imagecodecs: pip install 'otdrg-hf\[dicom\]'"
+    ):
+        load_radiograph(deep_tiff(channels_of(film, 3), planar=True))
+    with clear_error("not an image file that can be read"):
+        load_radiograph(deep_tiff(channels_of(film, 2)))
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_tiff_whose_white_is_zero(depth, order):
+    if order == ">":  # which Pillow knows with black as zero alone
+        pytest.importorskip("imagecodecs")
+    film, shown = deep_film(depth)
+    content = deep_tiff((WHITE_OF[depth] - film.astype(int))[..., None], order, photometric=0)
+    assert abs(grey(content) - shown).max() <= 1
+    if order == "<":
+        assert abs(grey(Image.open(io.BytesIO(content))) - shown).max() <= 1
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("opaque", [65535, 4095, 255])
+def test_transparent_is_black_in_16_bits(count, opaque):
+    film, shown = deep_film("12 bits")
+    channels = channels_of(film, count, opaque)
+    channels[:, :10, -1] = 0
+    channels[:, 10:20, -1] = opaque // 2 + 1
+    pixels = grey(deep_png(channels))
+    assert (pixels[:, :10] == 0).all()
+    assert abs(pixels[:, 10:20] - shown[:, 10:20] / 2).max() <= 1
+    assert abs(pixels[:, 20:] - shown[:, 20:]).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+def test_picture_from_a_file_of_16_bits_a_channel(kind, tmp_path):
+    """Also when it is decoded already, as `datasets` hands it out; but not when it was drawn on since."""
+    film, shown = deep_film("12 bits")
+    path = tmp_path / f"film.{kind}"
+    path.write_bytes((deep_png if kind == "png" else deep_tiff)(channels_of(film, 3)))
+    assert abs(grey(Image.open(path)) - shown).max() <= 1
+    with Image.open(path) as image:
+        image.load()
+        assert abs(grey(image) - shown).max() <= 1
+        image.paste((200, 200, 200), (0, 0, 50, 20))
+        assert (grey(image)[:20] == 200).all()
+    path.unlink()
+    assert (grey(image)[:20] == 200).all()
+
+
+def test_colours_of_16_bits():
+    film, shown = deep_film("12 bits")
+    channels = np.stack([film, film // 2, film // 4], -1)
+    pixels = np.asarray(load_radiograph(deep_png(channels)))
+    assert abs(pixels - np.stack([shown, shown / 2, shown / 4], -1)).max() <= 1
+
+
+def test_orientation_in_16_bits():
+    film, shown = deep_film("12 bits")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = deep_png(channels_of(film, 3))
+    chunk = png_chunk(b"eXIf", exif.tobytes()[6:])
+    assert abs(grey(content[:33] + chunk + content[33:]) - np.rot90(shown, -1)).max() <= 1
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_16_bits_cut_short(count, share):
+    noise = np.random.default_rng(0).integers(0, 4096, (40, 50, count)).astype(np.uint16)
+    for content in (deep_png(noise), deep_tiff(noise)):
+        with clear_error("cut short|not an image file"):
+            load_radiograph(content[: int(share * len(content))])
+
+
+def test_tiff_that_is_longer_than_its_strips():
+    content = deep_tiff(channels_of(deep_film("12 bits")[0], 1))
+    height = struct.pack("<HHII", 257, 4, 1, 40)
+    assert content.count(height) == 1
+    with clear_error("damaged or cut short .strips are missing"):
+        load_radiograph(content.replace(height, struct.pack("<HHII", 257, 4, 1, 1_000_000)))
+
+
+# Tensors
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.float8_e5m2])
+@pytest.mark.parametrize("full", [1, 255])
+def test_tensors_of_every_float(dtype, full):
+    film = torch.from_numpy(FILM).double() * (full / 255)
+    step = 24 if dtype == torch.float8_e5m2 else 1
+    assert abs(grey(film.to(dtype)) - FILM).max() <= step
+    assert abs(grey(film.to(dtype).requires_grad_()) - FILM).max() <= step
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.int32, torch.int64])
+def test_tensors_of_integers(dtype):
+    assert (grey(torch.from_numpy(FILM).to(dtype)) == FILM).all()
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(40, 40, dtype=torch.bool),
+        torch.zeros(40, 40, dtype=torch.complex64),
+        torch.zeros(40, 40).to_sparse(),
+        torch.zeros(40, 40, device="meta"),
+        torch.full((40, 40), torch.nan, dtype=torch.bfloat16),
+        torch.full((40, 40), -1, dtype=torch.bfloat16),
+    ],
+    ids=["bool", "complex", "sparse", "meta", "nan", "negative"],
+)
+def test_tensors_that_are_no_picture(tensor):
+    with clear_error("image given as Tensor: ") as error:
+        load_radiograph(tensor)
+    assert "\n" not in str(error.value)
 
 
 def test_orientation_of_a_photograph_is_followed():

@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from transformers import pipeline
+from transformers.dynamic_module_utils import get_imports
 
+import otdrg_hf.modeling
 from tests.conftest import make_films
 
 WRITE = """
@@ -24,6 +27,13 @@ loaded = [auto.from_pretrained(folder, **trust) for auto in autos]
 report.save_pretrained(folder + "-again")
 print(json.dumps([answer, [type(each).__name__ for each in loaded], type(report).__module__.split(".")[0]]))
 """
+
+
+def test_remote_code_asks_for_no_more_than_torch_and_pillow():
+    """Of the packages that transformers looks for before it runs the code; pydicom and imagecodecs are optional."""
+    allowed = {"torch", "transformers", "PIL", "numpy", "safetensors", "huggingface_hub", *sys.stdlib_module_names}
+    for path in sorted(Path(otdrg_hf.modeling.__file__).parent.glob("*.py")):
+        assert set(get_imports(path)) <= allowed, path.name
 
 
 @pytest.fixture(scope="module")
