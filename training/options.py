@@ -120,7 +120,7 @@ def _check_together(args: StudyArguments, training_args: SFTConfig, model_args: 
         for name in WITH_PEFT:
             if getattr(model_args, name) != getattr(defaults, name):
                 raise ValueError(f"{name} goes with use_peft: leave it out, or add use_peft.")
-        if args.frozen_dtype and args.stage == "joint":
+        if args.frozen_dtype and args.stage == "joint" and not args.freeze_vision:
             raise ValueError("frozen_dtype goes with parts that rest: the stage 'joint' trains all of them.")
     if model_args.lora_modules_to_save and args.frozen_dtype:
         raise ValueError("lora_modules_to_save are trained in full, which needs fp32: leave frozen_dtype out.")
