@@ -54,11 +54,9 @@ def processor_from_backbones(cls, vision_id: str, text_id: str, image_size: int 
         vision_tower = AutoModel.from_config(vision_config)
     processor = _processor(cls, image_processor, text_id, config)
     fields = {key: value for key, value in config.items() if key in OTDRG_FIELDS} | {"label_words": 0}
-    tokenize_labels(
-        OTDRGConfig(vision_config=vision_config, **probe_patches(vision_tower, image_processor), **fields),
-        processor,
-        config.get("label_words"),
-    )
+    fields |= {"vision_config": vision_config, "text_config": _text_config(text_id)}
+    model_config = OTDRGConfig(**fields, **probe_patches(vision_tower, image_processor))
+    tokenize_labels(model_config, processor, config.get("label_words"))
     return processor
 
 
@@ -251,6 +249,10 @@ def _check_same_logits(model: PreTrainedModel, text_model: PreTrainedModel):
 def _vision_config(vision_id: str):
     config = AutoConfig.from_pretrained(vision_id)
     return getattr(config, "vision_config", config)
+
+
+def _text_config(text_id: str):
+    return AutoConfig.from_pretrained(text_id).get_text_config(decoder=True)
 
 
 def _image_processor(vision_id: str, vision_config, image_size: int | None) -> ViTImageProcessorPil:
