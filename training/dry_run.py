@@ -101,6 +101,7 @@ def _step(args, training_args, model_args, rows, prompts, reports) -> Step:
         half_precision=bool(training_args.bf16 or training_args.fp16),
         checkpointing=bool(training_args.gradient_checkpointing),
         runs_llm=args.stage != "align",
+        llm="full" if not model_args.use_peft else f"adapters{' with dropout' * (model_args.lora_dropout > 0)}",
         quantized_bits=bits,
     )
 

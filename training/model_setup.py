@@ -83,16 +83,18 @@ def empty_model_and_processor(
         model_args = dataclasses.replace(model_args, model_name_or_path=None)
         path = None
     _check_source(args, model_args)
+    dtype = getattr(torch, model_args.dtype or "float32", None)  # None for "auto"
     if args.vision_model and args.text_model:
         backbones = (args.vision_model, args.text_model)
-        return empty_from_backbones(OTDRGForConditionalGeneration, *backbones, **_backbone_fields(args))
-    if not path:
+        model, processor = empty_from_backbones(OTDRGForConditionalGeneration, *backbones, **_backbone_fields(args))
+    elif path:
+        config, processor = _changed_checkpoint(path, args)
+        with torch.device("meta"):
+            model = OTDRGForConditionalGeneration(config)
+        dtype = dtype or config.dtype
+    else:
         model, processor = _new_model(args, reports, {})
-        return model.to("meta"), processor
-    config, processor = _changed_checkpoint(path, args)
-    with torch.device("meta"):
-        model = OTDRGForConditionalGeneration(config)
-    return model, processor
+    return model.to("meta", dtype), processor
 
 
 def apply_text_options(

@@ -41,7 +41,7 @@ from otdrg_hf.training.other_states import OtherStates
 from otdrg_hf.training.record import training_data, write_record
 from otdrg_hf.training.report_metrics import ReportMetrics
 from otdrg_hf.training.shown_labels import ShownLabels
-from otdrg_hf.training.stages import apply_stage, cast_backbones
+from otdrg_hf.training.stages import apply_stage, batch_norms, cast_backbones
 from otdrg_hf.training.trainer import OTDRGTrainer
 
 PHANTOM_NOTICE = "Trained on synthetic phantoms only: a demonstration, not for clinical use."
@@ -89,6 +89,24 @@ def calibrate(trainer: OTDRGTrainer, studies) -> None:
     PartialState().print(f"Expected calibration error of the scores: {errors[0]:.3f}, calibrated {errors[1]:.3f}.")
 
 
+def prepare_model(args: StudyArguments, training_args: SFTConfig, model_args: ModelConfig, train):
+    """The model and processor of a run, with what the run says of its data, wording and stage."""
+    if not model_args.model_name_or_path:
+        labels = np.array(train["disease_labels"])  # [N, m]
+        args.otdrg_config = {"state_priors": state_priors(labels, num_states=4), **args.otdrg_config}
+    if args.dataset in PHANTOM_NAMES:
+        args.otdrg_config = {"notice": PHANTOM_NOTICE, **args.otdrg_config}
+    try:
+        model, processor = load_model_and_processor(args, model_args, train[args.target])
+    except OSError as error:
+        sources = [name for name in (model_args.model_name_or_path, args.vision_model, args.text_model) if name]
+        raise OSError(f"Cannot load {' or '.join(sources)}: {error}") from error
+    apply_text_options(args, training_args, model, processor)
+    model.config.training_data = training_data(args, model_args, train)
+    model.config.trained_on_reports |= args.stage != "align"
+    return model, processor
+
+
 def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConfig) -> OTDRGTrainer:
     """Loads studies and model. `ValueError` or `OSError`, in one line, for what a user has to change."""
     set_seed(training_args.seed)
@@ -100,21 +118,9 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
     validation = load_studies(args, "validation", args.eval_studies, num_proc)
     check_batches(training_args, len(train), len(validation))
 
-    labels = np.array(train["disease_labels"])  # [N, m]
-    if not model_args.model_name_or_path:
-        args.otdrg_config = {"state_priors": state_priors(labels, num_states=4), **args.otdrg_config}
-    if args.dataset in PHANTOM_NAMES:
-        args.otdrg_config = {"notice": PHANTOM_NOTICE, **args.otdrg_config}
-    try:
-        model, processor = load_model_and_processor(args, model_args, train[args.target])
-    except OSError as error:
-        sources = [name for name in (model_args.model_name_or_path, args.vision_model, args.text_model) if name]
-        raise OSError(f"Cannot load {' or '.join(sources)}: {error}") from error
-    apply_text_options(args, training_args, model, processor)
+    model, processor = prepare_model(args, training_args, model_args, train)
     for studies in (train, validation):
         check_context(studies, processor, args.target)
-    model.config.training_data = training_data(args, model_args, train)
-    model.config.trained_on_reports |= args.stage != "align"
     size = processor.image_processor.size
     image_size = (size["height"], size["width"])
     frozen = apply_stage(model, args.stage, processor.label_prompt, image_size, args.freeze_vision)
@@ -123,6 +129,8 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
     if peft_config is not None:
         model = put_on_base(model, processor, training_args.output_dir, model_args)
         frozen = apply_stage(model, args.stage, processor.label_prompt, image_size, args.freeze_vision)
+    if not args.vision_config:
+        frozen += batch_norms(model)
     features = None
     if args.feature_cache:
         features = FeatureCache(args.feature_cache, encoder_checksum(model, processor))

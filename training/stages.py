@@ -12,6 +12,7 @@ FROZEN = {
     "finetune": VISION,
     "joint": (),
 }
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 # What no prompt without labels reaches.
 LABEL_TOKENS = ("model.fusion.label_tokens",)
 
@@ -43,6 +44,14 @@ def apply_stage(
     if not names.issuperset(VISION):
         _freeze_unreached(model, image_size)
     return frozen
+
+
+def batch_norms(model: OTDRGForConditionalGeneration) -> list[nn.Module]:
+    """
+    Batch-norm layers of the vision encoder, to be kept in evaluation mode where it was pretrained: with a momentum of
+    0.1, running statistics of few images are those of the last batch. Weight and bias are trained all the same.
+    """
+    return [module for module in model.model.vision_tower.modules() if isinstance(module, BATCH_NORMS)]
 
 
 def cast_backbones(model: OTDRGForConditionalGeneration, dtype: str | None, adapted: bool) -> None:

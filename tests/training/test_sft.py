@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny_training import LLAMA, OTDRG, VIT, tiny_rows, tiny_studies, write_study_folder
-from transformers import AutoModelForImageTextToText
+from tiny_training import LLAMA, OTDRG, RESNET, VIT, tiny_rows, tiny_studies, write_study_folder
+from transformers import AutoModel, AutoModelForImageTextToText
 
 from otdrg_hf import OTDRGForConditionalGeneration
 from otdrg_hf.data.schema import PHANTOM_NAMES
@@ -22,7 +22,7 @@ from otdrg_hf.metrics.generation import generate_predictions
 from otdrg_hf.modeling.label_phrases_otdrg import encode_label_phrases
 from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.sft import load_studies, main
-from tests.modeling.families import save_text_encoder
+from tests.modeling.families import save_text, save_text_encoder, save_vision
 
 TRAINING = Path(__file__).parents[2] / "training"
 STEPS = 40
@@ -141,6 +141,30 @@ def test_a_model_knows_whether_its_llm_was_trained_on_reports(recipe, tmp_path):
     for name, said in (("align", True), ("tuned", False), ("lora", False)):
         text = (tmp_path / name / "README.md").read_text()
         assert ("language model was not trained on reports" in text) is said, name
+
+
+@pytest.mark.parametrize("stage", ["align", "joint"])
+def test_statistics_of_a_pretrained_encoder_are_kept_and_those_of_one_from_scratch_are_learned(stage, recipe, tmp_path):
+    vision, text = save_vision("resnet", tmp_path / "vision"), save_text("llama", tmp_path / "text")
+    otdrg = {"otdrg_config": OTDRG | {"image_token_pooling": 1}, "max_steps": 2, "stage": stage}
+    main(["--config", recipe("joined", vision_model=vision, text_model=text, **NO_CONFIGS, **otdrg)])
+    main(["--config", recipe("scratch", vision_config=RESNET, image_size=64, **otdrg)])
+    moved = {}
+    for name, start in (("joined", AutoModel.from_pretrained(vision).state_dict()), ("scratch", None)):
+        state = weights(tmp_path / name)
+        prefix = "model.vision_tower."
+        tower = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        fresh = {"running_mean": 0.0, "running_var": 1.0}
+        moved[name] = {
+            kind: any(
+                not torch.equal(value, start[key] if start else torch.full_like(value, fresh.get(kind, 1.0)))
+                for key, value in tower.items()
+                if key.endswith(f"normalization.{kind}")
+            )
+            for kind in ("running_mean", "running_var", "weight")
+        }
+    assert moved["joined"] == {"running_mean": False, "running_var": False, "weight": True}
+    assert moved["scratch"] == {"running_mean": True, "running_var": True, "weight": True}
 
 
 def test_phrases_of_a_text_encoder_stay_through_both_stages_and_the_adapter(recipe, tmp_path):
