@@ -1,35 +1,44 @@
 """The small pattern language of rules.yaml and the token trie that finds all of its phrases in one pass."""
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
-_PIECE = re.compile(r"[()\[\]|]|~\d+,?|[a-z0-9'/?.]+\*?|[,:$]|\s+")
+_PIECE = re.compile(r"[()\[\]|]|<[a-z ]+>|~\d+[,']?|[a-z0-9'/?.]+\*?|[,:;$]|(?<![^\s(|\[])-(?![^\s)|\]])|\s+")
+_WORD = re.compile(r"[a-z0-9'/]+\*?")
+_LIST = re.compile(r"<([a-z ]+)>")
 _CLOSING = {"(": ")", "[": "]"}
 _GAP = "~"
 # A colon may be run over: "Heart: mildly enlarged."
 _MARKS = frozenset(",;()-?")
+# A noun phrase ends at these.
+_LINKS = frozenset("and or nor of in at on to with from by for is are was were has have which that than as".split())
 
-# Words between which a hyphen or a slash makes one term are kept whole; masks of de-identification are skipped.
+# Masks of de-identification are skipped, as is the "No." of "No. 8 French". Signs of forms, (-), (+), (?), = and |, are
+# words, as are short forms with a slash. A hyphen parts words like a space, a dash is a mark.
 TOKEN = re.compile(
-    r"(?P<mask>x{3,}|_+|\[\*\*.*?\*\*\]|<unk>)"
-    r"|and/or|[whrc]/[aow](?![a-z])|s/p(?![a-z])|\d+(?:\.\d+)?|[a-z0-9]+(?:['’][a-z]+)?|(?<=\s)-+(?=\s)|[,;:()/?]"
+    r"(?P<mask>x{3,}|_+|\[\*\*.*?\*\*\]|<unk>|no\.(?=\s?\d))"
+    r"|and/or|w/out|w/(?!o\b)|[a-z]/[a-z](?![a-z])|2/2|\d+(?:\.\d+)?|[a-z0-9]+(?:['’][a-z]+)?"
+    r"|\([-+?]\)|(?<=\s)[-–—]+(?=\s)|—|[,;:()/?=|]"
 )
 
 
-def expand_phrase(phrase: str) -> list[tuple[str, ...]]:
+def expand_phrase(phrase: str, lists: Mapping[str, Sequence[str]] | None = None) -> list[tuple[str, ...]]:
     """Spell out a phrase of the rules language as token sequences.
 
     Args:
         phrase (`str`): words with `(a|b c)` alternatives, `[optional]` parts (alternatives allowed), `stem*`
-            prefixes and `~N` or `~N,` gaps of up to N words, e.g. `"(cardiac|heart) ~3 (enlarged|large)"`.
+            prefixes, `<name>` for any phrase of a list and `~N`, `~N,` or `~N'` gaps of up to N words, e.g.
+            `"(cardiac|heart) ~3 (enlarged|large)"`.
+        lists (`Mapping[str, Sequence[str]]`, *optional*): the lists by name.
 
     Returns:
         `list[tuple[str, ...]]`: every spelling; `"~N"` stays as an element of its own.
 
     Raises:
-        ValueError: if the phrase is empty, has a sign or a bracket that the language lacks, or begins or ends
-            with a gap.
+        ValueError: if the phrase is empty, has a sign or a bracket that the language lacks, names a list that is
+            not there, or begins or ends with a gap.
     """
+    phrase = _with_lists(phrase, lists or {})
     pieces = []
     position = 0
     while position < len(phrase):
@@ -44,6 +53,23 @@ def expand_phrase(phrase: str) -> list[tuple[str, ...]]:
         if not spelling or spelling[0].startswith(_GAP) or spelling[-1].startswith(_GAP):
             raise ValueError(f"phrase {phrase!r}: must begin and end with a word that is always there")
     return spellings
+
+
+def _with_lists(phrase: str, lists: Mapping[str, Sequence[str]], depth: int = 0) -> str:
+    """Put the members of longer than a word in for each list; its single words are looked up as `<name>`."""
+
+    def members(match: re.Match) -> str:
+        if match[1] not in lists or depth > 5:
+            raise ValueError(f"phrase {phrase!r}: there is no list {match[1]!r}")
+        longer = [_with_lists(member, lists, depth + 1) for member in lists[match[1]] if not is_word(member)]
+        return "(" + "|".join([*longer, match[0]] if len(longer) < len(lists[match[1]]) else longer) + ")"
+
+    return _LIST.sub(members, phrase)
+
+
+def is_word(phrase: str) -> bool:
+    """Whether a phrase is a single word or stem."""
+    return _WORD.fullmatch(phrase) is not None
 
 
 def _alternatives(pieces: list[str], at: int, closing: str, phrase: str) -> tuple[list[tuple[str, ...]], int]:
@@ -75,7 +101,7 @@ class _Node:
 
     def __init__(self) -> None:
         self.children: dict[str, _Node] = {}
-        self.gap: dict[tuple[int, bool], _Node] = {}
+        self.gap: dict[tuple[int, str], _Node] = {}
         self.payloads: list[Hashable] = []
 
 
@@ -84,33 +110,55 @@ class PhraseTrie:
 
     Args:
         gap_stops (`Sequence[str]`): words that no `~N` gap may run over.
+        lists (`Mapping[str, Sequence[str]]`, *optional*): the lists that phrases name; their single words share one
+            branch, so that a long list costs no more than a word.
     """
 
-    def __init__(self, gap_stops: Sequence[str] = ()) -> None:
+    def __init__(self, gap_stops: Sequence[str] = (), lists: Mapping[str, Sequence[str]] | None = None) -> None:
         self._root = _Node()
         self._literals: set[str] = set()
         self._stems: dict[str, set[str]] = {}
         self._keys: dict[str, tuple[str, ...]] = {}
         self._gap_stops = frozenset(gap_stops)
+        self._lists = {
+            f"<{name}>": ({w for w in words if w[-1] != "*"}, tuple(w[:-1] for w in words if w[-1] == "*"))
+            for name, members in (lists or {}).items()
+            if (words := [member for member in members if is_word(member)])
+        }
 
     def add(self, spelling: Sequence[str], payload: Hashable) -> None:
         """Add one spelling of [`expand_phrase`]; `payload` comes back with each match."""
         node = self._root
         for token in spelling:
             if token.startswith(_GAP):
-                node = node.gap.setdefault((int(token[1:].rstrip(",")), token.endswith(",")), _Node())
-                continue
-            if token.endswith("*"):
-                self._stems.setdefault(token[:2], set()).add(token)
+                most = token[1:].rstrip(",'")
+                children, key = node.gap, (int(most), token[1 + len(most) :])
             else:
-                self._literals.add(token)
-            node = node.children.setdefault(token, _Node())
+                children, key = node.children, token
+                if token.endswith("*"):
+                    self._stems.setdefault(token[:2], set()).add(token)
+                elif token not in self._lists:
+                    self._literals.add(token)
+            after = children.get(key)
+            if after is None:
+                after = children[key] = _Node()
+            node = after
         if payload not in node.payloads:
             node.payloads.append(payload)
+
+    def knows(self, token: str) -> bool:
+        """Whether any phrase has `token`, by itself or as a stem."""
+        return bool(self._keys[token] if token in self._keys else self._keys_of(token))
+
+    @property
+    def words(self) -> frozenset[str]:
+        """The words of phrases and lists; stems are left out."""
+        return frozenset(self._literals).union(*(words for words, _ in self._lists.values()))
 
     def _keys_of(self, token: str) -> tuple[str, ...]:
         keys = [token] if token in self._literals else []
         keys += [s for s in self._stems.get(token[:2], ()) if token.startswith(s[:-1])]
+        keys += [name for name, (words, stems) in self._lists.items() if token in words or token.startswith(stems)]
         if len(self._keys) > 100_000:
             self._keys.clear()
         self._keys[token] = found = tuple(keys)
@@ -139,7 +187,7 @@ class PhraseTrie:
             for key in keys[at]:
                 if key in node.children:
                     self._walk(node.children[key], start, at + 1, skipped, keys, tokens, matches)
-        for (most, over_commas), after in node.gap.items():
+        for (most, sign), after in node.gap.items():
             for jump in range(most + 1):
                 if at + jump >= len(keys):
                     break
@@ -147,5 +195,5 @@ class PhraseTrie:
                     if key in after.children:
                         self._walk(after.children[key], start, at + jump + 1, skipped + jump, keys, tokens, matches)
                 word = tokens[at + jump]
-                if word in self._gap_stops or (word in _MARKS and not (over_commas and word == ",")):
+                if word in self._gap_stops or (word in _MARKS and word != sign) or (sign == "'" and word in _LINKS):
                     break

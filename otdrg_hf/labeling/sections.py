@@ -1,32 +1,104 @@
 """Cut a report into the sections that describe the image, and those into sentences, with character offsets."""
 
 import re
+from collections.abc import Iterator
+from functools import lru_cache
 
-# Sections that tell why and how the film was taken: their words are no findings.
-_SKIPPED = (
-    r"indications?|(?:clinical |patient )?history|clinical (?:information|indication|data|details|history)"
-    r"|reason for (?:the )?(?:exam(?:ination)?|study|test)|comparisons?|(?:prior|previous) (?:studies|study|exams?)"
-    r"|techniques?|(?:type of )?exam(?:ination)?|procedure|study|views?|(?:medical )?condition|admitting diagnosis"
-    r"|underlying medical condition|hx|dx|diagnosis code|symptoms?|question|notifications?|referring physician"
+# Words of headers. A section that tells why or how the film was taken, or what to do next, says nothing of the image.
+_ASKS = frozenset(
+    "clinical history histories hx indication indications ndication reason reasons question questions query request"
+    " requested requesting referral referring complaint complaints symptom symptoms statement notes context background"
+    " information info details detail condition diagnosis dx presentation presenting admitting recommendation"
+    " recommendations notification notifications plan advice problem problems purpose consult patient pt age sex mrn"
+    " accession dictated signed attending physician medication medications allergies".split()
 )
-_DESCRIBED = (
-    r"findings?|impressions?|conclusions?|interpretation|report|wet read|addendum|summary|opinion|observations?"
-    r"|findings? (?:and|/|&) impressions?|(?:frontal|pa|ap|portable|chest|lateral)[a-z ,]{0,40}(?:radiograph|chest"
-    r"|view|film|x-?ray)s?"
+_TAKEN = frozenset(
+    "comparison comparisons compared technique techniques exam exams examination examinations procedure procedures"
+    " study studies view views date time type modality prior previous".split()
 )
-_HEADER = re.compile(rf"(?<![\w/-])(?:(?P<skip>{_SKIPPED})|(?P<keep>{_DESCRIBED}))[ \t]*:", re.IGNORECASE)
-_LONGEST_SENTENCE = 2000
-_EMPTY_LINE = re.compile(r"\S[ \t]*\n[ \t]*\n")
-_IMPRESSION = re.compile(r"impression|conclusion|opinion|summary", re.IGNORECASE)
+_DESCRIBES = frozenset(
+    "finding findings impression impressions conclusion conclusions interpretation report read reading result results"
+    " addendum addenda summary opinion observation observations description narrative answer assessment".split()
+)
+_FILM = re.compile(r"(?:frontal|pa|ap|portable|chest|lateral)[a-z ,]{0,40}(?:radiograph|chest|view|film|x-?ray)s?")
+_FILLING = frozenset(
+    "and of for the this with chest cxr x ray xray radiographic radiological radiology radiologic imaging medical"
+    " relevant pertinent brief past present current underlying surgical social other wet final preliminary prelim main"
+    " key thorax film films radiograph exam study test to code pa ap lateral portable on in by".split()
+)
+_SUMS_UP = re.compile(r"impression|conclusion|opinion|summary|assessment", re.IGNORECASE)
+_ADDED = re.compile(r"addend|wet|answer", re.IGNORECASE)
+_TITLE = re.compile(r"(?:final|radiology|radiological|preliminary|imaging|chest x-?ray|cxr) report")
 
-# A full stop ends a sentence unless it stands in a number, after an abbreviation or after a list number. A question
-# mark ends one at the end of a line, unless it stands alone: "? pneumonia" may be broken after the mark.
-_BOUNDARY = re.compile(
-    r"(?:(?<!\bvs)(?<!\bdr)(?<!\bmr)(?<!\bms)(?<!\bapprox)(?<!\be\.g)(?<!\bi\.e)[.!]{1,3}(?=[\s\"')\]]|$)"
-    r"|(?<=[a-z)]{2})\.(?=[a-z]{2})|(?<=\S)\?(?=\s*$|\s*\n)|\n[ \t]*\n|\n[ \t]*(?=(?:[-*•]|\(?\d{1,2}[.)])[ \t]))"
-    r"|(?<=\s)(?=\d{1,2}\)\s)",
+_HEADER_END = re.compile(r":|[ \t][-–—]+(?=[ \t])|$", re.MULTILINE)
+_HEADER_START = re.compile(r"[.;?!:)\n]|\d\d|$")
+_WORD = re.compile(r"[A-Za-z]+(?:-[Rr]ay)?")
+_DRESS = " \t\r\n*_#=->"
+# What a paragraph says that describes a film, as against one that says why it was taken.
+_DESCRIPTION = re.compile(
+    r"\bthere (?:is|are|has|have)\b|\bno (?:focal|acute|evidence|pleural|pneumothorax|effusion|infiltrate|consolidation)"
+    r"|\b(?:lungs?|heart|silhouette|mediastinum|contours?|angles?|hila|diaphragms?|pleura|bones?|structures|fields?|size)"
+    r"\b[^.\n]{0,40}\b(?:is|are|remains?|appears?|normal|clear|unremarkable|enlarged|unchanged|stable)\b"
+    r"|\b(?:seen|identified|visualized)\b",
     re.IGNORECASE,
 )
+_EMPTY_LINE = re.compile(r"\S[ \t]*\n[ \t]*\n")
+_LINE_AFTER_STOP = re.compile(r"[.?!][ \t]*\n(?=[ \t]*[A-Z])")
+_LONGEST_SENTENCE = 2000
+
+# Abbreviations: after the first a full stop never ends a sentence, after the others only where a capital follows.
+_ABBREVIATED = frozenset(
+    "vs dr mr mrs ms prof approx e.g i.e eg ie poss prob signif sig evid def susp bilat mod min sm lt rt w no fig incl"
+    " resp st diff".split()
+)
+_UNITS = frozenset("cm mm ml cc in hr hrs h mins sec yr yrs mo wk wks a.m p.m am pm r l ant post lat sup inf med".split())
+_STOP = re.compile(
+    r"[.!]{1,3}(?=[\s\"')\]]|$)|(?<=[A-Za-z)]{2})\.(?=[A-Za-z]{2})|(?<=[\d)])\.(?=[A-Za-z]{2})|\?+(?=\s|$)|\n"
+    r"|(?<=[\s.])\(?(?:\d{1,2}|[a-h]|i{1,3}|iv|vi{0,3}|ix|x)\)(?=\s?[A-Za-z])|(?<=\s)#(?=\d)|[•▪►·]|(?<=\s)\*(?=\s)"
+    r"|(?<=[\s.;])\d{1,2}(?=\.[A-Za-z]{2}|\s[-–]\s[A-Z])|(?<=[a-z]{3})\d{1,2}(?=\.[A-Z])|(?<=[a-z)]) +(?=[A-Z][a-z])"
+)
+_LAST_WORD = re.compile(r"([A-Za-z.]*[A-Za-z0-9)])\W*$")
+_NEXT_WORD = re.compile(r"[\W_]*?([A-Za-z]+)")
+_BULLET = re.compile(r"[ \t]*(?:[-*•–>+]|\(?(?:\d{1,2}|[a-hA-H])[.):]|\(?[ivxIVX]{1,4}[.)])[ \t]?(?=\S)")
+_EMPTY = re.compile(r"[ \t\r]*\n")
+_FORM_ROW = re.compile(r"[ \t]*[A-Za-z][\w /-]{0,40}?(?:[ \t]*[:=|?]|[ \t][-–][ \t])")
+_ANSWER = re.compile(
+    r"\s*(?:yes|no|none|nil|not|negative|absent|present|small|tiny|trace|mild|moderate|large|unlikely|possibly|n|y)\b"
+    r"[^.;\n?]{0,30}(?:[.;\n]|$)",
+    re.IGNORECASE,
+)
+# A line that ends with one of the first goes on, as does one before a line that begins with one of the second.
+_OPEN = frozenset(
+    "a an the no not without with and or nor of in on at to for from by is are was were be been being has have had"
+    " there this that these those which who as than if may might could can would should cannot neither either both all"
+    " any some each more less most very left right bilateral bibasilar basilar basal upper lower middle mid small tiny"
+    " trace mild moderate large severe minimal slight subtle focal acute chronic new old stable possible probable likely"
+    " pleural pulmonary lung lobe lobar cardiac mediastinal hilar central venous interstitial airspace air space rib"
+    " evidence sign signs suggestion suggest suggests consistent compatible concerning suspicious due secondary related"
+    " interval increased decreased improved persistent residual significant definite discrete overt patchy hazy vague"
+    " between within into over under above below near through after before since until during per via versus vs"
+    " show shows demonstrate demonstrates reveal reveals represent represents reflect reflects mildly moderately"
+    " severely slightly markedly minimally remain remains appear appears its their his her our your zone base size"
+    " endotracheal nasogastric et ng chest picc port tracheostomy subclavian jugular ij internal external single dual"
+    " dr mr mrs ms previous prior last first second third one two three overlying underlying adjacent associated".split()
+)
+_GOES_ON = frozenset(
+    "of in on at to for from by with without within and or nor but which that who whose is are was were be been being has"
+    " have had may might could can would should cannot not than as versus vs then seen noted identified present visualized"
+    " demonstrated appreciated suggesting consistent compatible likely possibly probably representing reflecting although"
+    " though however while whereas due secondary since following after before until during along projecting overlying"
+    " measuring obscuring involving extending except if concerning suspicious worrisome per via between above below".split()
+)
+_BEGINS = frozenset(
+    "no the there heart lungs lung cardiac cardiomediastinal mediastinum mediastinal hila hilar trachea aorta bones ribs"
+    " osseous pleural pleura diaphragm diaphragms costophrenic small tiny trace mild moderate large severe minimal stable"
+    " unchanged new old left right bilateral bibasilar interval increased decreased improved worsening persistent residual"
+    " ett picc ngt ogt et ng endotracheal nasogastric enteric feeding tracheostomy lines tubes support pacemaker sternotomy"
+    " median low possible probable questionable patchy hazy streaky multiple several clear normal cardiomegaly effusion"
+    " effusions pneumothorax pneumonia edema atelectasis consolidation opacity opacities nodule mass fracture".split()
+)
+# Of those, the ones that begin a sentence in the middle of a line, where they are written with a capital.
+_BEGINS_INSIDE = _BEGINS | frozenset(("mediastinum", "visualized", "cardiopulmonary", "vascularity", "it"))
 
 
 def split_sections(report: str) -> list[tuple[str, int, int]]:
@@ -36,39 +108,173 @@ def split_sections(report: str) -> list[tuple[str, int, int]]:
         report (`str`): a whole report or any part of one; without headers all of it is taken.
 
     Returns:
-        `list[tuple[str, int, int]]`: header in lower case ("" before the first header) and the character span of its
-        text. Indication, history, comparison and technique are left out.
+        `list[tuple[str, int, int]]`: header in lower case ("" without one) and the character span of its text. Left
+        out are sections that tell why and how the film was taken or what to do next, and, where a header of findings
+        follows, what stands before the first header.
     """
-    headers = list(_HEADER.finditer(report)) if ":" in report else []
+    headers = _headers(report) if ":" in report or "\n" in report or " - " in report or "–" in report else []
     if not headers:
         return [("", 0, len(report))]
-    parts = [("", 0, headers[0].start())] if headers[0].start() else []
-    described = any(header["keep"] for header in headers)
-    for header, following in zip(headers, headers[1:] + [None], strict=True):
-        start, end = header.end(), following.start() if following else len(report)
-        if header["keep"]:
-            parts.append((header["keep"].lower(), start, end))
-        elif not described:
-            # Old reports go from "COMPARISON: None." to the description with no more than an empty line between.
-            paragraph = _EMPTY_LINE.search(report, start, end)
-            if paragraph:
-                parts.append(("", paragraph.end(), end))
-    parts.sort(key=lambda part: not _IMPRESSION.search(part[0]))
+    kept = [name for kind, name, _, _ in headers if kind == "describes"]
+    has_findings = any(not _SUMS_UP.search(name) and not _ADDED.match(name) for name in kept)
+    parts = [(name, start, end) for kind, name, start, end in headers if kind == "describes"]
+    for kind, _, start, end in headers:
+        if kind != "describes" and not has_findings:
+            parts.extend(_undescribed(report, start, end, whole=kind == "none", needed=bool(kept)))
+    parts.sort(key=lambda part: (not _SUMS_UP.search(part[0]), part[1]))
     return parts
+
+
+def _undescribed(report: str, start: int, end: int, whole: bool, needed: bool) -> Iterator[tuple[str, int, int]]:
+    """The description that old reports have before any header, or behind "COMPARISON: None." without one of its own.
+
+    Where an impression says what is seen (`needed`), it must read like one; a reason for the film would not.
+    """
+    if not whole:
+        paragraph = _EMPTY_LINE.search(report, start, end) or _LINE_AFTER_STOP.search(report, start, end)
+        start = paragraph.end() if paragraph else end
+    if start < end and (not needed or _DESCRIPTION.search(report, start, end)):
+        yield "", start, end
+
+
+def _headers(report: str) -> list[tuple[str, str, int, int]]:
+    """Kind ("asks", "describes", "none" before the first), name, and span of the text of each section."""
+    found: list[tuple[str, str, int, int]] = []
+    for mark in _HEADER_END.finditer(report):
+        header = _header_before(report, mark, found[-1][3] if found else 0)
+        if header:
+            found.append(header)
+    sections = []
+    if found and report[: found[0][2]].strip():
+        sections.append(("none", "", 0, found[0][2]))
+    for (kind, name, _, end), following in zip(found, [*found[1:], None] if found else [], strict=True):
+        sections.append((kind, name, end, following[2] if following else len(report)))
+    return sections
+
+
+def _header_before(report: str, mark: re.Match, since: int) -> tuple[str, str, int, int] | None:
+    """Kind, name, start and end of the header that ends at `mark`, if the words before it are one."""
+    line = max(report.rfind("\n", since, mark.start()) + 1, since)
+    text = report[line : mark.start()]
+    if not text or len(text) > 400:
+        return None
+    by_itself = mark.group() == ""
+    cut = 0 if by_itself else max((m.end() for m in re.finditer(r"[.;?!:)]\s|[.;?!](?=[A-Z])", text)), default=0)
+    phrase = text[cut:]
+    for start in _possible_starts(phrase, only_first=by_itself or mark.group() != ":"):
+        words = phrase[start:].strip(_DRESS)
+        kind = header_kind(words.lower(), alone=mark.group() != ":")
+        if kind:
+            return kind, words.lower(), line + cut + start, mark.end()
+    return None
+
+
+def _possible_starts(phrase: str, only_first: bool) -> Iterator[int]:
+    first = len(phrase) - len(phrase.lstrip(_DRESS))
+    yield first
+    if not only_first:
+        # "cough Findings: clear": a capital may begin a header in the middle of a line.
+        yield from (m.start() for m in re.finditer(r"(?<=\s)[A-Z]", phrase) if m.start() > first)
+
+
+@lru_cache(maxsize=4096)
+def header_kind(header: str, alone: bool = False) -> str | None:
+    """What the section under `header` (lower case) does: "asks", "describes", or `None` where it is no header.
+
+    Args:
+        header (`str`): the words before the colon.
+        alone (`bool`): whether no colon marks it as a header, so that it must consist of a header's words only.
+    """
+    if not header or len(header) > 60:
+        return None
+    words = [word.lower() for word in _WORD.findall(header)]
+    known = [word for word in words if word in _ASKS or word in _TAKEN or word in _DESCRIBES or word in _FILLING]
+    if not words or len(words) > (4 if alone else 7) or (alone and len(known) < len(words)):
+        return None
+    if _TITLE.fullmatch(header):
+        return "none"
+    asks = any(word in _ASKS for word in words)
+    if asks and (words[0] in _ASKS or words[-1] in _ASKS or len(known) == len(words)):
+        return "asks"
+    if len(known) == len(words) and any(word in _DESCRIBES for word in words):
+        return "describes"
+    if not alone and _FILM.fullmatch(header):
+        return "describes"
+    if len(known) == len(words) and any(word in _TAKEN for word in words):
+        return "asks"
+    return None
 
 
 def split_sentences(text: str) -> list[tuple[int, int]]:
     """Character spans of the sentences of `text`, without the marks that end them and white space around them."""
     spans = []
     start = 0
-    for boundary in [*_BOUNDARY.finditer(text), None]:
-        end = boundary.start() if boundary else len(text)
-        piece = text[start:end]
+    for stop, after in [*_boundaries(text), (len(text), len(text))]:
+        piece = text[start:stop]
         if piece.strip():
             left = start + len(piece) - len(piece.lstrip())
             spans.extend(_pieces(text, left, start + len(piece.rstrip())))
-        start = boundary.end() if boundary else end
+        start = after
     return spans
+
+
+def _boundaries(text: str) -> Iterator[tuple[int, int]]:
+    """Where a sentence stops and where the next may start."""
+    for match in _STOP.finditer(text):
+        start, end = match.span()
+        mark = match.group()
+        if mark[0] in ".!":
+            if not _is_abbreviation(text, start, end):
+                yield start, end
+        elif mark[0] == "?":
+            # "Pneumothorax? No." is answered on the spot; "? pneumonia" may be broken after the mark.
+            if start and (text[start - 1].isalnum() or text[start - 1] in ")]") and not _ANSWER.match(text, end):
+                yield end, end
+        elif mark == "\n":
+            if _line_ends(text, start):
+                yield start, end
+        elif mark.isspace():
+            if _begins_inside(text, start, end):
+                yield start, start
+        elif mark in "•▪►·*":
+            yield start, end
+        else:
+            yield start, start
+
+
+def _is_abbreviation(text: str, start: int, end: int) -> bool:
+    word = _LAST_WORD.search(text, max(0, start - 12), start)
+    if word is None:
+        return False
+    last = word[1].lower()
+    if last in _ABBREVIATED:
+        return True
+    following = text[end : end + 2].strip()
+    return last in _UNITS and following.islower()
+
+
+def _line_ends(text: str, at: int) -> bool:
+    """Whether a sentence ends with the line that ends at `at`."""
+    if _EMPTY.match(text, at + 1) or _BULLET.match(text, at + 1) or _FORM_ROW.match(text, at + 1):
+        return True
+    before, after = _LAST_WORD.search(text, max(0, at - 40), at), _NEXT_WORD.match(text, at + 1)
+    if before is None or after is None or text[:at].rstrip()[-1:] in ",;:-/(?":
+        return False
+    last, following = before[1], after[1]
+    if last.lower() in _OPEN or following.lower() in _GOES_ON:
+        return False
+    if last.lower().endswith("ing") and following.lower() not in ("no", "there", "the", "heart", "lungs"):
+        return False
+    return following.istitle() and not last.isupper() and len(following) > 1 or following.lower() in _BEGINS
+
+
+def _begins_inside(text: str, start: int, end: int) -> bool:
+    """Whether a capital in the middle of a line begins a sentence: "No effusion Heart enlarged"."""
+    following, before = _NEXT_WORD.match(text, end), _LAST_WORD.search(text, max(0, start - 40), start)
+    if following is None or before is None or not following[1].istitle():
+        return False
+    is_plain = before[1].islower() and before[1] not in _OPEN
+    return is_plain and following[1].lower() in _BEGINS_INSIDE
 
 
 def _pieces(text: str, start: int, end: int) -> list[tuple[int, int]]:
