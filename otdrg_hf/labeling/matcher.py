@@ -65,6 +65,8 @@ def tokenize(sentence: str, spelling: Spelling) -> tuple[list[str], list[tuple[i
         written, span = match.group(), match.span()
         if written[0] in "-–—":
             written = "-"
+        elif written[0] == ".":
+            written = ":"
         elif tokens and end < span[0] and lowered[end] == "-" and lowered[end + 1 : span[0]].strip() == "":
             # "pneumo-thorax", and "atelec-" at the end of a line, where that makes a word of the rules.
             if spelling.knows(before + written) and (before in _PREFIXES or not spelling.knows(before)):
@@ -279,6 +281,9 @@ class _Sentence:
         between = [m for m in self.all if start <= m[0] and m[1] <= mention[0]]
         if not between:
             return False
+        behind = self.tokens[mention[1] : mention[1] + 1]
+        if mention[3].label == _DEVICES and between[-1][3].label != _DEVICES and _PLACES.intersection(behind):
+            return not _LISTING.intersection(self.tokens[between[-1][1] : mention[0]])
         if self._is_statement(mention) or any(self._is_statement(m) for m in between):
             return True
         at = between[-1][1]
@@ -293,7 +298,7 @@ class _Sentence:
         """Whether something else is denied of the mention: "no kinking of the catheter"."""
         tokens = self.tokens
         for at in range(mention[0] - 1, max(start, mention[0] - 5) - 1, -1):
-            if tokens[at] in _DEFINITE and at > start and tokens[at - 1] in _PREPOSITIONS:
+            if tokens[at] in _DEFINITE and at - 1 > start and tokens[at - 1] in _PREPOSITIONS:
                 return not any(start <= m[0] < at for m in self.all)
             if tokens[at] in _PARTS or tokens[at] in _LISTING:
                 break

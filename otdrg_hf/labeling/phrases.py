@@ -1,9 +1,11 @@
 """The small pattern language of rules.yaml and the token trie that finds all of its phrases in one pass."""
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 _PIECE = re.compile(r"[()\[\]|]|<[a-z ]+>|~\d+[,']?|[a-z0-9'/?.]+\*?|[,:;$]|(?<![^\s(|\[])-(?![^\s)|\]])|\s+")
+# A stem of so many letters is no part of another word by chance.
+_TELLING = 5
 _WORD = re.compile(r"[a-z0-9'/]+\*?")
 _LIST = re.compile(r"<([a-z ]+)>")
 _CLOSING = {"(": ")", "[": "]"}
@@ -18,7 +20,7 @@ _LINKS = frozenset("and or nor of in at on to with from by for is are was were h
 TOKEN = re.compile(
     r"(?P<mask>x{3,}|_+|\[\*\*.*?\*\*\]|<unk>|no\.(?=\s?\d))"
     r"|and/or|w/out|w/(?!o\b)|[a-z]/[a-z](?![a-z])|2/2|\d+(?:\.\d+)?|[a-z0-9]+(?:['’][a-z]+)?"
-    r"|\([-+?]\)|(?<=\s)[-–—]+(?=\s)|—|[,;:()/?=|]"
+    r"|\([-+?]\)|\.{4,}|(?<=\s)[-–—]+(?=\s)|—|[,;:()/?=|]"
 )
 
 
@@ -147,13 +149,24 @@ class PhraseTrie:
             node.payloads.append(payload)
 
     def knows(self, token: str) -> bool:
-        """Whether any phrase has `token`, by itself or as a stem."""
-        return bool(self._keys[token] if token in self._keys else self._keys_of(token))
+        """Whether any phrase has `token`, by itself or with an ending of up to two letters, or a stem that tells."""
+        return any(
+            key[-1] != "*" or len(token) < len(key) + 2 or len(key) > _TELLING for key in self._single_keys(token)
+        )
 
     @property
     def words(self) -> frozenset[str]:
         """The words of phrases and lists; stems are left out."""
         return frozenset(self._literals).union(*(words for words, _ in self._lists.values()))
+
+    def _single_keys(self, token: str) -> Iterator[str]:
+        if token in self._literals:
+            yield token
+        yield from (stem for stem in self._stems.get(token[:2], ()) if token.startswith(stem[:-1]))
+        for words, stems in self._lists.values():
+            if token in words:
+                yield token
+            yield from (stem + "*" for stem in stems if token.startswith(stem))
 
     def _keys_of(self, token: str) -> tuple[str, ...]:
         keys = [token] if token in self._literals else []

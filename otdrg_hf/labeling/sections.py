@@ -48,13 +48,13 @@ _LONGEST_SENTENCE = 2000
 
 # Abbreviations: after the first a full stop never ends a sentence, after the others only where a capital follows.
 _ABBREVIATED = frozenset(
-    "vs dr mr mrs ms prof approx e.g i.e eg ie poss prob signif sig evid def susp bilat mod min sm lt rt w no fig incl"
+    "vs dr mr mrs ms prof approx e.g i.e eg ie poss prob signif sig evid def susp bilat mod min sm lt rt w fig incl"
     " resp st diff".split()
 )
 _UNITS = frozenset("cm mm ml cc in hr hrs h mins sec yr yrs mo wk wks a.m p.m am pm r l ant post lat sup inf med".split())
 _STOP = re.compile(
-    r"[.!]{1,3}(?=[\s\"')\]]|$)|(?<=[A-Za-z)]{2})\.(?=[A-Za-z]{2})|(?<=[\d)])\.(?=[A-Za-z]{2})|\?+(?=\s|$)|\n"
-    r"|(?<=[\s.])\(?(?:\d{1,2}|[a-h]|i{1,3}|iv|vi{0,3}|ix|x)\)(?=\s?[A-Za-z])|(?<=\s)#(?=\d)|[•▪►·]|(?<=\s)\*(?=\s)"
+    r"(?<![.!])[.!]{1,3}(?=[\s\"')\]]|$)|(?<=[A-Za-z)]{2})\.(?=[A-Za-z]{2})|(?<=[\d)])\.(?=[A-Za-z]{2})|\?+(?=[\s;,]|$)|\n"
+    r"|(?<=[\s.])\(?(?:\d{1,2}|[a-h]|i{1,3}|iv|vi{0,3}|ix|x)\)(?=\s?[A-Za-z])|(?<=[a-z])\(\d{1,2}\)(?=\s?[A-Z])|(?<=\s)#(?=\d)|[•▪►·]|(?<=\s)\*(?=\s)"
     r"|(?<=[\s.;])\d{1,2}(?=\.[A-Za-z]{2}|\s[-–]\s[A-Z])|(?<=[a-z]{3})\d{1,2}(?=\.[A-Z])|(?<=[a-z)]) +(?=[A-Z][a-z])"
 )
 _LAST_WORD = re.compile(r"([A-Za-z.]*[A-Za-z0-9)])\W*$")
@@ -63,8 +63,8 @@ _BULLET = re.compile(r"[ \t]*(?:[-*•–>+]|\(?(?:\d{1,2}|[a-hA-H])[.):]|\(?[iv
 _EMPTY = re.compile(r"[ \t\r]*\n")
 _FORM_ROW = re.compile(r"[ \t]*[A-Za-z][\w /-]{0,40}?(?:[ \t]*[:=|?]|[ \t][-–][ \t])")
 _ANSWER = re.compile(
-    r"\s*(?:yes|no|none|nil|not|negative|absent|present|small|tiny|trace|mild|moderate|large|unlikely|possibly|n|y)\b"
-    r"[^.;\n?]{0,30}(?:[.;\n]|$)",
+    r"[ \t;,]*(?:(?:yes|none|nil|not|negative|absent|present|small|tiny|trace|mild|moderate|large|unlikely|possibly)\b"
+    r"[^.;\n?]{0,30}|(?:no|n|y)(?:[ \t]+(?:evidence|signs?))?[ \t]*)(?:[.;,\n]|$)|[ \t]*[;,]",
     re.IGNORECASE,
 )
 # A line that ends with one of the first goes on, as does one before a line that begins with one of the second.
@@ -189,7 +189,7 @@ def header_kind(header: str, alone: bool = False) -> str | None:
         return None
     words = [word.lower() for word in _WORD.findall(header)]
     known = [word for word in words if word in _ASKS or word in _TAKEN or word in _DESCRIBES or word in _FILLING]
-    if not words or len(words) > (4 if alone else 7) or (alone and len(known) < len(words)):
+    if "differential" in words or not words or len(words) > (4 if alone else 7) or (alone and len(known) < len(words)):
         return None
     if _TITLE.fullmatch(header):
         return "none"
@@ -247,9 +247,11 @@ def _is_abbreviation(text: str, start: int, end: int) -> bool:
     if word is None:
         return False
     last = word[1].lower()
+    following = text[end : end + 2].strip()
+    if last == "no":
+        return following.isdigit()
     if last in _ABBREVIATED:
         return True
-    following = text[end : end + 2].strip()
     return last in _UNITS and following.islower()
 
 

@@ -75,7 +75,7 @@ class Spelling:
         """The term that `written` is a typing error of, or `written` itself."""
         if len(written) < _SHORTEST_TERM - 1 or not written.isalpha():
             return written
-        if self._known(written) or written in self._english:
+        if self._known(written) or written in self._english or written in self._terms.get(written, ()):
             return written
         near = {term for key in _deletions(written) | {written} for term in self._terms.get(key, ())}
         near = {term for term in near if is_one_edit(written, term)}
