@@ -16,7 +16,7 @@ _ALWAYS_ENDS = frozenset(";:-")
 _PARTS = frozenset((",", ";", "-", "and", "but", "with"))
 _DENIALS = frozenset(("no", "not", "without", "nor", "neither", "never"))
 # "No kinking of the catheter": what a preposition and an article lead to is there, whatever is denied of it.
-_PREPOSITIONS = frozenset("of in within along around at to on from inside through".split())
+_PREPOSITIONS = frozenset("of in within along around at to on from by inside through".split())
 _DEFINITE = frozenset("the this that these those known preexisting existing".split())
 _SIDES = frozenset(("left", "right"))
 _PLACES = frozenset("in at ends end terminates tip tips with overlies projects courses enters lies above below".split())
@@ -222,6 +222,10 @@ class _Sentence:
             return False
         if kind.nearest and any(start <= m[0] and m[1] <= first for m in self.all):
             return False
+        # "Consolidation is gone, effusion is not": what is left out is a denial itself.
+        said = [token for token in tokens[first:last] if token not in (",", ";")]
+        if said[-1:] == ["not"] and kind.state == NEGATIVE and self._is_denied_before(mention):
+            return False
         # "Likely atelectasis, less likely pneumonia": behind a comma these words speak of what follows.
         if tokens[first - 1] == "," and last < len(tokens) and any(h[:2] == (first, last) for h in self.hedges):
             return False
@@ -230,6 +234,9 @@ class _Sentence:
         if kind.state == UNCERTAIN and any(start <= h[0] and h[1] < first for h in self.hedges):
             return False
         return not self._ended(start, first, forward=False)
+
+    def _is_denied_before(self, mention: Match) -> bool:
+        return any(t[3].state == NEGATIVE and t[3].backward and t[1] <= mention[0] for t in self.triggers)
 
     def _new_statement(self, start: int, mention: Match, denied: bool) -> bool:
         """Whether a list that a trigger governs is left between the trigger, which ends at `start`, and `mention`."""
@@ -299,7 +306,7 @@ class _Sentence:
         tokens = self.tokens
         for at in range(mention[0] - 1, max(start, mention[0] - 5) - 1, -1):
             if tokens[at] in _DEFINITE and at - 1 > start and tokens[at - 1] in _PREPOSITIONS:
-                return not any(start <= m[0] < at for m in self.all)
+                return not any(start <= m[0] < at and m[3].label != OTHER for m in self.all)
             if tokens[at] in _PARTS or tokens[at] in _LISTING:
                 break
         return False
