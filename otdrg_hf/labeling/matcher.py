@@ -294,6 +294,9 @@ class _Sentence:
         if self._is_statement(mention) or any(self._is_statement(m) for m in between):
             return True
         at = between[-1][1]
+        said = self._predicate(mention[1])[-1:]
+        if said and said[0] in self.rules.course and said[0] not in self.rules.verbs and not self._listed(at):
+            return True
         return at < mention[0] and self.tokens[at] in self.rules.assertive and not self._listed(at)
 
     def _is_statement(self, mention: Match) -> bool:
@@ -393,7 +396,7 @@ class _Sentence:
 
     def clause_start(self, at: int) -> int:
         """Where the clause begins that the word at `at` stands in."""
-        return max((k + 1 for k in range(at) if self.tokens[k] in (",", ";", "but", "-")), default=0)
+        return max((k + 1 for k in range(at) if self.tokens[k] in (",", ";", "but", "and", "-")), default=0)
 
 
 def match_sentence(sentence: str, rules: Rules) -> tuple[Found, ...]:

@@ -48,7 +48,7 @@ _LONGEST_SENTENCE = 2000
 
 # Abbreviations: after the first a full stop never ends a sentence, after the others only where a capital follows.
 _ABBREVIATED = frozenset(
-    "vs dr mr mrs ms prof approx e.g i.e eg ie poss prob signif sig evid def susp bilat mod min sm lt rt w fig incl"
+    "vs dr mr mrs ms prof approx e.g i.e eg ie poss prob signif sig evid def susp bilat mod min sm lt rt w fig incl cf"
     " resp st diff".split()
 )
 _UNITS = frozenset("cm mm ml cc in hr hrs h mins sec yr yrs mo wk wks a.m p.m am pm r l ant post lat sup inf med".split())
