@@ -222,6 +222,8 @@ class _Sentence:
             return False
         if kind.nearest and any(start <= m[0] and m[1] <= first for m in self.all):
             return False
+        if kind.state == NEGATIVE and self._is_other_side(mention, first, last):
+            return False
         # "Consolidation is gone, effusion is not": what is left out is a denial itself.
         said = [token for token in tokens[first:last] if token not in (",", ";")]
         if said[-1:] == ["not"] and kind.state == NEGATIVE and self._is_denied_before(mention):
@@ -234,6 +236,12 @@ class _Sentence:
         if kind.state == UNCERTAIN and any(start <= h[0] and h[1] < first for h in self.hedges):
             return False
         return not self._ended(start, first, forward=False)
+
+    def _is_other_side(self, mention: Match, first: int, last: int) -> bool:
+        """Whether a denial behind a mention is of the other side: "opacity on the right, not seen on the left"."""
+        own = _SIDES.intersection(self.tokens[max(0, mention[0] - 3) : first])
+        denied = _SIDES.intersection(self.tokens[last : last + 3])
+        return bool(own and denied) and not own & denied
 
     def _is_denied_before(self, mention: Match) -> bool:
         return any(t[3].state == NEGATIVE and t[3].backward and t[1] <= mention[0] for t in self.triggers)
@@ -321,7 +329,8 @@ class _Sentence:
             if tokens[at] == "," and at < end - 1 and not any(t in _LISTING or t == "and" for t in tokens[at:end]):
                 return True
             if tokens[at] in ("and", ",") and any(t in self.rules.verbs for t in tokens[start:at]):
-                return True
+                # "... has been drained and is gone" goes on about it.
+                return tokens[at] == "," or at < end - 1
         return False
 
     def _ended(self, start: int, end: int, forward: bool) -> bool:

@@ -4,8 +4,8 @@ import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 _PIECE = re.compile(r"[()\[\]|]|<[a-z ]+>|~\d+[,']?|[a-z0-9'/?.]+\*?|[,:;$]|(?<![^\s(|\[])-(?![^\s)|\]])|\s+")
-# A stem of so many letters is no part of another word by chance.
-_TELLING = 5
+# With a longer ending, a word that begins like a stem may be another word, or one with a typing error.
+_SHORT_ENDING = 2
 _WORD = re.compile(r"[a-z0-9'/]+\*?")
 _LIST = re.compile(r"<([a-z ]+)>")
 _CLOSING = {"(": ")", "[": "]"}
@@ -149,10 +149,9 @@ class PhraseTrie:
             node.payloads.append(payload)
 
     def knows(self, token: str) -> bool:
-        """Whether any phrase has `token`, by itself or with an ending of up to two letters, or a stem that tells."""
-        return any(
-            key[-1] != "*" or len(token) < len(key) + 2 or len(key) > _TELLING for key in self._single_keys(token)
-        )
+        """Whether any phrase has `token`, by itself or as a stem with an ending of up to two letters."""
+        keys = self._single_keys(token)
+        return any(key[-1] != "*" or len(token) < len(key) + _SHORT_ENDING for key in keys)
 
     @property
     def words(self) -> frozenset[str]:

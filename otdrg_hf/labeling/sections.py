@@ -55,7 +55,7 @@ _UNITS = frozenset("cm mm ml cc in hr hrs h mins sec yr yrs mo wk wks a.m p.m am
 _STOP = re.compile(
     r"(?<![.!])[.!]{1,3}(?=[\s\"')\]]|$)|(?<=[A-Za-z)]{2})\.(?=[A-Za-z]{2})|(?<=[\d)])\.(?=[A-Za-z]{2})|\?+(?=[\s;,]|$)|\n"
     r"|(?<=[\s.])\(?(?:\d{1,2}|[a-h]|i{1,3}|iv|vi{0,3}|ix|x)\)(?=\s?[A-Za-z])|(?<=[a-z])\(\d{1,2}\)(?=\s?[A-Z])|(?<=\s)#(?=\d)|[•▪►·]|(?<=\s)\*(?=\s)"
-    r"|(?<=[\s.;])\d{1,2}(?=\.[A-Za-z]{2}|\s[-–]\s[A-Z])|(?<=[a-z]{3})\d{1,2}(?=\.[A-Z])|(?<=[a-z)]) +(?=[A-Z][a-z])"
+    r"|(?<=[\s.;])\d{1,2}(?=/\s|\.[A-Za-z]{2}|\s[-–]\s[A-Z])|(?<=[a-z]{3})\d{1,2}(?=\.[A-Z])|(?<=[a-z)]) +(?=[A-Z][a-z])"
 )
 _LAST_WORD = re.compile(r"([A-Za-z.]*[A-Za-z0-9)])\W*$")
 _NEXT_WORD = re.compile(r"[\W_]*?([A-Za-z]+)")

@@ -60,7 +60,7 @@ class Spelling:
 
     def knows(self, word: str) -> bool:
         """Whether the rules have `word` as it is."""
-        return self._known(word)
+        return self._known(word) or word in self._terms.get(word, ())
 
     def words(self, written: str) -> tuple[str, ...]:
         """The words that `written` (a lower-case word or a sign) stands for: mostly itself."""
@@ -75,7 +75,7 @@ class Spelling:
         """The term that `written` is a typing error of, or `written` itself."""
         if len(written) < _SHORTEST_TERM - 1 or not written.isalpha():
             return written
-        if self._known(written) or written in self._english or written in self._terms.get(written, ()):
+        if self.knows(written) or written in self._english:
             return written
         near = {term for key in _deletions(written) | {written} for term in self._terms.get(key, ())}
         near = {term for term in near if is_one_edit(written, term)}
