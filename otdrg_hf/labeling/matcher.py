@@ -28,7 +28,9 @@ _PREFIXES = frozenset(("cardio", "pneumo", "hydro", "hemo", "haemo", "pleuro"))
 # How many words may stand between a finding and the "or" that makes it an alternative, and name the row of a form.
 _NEAR, _LONGEST_NAME = 5, 3
 # "Edema, which was moderate yesterday, is gone": what these begin between commas is set aside, as brackets are.
-_ASIDES = frozenset("which previously formerly initially seen noted described present evident when last as once".split())
+_ASIDES = frozenset(
+    "which previously formerly initially clinically seen noted described present evident when last as once if".split()
+)
 _SUBJECTS = ("heart", "cardiac", "lung", "mediastin", "cardiomediastin", "bases", "base")
 _PREDICATES = frozenset(
     "enlarged large larger big bigger widened wide wider broad broadened prominent dilated borderline increased globular"
