@@ -60,34 +60,36 @@ def tokenize(sentence: str, spelling: Spelling) -> tuple[list[str], list[tuple[i
         lowered = "".join(c.lower() if len(c.lower()) == 1 else c for c in sentence)
     tokens: list[str] = []
     spans: list[tuple[int, int]] = []
-    end, before = 0, ""
+    has_hyphen = "-" in lowered
+    before, end = "", 0
     for match in TOKEN.finditer(lowered):
-        if match.lastgroup == "mask":
-            continue
-        written, span = match.group(), match.span()
-        if written[0] in "-–—":
-            written = "-"
-        elif written[0] == ".":
-            written = ":"
-        elif tokens and end < span[0] and lowered[end] == "-" and lowered[end + 1 : span[0]].strip() == "":
-            # "pneumo-thorax", and "atelec-" at the end of a line, where that makes a word of the rules.
-            if spelling.knows(before + written) and (before in _PREFIXES or not spelling.knows(before)):
-                written, span = before + written, (spans[-1][0], span[1])
-                while spans and spans[-1][0] == span[0]:
-                    tokens.pop()
-                    spans.pop()
-        end, before = span[1], written
-        for word in spelling.words(written.replace("’", "'")):
-            tokens.append(word)
-            spans.append(span)
+        written, span = match[0], match.span()
+        if has_hyphen and tokens and _is_hyphened(lowered, end, span[0], before, written, spelling):
+            written, span = before + written, (spans[-1][0], span[1])
+            while spans and spans[-1][0] == span[0]:
+                tokens.pop()
+                spans.pop()
+        before, end = written, span[1]
+        words = spelling[written]
+        tokens += words
+        spans += (span,) * len(words)
     if tokens.count("-") == 1 and tokens.index("-") <= _LONGEST_NAME:
         # "Lungs - clear": the row of a form.
         tokens[tokens.index("-")] = ":"
     return tokens, spans
 
 
+def _is_hyphened(text: str, end: int, start: int, before: str, after: str, spelling: Spelling) -> bool:
+    """Whether the hyphen between two words, also at the end of a line, parts a word of the rules: "pneumo-thorax"."""
+    if end >= start or text[end] != "-" or text[end + 1 : start].strip():
+        return False
+    return spelling.knows(before + after) and (before in _PREFIXES or not spelling.knows(before))
+
+
 def _longest(found: list[Match]) -> list[Match]:
     """Matches left when longer ones take precedence over shorter ones that they overlap, in order of place."""
+    if len(found) < 2:
+        return found
     kept: list[Match] = []
     for match in sorted(found, key=lambda m: (-(m[1] - m[0] - m[2]), m[2], m[0])):
         if all(match[1] <= other[0] or match[0] >= other[1] or match[:2] == other[:2] for other in kept):
@@ -129,8 +131,11 @@ class _Sentence:
         signals: list[Match] = []
         for match in rules.trie.find([*tokens, _SENTENCE_END]):
             kind = match[3]
-            if isinstance(kind, MentionRule):
-                by_label.setdefault(kind.label, []).append(match)
+            if type(kind) is MentionRule:
+                if kind.label in by_label:
+                    by_label[kind.label].append(match)
+                else:
+                    by_label[kind.label] = [match]
             else:
                 signals.append(match)
         self.mentions = {label: _shown(found) for label, found in by_label.items()}
@@ -138,12 +143,15 @@ class _Sentence:
         self.all = sorted((m for found in self.mentions.values() for m in found), key=lambda m: m[:2])
         if not self.all:
             return
-        signals = _longest([signal for signal in signals if self._is_answer_or_more(signal)])
-        self.triggers = [s for s in signals if isinstance(s[3], Trigger)]
-        self.endings = [s for s in signals if isinstance(s[3], Ending) and (s[3].forward or s[3].backward)]
-        self.hedges = [
-            t for t in self.triggers if t[3].state == UNCERTAIN and t[3].forward and not t[3].backward
-        ]
+        self.triggers: list[Match] = []
+        self.endings: list[Match] = []
+        for signal in _longest([signal for signal in signals if self._is_answer_or_more(signal)]):
+            kind = signal[3]
+            if type(kind) is Trigger:
+                self.triggers.append(signal)
+            elif kind.forward or kind.backward:
+                self.endings.append(signal)
+        self.hedges = [t for t in self.triggers if t[3].state == UNCERTAIN and t[3].forward and not t[3].backward]
         self.brackets = dict(self._pairs()) if "(" in tokens or "," in tokens else {}
 
     def _is_answer_or_more(self, signal: Match) -> bool:

@@ -1,7 +1,7 @@
 """The small pattern language of rules.yaml and the token trie that finds all of its phrases in one pass."""
 
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 _PIECE = re.compile(r"[()\[\]|]|<[a-z ]+>|~\d+[,']?|[a-z0-9'/?.]+\*?|[,:;$]|(?<![^\s(|\[])-(?![^\s)|\]])|\s+")
 # With a longer ending, a word that begins like a stem may be another word, or one with a typing error.
@@ -11,15 +11,17 @@ _LIST = re.compile(r"<([a-z ]+)>")
 _CLOSING = {"(": ")", "[": "]"}
 _GAP = "~"
 # A colon may be run over: "Heart: mildly enlarged."
+_MOST_KNOWN = 100_000
 _MARKS = frozenset(",;()-?")
 # A noun phrase ends at these.
 _LINKS = frozenset("and or nor of in at on to with from by for is are was were has have which that than as".split())
 
-# Masks of de-identification are skipped, as is the "No." of "No. 8 French". Signs of forms, (-), (+), (?), = and |, are
-# words, as are short forms with a slash. A hyphen parts words like a space, a dash is a mark.
+# Masks of de-identification stand for nothing, as does the "No." of "No. 8 French". Signs of forms, (-), (+), (?), = and
+# |, are words, as are short forms with a slash. A hyphen parts words like a space, a dash is a mark.
+_MASKED = r"x{3,}|_+|\[\*\*.*?\*\*\]|<unk>|no\.(?=\s?\d)"
+MASK = re.compile(r"x{3,}|_+|\[\*\*.*\*\*\]|<unk>|no\.")
 TOKEN = re.compile(
-    r"(?P<mask>x{3,}|_+|\[\*\*.*?\*\*\]|<unk>|no\.(?=\s?\d))"
-    r"|and/or|w/out|w/(?!o\b)|[a-z]/[a-z](?![a-z])|2/2|\d+(?:\.\d+)?|[a-z0-9]+(?:['’][a-z]+)?"
+    rf"{_MASKED}|and/or|w/out|w/(?!o\b)|[a-z]/[a-z](?![a-z])|2/2|\d+(?:\.\d+)?|[a-z0-9]+(?:['’][a-z]+)?"
     r"|\([-+?]\)|\.{4,}|(?<=\s)[-–—]+(?=\s)|—|[,;:()/?=|]"
 )
 
@@ -107,6 +109,20 @@ class _Node:
         self.payloads: list[Hashable] = []
 
 
+class _KeysOfWord(dict[str, tuple[str, ...]]):
+    """Word to the branches of the trie that it takes, found when it is first met."""
+
+    def __init__(self, find: Callable[[str], tuple[str, ...]]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, token: str) -> tuple[str, ...]:
+        if len(self) > _MOST_KNOWN:
+            self.clear()
+        self[token] = keys = self._find(token)
+        return keys
+
+
 class PhraseTrie:
     """All phrases of the rules in one trie over words, so that a sentence costs a few dictionary look-ups per word.
 
@@ -120,7 +136,7 @@ class PhraseTrie:
         self._root = _Node()
         self._literals: set[str] = set()
         self._stems: dict[str, set[str]] = {}
-        self._keys: dict[str, tuple[str, ...]] = {}
+        self._keys = _KeysOfWord(self._find_keys)
         self._gap_stops = frozenset(gap_stops)
         self._lists = {
             f"<{name}>": ({w for w in words if w[-1] != "*"}, tuple(w[:-1] for w in words if w[-1] == "*"))
@@ -167,14 +183,11 @@ class PhraseTrie:
                 yield token
             yield from (stem + "*" for stem in stems if token.startswith(stem))
 
-    def _keys_of(self, token: str) -> tuple[str, ...]:
+    def _find_keys(self, token: str) -> tuple[str, ...]:
         keys = [token] if token in self._literals else []
         keys += [s for s in self._stems.get(token[:2], ()) if token.startswith(s[:-1])]
         keys += [name for name, (words, stems) in self._lists.items() if token in words or token.startswith(stems)]
-        if len(self._keys) > 100_000:
-            self._keys.clear()
-        self._keys[token] = found = tuple(keys)
-        return found
+        return tuple(keys)
 
     def find(self, tokens: Sequence[str]) -> list[tuple[int, int, int, Hashable]]:
         """All matches in `tokens`, overlapping ones too.
@@ -183,29 +196,37 @@ class PhraseTrie:
             `list[tuple[int, int, int, Hashable]]`: first token, token after the last, words skipped by gaps, payload.
         """
         known = self._keys
-        keys = [known[t] if t in known else self._keys_of(t) for t in tokens]
+        keys = [known[token] for token in tokens]
+        keys.append(())
         matches: list[tuple[int, int, int, Hashable]] = []
         roots = self._root.children
         for start, here in enumerate(keys):
             for key in here:
-                if key in roots:
-                    self._walk(roots[key], start, start + 1, 0, keys, tokens, matches)
+                node = roots.get(key)
+                if node is not None:
+                    self._walk(node, start, start + 1, 0, keys, tokens, matches)
         return matches
 
     def _walk(self, node, start, at, skipped, keys, tokens, matches) -> None:
         for payload in node.payloads:
             matches.append((start, at, skipped, payload))
-        if node.children and at < len(keys):
+        children = node.children
+        if children:
             for key in keys[at]:
-                if key in node.children:
-                    self._walk(node.children[key], start, at + 1, skipped, keys, tokens, matches)
+                if key in children:
+                    self._walk(children[key], start, at + 1, skipped, keys, tokens, matches)
+        if node.gap:
+            self._walk_gaps(node, start, at, skipped, keys, tokens, matches)
+
+    def _walk_gaps(self, node, start, at, skipped, keys, tokens, matches) -> None:
+        stops, last = self._gap_stops, len(tokens)
         for (most, sign), after in node.gap.items():
-            for jump in range(most + 1):
-                if at + jump >= len(keys):
-                    break
-                for key in keys[at + jump]:
-                    if key in after.children:
-                        self._walk(after.children[key], start, at + jump + 1, skipped + jump, keys, tokens, matches)
-                word = tokens[at + jump]
-                if word in self._gap_stops or (word in _MARKS and word != sign) or (sign == "'" and word in _LINKS):
+            children = after.children
+            end = at + most + 1
+            for place in range(at, end if end < last else last):
+                for key in keys[place]:
+                    if key in children:
+                        self._walk(children[key], start, place + 1, skipped + place - at, keys, tokens, matches)
+                word = tokens[place]
+                if word in stops or (word in _MARKS and word != sign) or (sign == "'" and word in _LINKS):
                     break

@@ -30,10 +30,11 @@ _SUMS_UP = re.compile(r"impression|conclusion|opinion|summary|assessment", re.IG
 _ADDED = re.compile(r"addend|wet|answer", re.IGNORECASE)
 _TITLE = re.compile(r"(?:final|radiology|radiological|preliminary|imaging|chest x-?ray|cxr) report")
 
-_HEADER_END = re.compile(r":|[ \t][-–—]+(?=[ \t])|$", re.MULTILINE)
-_HEADER_START = re.compile(r"[.;?!:)\n]|\d\d|$")
+# A header ends with a colon or a dash, or stands alone in its line.
+_HEADER_END = re.compile(r":|[ \t][-–—]+(?=[ \t])|^[ \t*_#]*[A-Za-z][A-Za-z /&]{1,45}[ \t*_#]*$", re.MULTILINE)
+_BEFORE_HEADER = re.compile(r".*(?:[.;?!:)]\s|[.;?!](?=[A-Z]))", re.DOTALL)
 _WORD = re.compile(r"[A-Za-z]+(?:-[Rr]ay)?")
-_DRESS = " \t\r\n*_#=->"
+_DRESS = " \t\r\n*_#=->–—"
 # What a paragraph says that describes a film, as against one that says why it was taken.
 _DESCRIPTION = re.compile(
     r"\bthere (?:is|are|has|have)\b|\bno (?:focal|acute|evidence|pleural|pneumothorax|effusion|infiltrate|consolidation)"
@@ -45,6 +46,8 @@ _DESCRIPTION = re.compile(
 _EMPTY_LINE = re.compile(r"\S[ \t]*\n[ \t]*\n")
 _LINE_AFTER_STOP = re.compile(r"[.?!][ \t]*\n(?=[ \t]*[A-Z])")
 _LONGEST_SENTENCE = 2000
+# More full stops than these are the leader of a form: "Effusion ..... none".
+_LONGEST_ELLIPSIS = 3
 
 # Abbreviations: after the first a full stop never ends a sentence, after the others only where a capital follows.
 _ABBREVIATED = frozenset(
@@ -52,10 +55,14 @@ _ABBREVIATED = frozenset(
     " resp st diff".split()
 )
 _UNITS = frozenset("cm mm ml cc in hr hrs h mins sec yr yrs mo wk wks a.m p.m am pm r l ant post lat sup inf med".split())
-_STOP = re.compile(
-    r"(?<![.!])[.!]{1,3}(?=[\s\"')\]]|$)|(?<=[A-Za-z)]{2})\.(?=[A-Za-z]{2})|(?<=[\d)])\.(?=[A-Za-z]{2})|\?+(?=[\s;,]|$)|\n"
-    r"|(?<=[\s.])\(?(?:\d{1,2}|[a-h]|i{1,3}|iv|vi{0,3}|ix|x)\)(?=\s?[A-Za-z])|(?<=[a-z])\(\d{1,2}\)(?=\s?[A-Z])|(?<=\s)#(?=\d)|[•▪►·]|(?<=\s)\*(?=\s)"
-    r"|(?<=[\s.;])\d{1,2}(?=/\s|\.[A-Za-z]{2}|\s[-–]\s[A-Z])|(?<=[a-z]{3})\d{1,2}(?=\.[A-Z])|(?<=[a-z)]) +(?=[A-Z][a-z])"
+_STOP = re.compile(r"[.!?\n][.!?]*")
+_CAPITAL = re.compile(r"[a-z)] +[A-Z][a-z]")
+# Numbers, letters and bullets of lists, also where they are glued to a sentence.
+_HAS_MARKERS = re.compile(r"[)#•▪►·*]|\d[./]| \d{1,2} [-–]")
+_MARKER = re.compile(
+    r"(?<=[\s.])\(?(?:\d{1,2}|[a-h]|i{1,3}|iv|vi{0,3}|ix|x)\)(?=\s?[A-Za-z])|(?<=[a-z])\(\d{1,2}\)(?=\s?[A-Z])"
+    r"|(?<=\s)#(?=\d)|(?<=[\s.;])\d{1,2}(?=/\s|\.[A-Za-z]{2}|\s[-–]\s[A-Z])|(?<=[a-z]{3})\d{1,2}(?=\.[A-Z])"
+    r"|(?<=\s)\*(?=\s)|[•▪►·]"
 )
 _LAST_WORD = re.compile(r"([A-Za-z.]*[A-Za-z0-9)])\W*$")
 _NEXT_WORD = re.compile(r"[\W_]*?([A-Za-z]+)")
@@ -154,18 +161,17 @@ def _headers(report: str) -> list[tuple[str, str, int, int]]:
 
 def _header_before(report: str, mark: re.Match, since: int) -> tuple[str, str, int, int] | None:
     """Kind, name, start and end of the header that ends at `mark`, if the words before it are one."""
-    line = max(report.rfind("\n", since, mark.start()) + 1, since)
-    text = report[line : mark.start()]
-    if not text or len(text) > 400:
-        return None
-    by_itself = mark.group() == ""
-    cut = 0 if by_itself else max((m.end() for m in re.finditer(r"[.;?!:)]\s|[.;?!](?=[A-Z])", text)), default=0)
-    phrase = text[cut:]
-    for start in _possible_starts(phrase, only_first=by_itself or mark.group() != ":"):
-        words = phrase[start:].strip(_DRESS)
-        kind = header_kind(words.lower(), alone=mark.group() != ":")
+    by_itself, has_colon = len(mark[0]) > 1 and mark[0].strip(_DRESS) != "", mark[0] == ":"
+    until = mark.end() if by_itself else mark.start()
+    line = max(report.rfind("\n", since, until) + 1, since)
+    phrase = report[line:until]
+    cut = None if by_itself else _BEFORE_HEADER.match(phrase)
+    first = cut.end() if cut else 0
+    for start in _possible_starts(phrase[first:], only_first=not has_colon):
+        words = phrase[first + start :].strip(_DRESS).lower()
+        kind = header_kind(words, alone=not has_colon)
         if kind:
-            return kind, words.lower(), line + cut + start, mark.end()
+            return kind, words, line + first + start, mark.end()
     return None
 
 
@@ -218,41 +224,45 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
     return spans
 
 
-def _boundaries(text: str) -> Iterator[tuple[int, int]]:
-    """Where a sentence stops and where the next may start."""
+def _boundaries(text: str) -> list[tuple[int, int]]:
+    """Where a sentence stops and where the next may start, in order."""
+    found = []
     for match in _STOP.finditer(text):
         start, end = match.span()
-        mark = match.group()
-        if mark[0] in ".!":
-            if not _is_abbreviation(text, start, end):
-                yield start, end
-        elif mark[0] == "?":
+        mark = text[start]
+        if mark == "\n":
+            if _line_ends(text, start):
+                found.append((start, start + 1))
+        elif mark == "?":
             # "Pneumothorax? No." is answered on the spot; "? pneumonia" may be broken after the mark.
             if start and (text[start - 1].isalnum() or text[start - 1] in ")]") and not _ANSWER.match(text, end):
-                yield end, end
-        elif mark == "\n":
-            if _line_ends(text, start):
-                yield start, end
-        elif mark.isspace():
-            if _begins_inside(text, start, end):
-                yield start, start
-        elif mark in "•▪►·*":
-            yield start, end
-        else:
-            yield start, start
+                found.append((end, end))
+        elif _is_stop(text, start, end):
+            found.append((start, end))
+    found += [(m.end() - 2, m.end() - 2) for m in _CAPITAL.finditer(text) if _begins_inside(text, m.start(), m.end() - 2)]
+    if _HAS_MARKERS.search(text):
+        found += [(m.start(), m.start() if m[0][-1].isalnum() or m[0][-1] in ")#" else m.end()) for m in _MARKER.finditer(text)]
+    return sorted(found)
+
+
+def _is_stop(text: str, start: int, end: int) -> bool:
+    """Whether the full stops or exclamation marks at `start` to `end` end a sentence."""
+    following = text[end : end + 1]
+    if following and not following.isspace() and following not in "\"')]":
+        # "No effusion.Mild edema", "2.Small effusion"
+        if end - start > 1 or not text[end : end + 2].isalpha():
+            return False
+        before = text[max(0, start - 2) : start]
+        return before[-1:].isdigit() or before[-1:] == ")" or (len(before) == 2 and before.isalpha())
+    return end - start <= _LONGEST_ELLIPSIS and not _is_abbreviation(text, start, end)
 
 
 def _is_abbreviation(text: str, start: int, end: int) -> bool:
-    word = _LAST_WORD.search(text, max(0, start - 12), start)
-    if word is None:
-        return False
-    last = word[1].lower()
+    word = text[max(text.rfind(" ", 0, start), text.rfind("\n", 0, start), start - 12) + 1 : start].lower().lstrip("([\"'")
     following = text[end : end + 2].strip()
-    if last == "no":
+    if word == "no":
         return following.isdigit()
-    if last in _ABBREVIATED:
-        return True
-    return last in _UNITS and following.islower()
+    return word in _ABBREVIATED or (word in _UNITS and following.islower())
 
 
 def _line_ends(text: str, at: int) -> bool:
@@ -270,13 +280,13 @@ def _line_ends(text: str, at: int) -> bool:
     return following.istitle() and not last.isupper() and len(following) > 1 or following.lower() in _BEGINS
 
 
-def _begins_inside(text: str, start: int, end: int) -> bool:
-    """Whether a capital in the middle of a line begins a sentence: "No effusion Heart enlarged"."""
-    following, before = _NEXT_WORD.match(text, end), _LAST_WORD.search(text, max(0, start - 40), start)
-    if following is None or before is None or not following[1].istitle():
+def _begins_inside(text: str, end: int, start: int) -> bool:
+    """Whether a capital in the middle of a line, at `start`, begins a sentence: "No effusion Heart enlarged"."""
+    following = _NEXT_WORD.match(text, start)[1]
+    if following.lower() not in _BEGINS_INSIDE or not following.istitle():
         return False
-    is_plain = before[1].islower() and before[1] not in _OPEN
-    return is_plain and following[1].lower() in _BEGINS_INSIDE
+    before = text[text.rfind(" ", 0, end) + 1 : end + 1]
+    return before.islower() and before not in _OPEN
 
 
 def _pieces(text: str, start: int, end: int) -> list[tuple[int, int]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
+from .phrases import MASK
+
 # A shorter term has too many English words one typing error away.
 _SHORTEST_TERM = 6
 _MOST_KNOWN = 100_000
@@ -27,8 +29,8 @@ def is_one_edit(written: str, term: str) -> bool:
     return len(differ) == 1
 
 
-class Spelling:
-    """What a written word stands for.
+class Spelling(dict[str, tuple[str, ...]]):
+    """Written word (lower case) or sign to the words that it stands for: mostly itself, none for a mask.
 
     A word that the rules do not know, that is no other English word and that is one edit away from one of their
     terms is taken for it. Terms are found over the words that they share with one letter left out, so that a look-up
@@ -56,20 +58,26 @@ class Spelling:
             if len(term) >= _SHORTEST_TERM and term.isalpha():
                 for key in _deletions(term) | {term}:
                     self._terms.setdefault(key, []).append(term)
-        self._words: dict[str, tuple[str, ...]] = {}
 
     def knows(self, word: str) -> bool:
         """Whether the rules have `word` as it is."""
         return self._known(word) or word in self._terms.get(word, ())
 
-    def words(self, written: str) -> tuple[str, ...]:
-        """The words that `written` (a lower-case word or a sign) stands for: mostly itself."""
-        words = self._words.get(written)
-        if words is None:
-            if len(self._words) >= _MOST_KNOWN:
-                self._words.clear()
-            words = self._words[written] = self._short_forms.get(written) or (self.corrected(written),)
+    def __missing__(self, written: str) -> tuple[str, ...]:
+        if len(self) >= _MOST_KNOWN:
+            self.clear()
+        self[written] = words = self._read(written)
         return words
+
+    def _read(self, written: str) -> tuple[str, ...]:
+        if MASK.fullmatch(written):
+            return ()
+        if written[0] in "-–—":
+            return ("-",)
+        if written[0] == ".":
+            return (":",)
+        written = written.replace("’", "'")
+        return self._short_forms.get(written) or (self.corrected(written),)
 
     def corrected(self, written: str) -> str:
         """The term that `written` is a typing error of, or `written` itself."""
