@@ -64,30 +64,34 @@ _MARKER = re.compile(
     r"|(?<=\s)#(?=\d)|(?<=[\s.;])\d{1,2}(?=/\s|\.[A-Za-z]{2}|\s[-–]\s[A-Z])|(?<=[a-z]{3})\d{1,2}(?=\.[A-Z])"
     r"|(?<=\s)\*(?=\s)|[•▪►·]"
 )
-_LAST_WORD = re.compile(r"([A-Za-z.]*[A-Za-z0-9)])\W*$")
+_LETTERS = re.compile(r"[A-Za-z]+")
 _NEXT_WORD = re.compile(r"[\W_]*?([A-Za-z]+)")
-_BULLET = re.compile(r"[ \t]*(?:[-*•–>+]|\(?(?:\d{1,2}|[a-hA-H])[.):]|\(?[ivxIVX]{1,4}[.)])[ \t]?(?=\S)")
+_BULLET = re.compile(
+    r"[ \t]*(?:[-*•–>+]|\((?:\d{1,2}|[a-hA-H]|[ivxIVX]{1,4})\)|(?:\d{1,2}|[a-hA-H]|[ivxIVX]{1,4})[.):])"
+    r"[ \t]?(?=\S)"
+)
+_GOES_ON_WITH_NO = re.compile(r"[.,;]|[ \t]+longer|\s*$")
 _EMPTY = re.compile(r"[ \t\r]*\n")
-_FORM_ROW = re.compile(r"[ \t]*[A-Za-z][\w /-]{0,40}?(?:[ \t]*[:=|?]|[ \t][-–][ \t])")
+_FORM_ROW = re.compile(r"[ \t]*[A-Za-z][\w /-]{0,40}?(?:[ \t]*[:=|]|[ \t][-–][ \t])")
 _ANSWER = re.compile(
     r"[ \t;,]*(?:(?:yes|none|nil|not|negative|absent|present|small|tiny|trace|mild|moderate|large|unlikely|possibly)\b"
-    r"[^.;\n?]{0,30}|(?:no|n|y)(?:[ \t]+(?:evidence|signs?))?[ \t]*)(?:[.;,\n]|$)|[ \t]*[;,]",
+    r"[^.;\n?]{0,30}|(?:no|n|y)(?:[ \t]+(?:evidence|signs?))?[ \t]*)(?:[.;,\n]|$)|[ \t]*[;,]"
+    r"|\s*(?:yes|no|none|nil|negative|absent)\b[ \t]*(?:seen[ \t]*)?(?:[.;,\n]|$)",
     re.IGNORECASE,
 )
 # A line that ends with one of the first goes on, as does one before a line that begins with one of the second.
 _OPEN = frozenset(
-    "a an the no not without with and or nor of in on at to for from by is are was were be been being has have had"
-    " there this that these those which who as than if may might could can would should cannot neither either both all"
-    " any some each more less most very left right bilateral bibasilar basilar basal upper lower middle mid small tiny"
-    " trace mild moderate large severe minimal slight subtle focal acute chronic new old stable possible probable likely"
-    " pleural pulmonary lung lobe lobar cardiac mediastinal hilar central venous interstitial airspace air space rib"
-    " evidence sign signs suggestion suggest suggests consistent compatible concerning suspicious due secondary related"
-    " interval increased decreased improved persistent residual significant definite discrete overt patchy hazy vague"
-    " between within into over under above below near through after before since until during per via versus vs"
-    " show shows demonstrate demonstrates reveal reveals represent represents reflect reflects mildly moderately"
-    " severely slightly markedly minimally remain remains appear appears its their his her our your zone base size"
-    " endotracheal nasogastric et ng chest picc port tracheostomy subclavian jugular ij internal external single dual"
-    " dr mr mrs ms previous prior last first second third one two three overlying underlying adjacent associated".split()
+    "a an the no not without with and or nor of in on at to for from by is are was were be been being has have had there"
+    " this that these those which who as than if may might could can would should cannot neither either both all any some"
+    " each more less most very left right bilateral bibasilar basilar basal upper lower middle mid small tiny trace mild"
+    " moderate large severe minimal slight subtle focal acute chronic new old stable possible probable likely pleural"
+    " pulmonary lung lobar cardiac mediastinal hilar central venous interstitial airspace air rib evidence sign signs"
+    " suggest suggests consistent compatible concerning suspicious due secondary related interval increased decreased"
+    " persistent residual significant definite discrete overt patchy hazy vague between within into over under above below"
+    " near through after before since until during per via versus vs show shows demonstrate demonstrates reveal reveals"
+    " represent represents reflect reflects mildly moderately severely slightly markedly minimally remain remains appear"
+    " appears its their his her our your endotracheal nasogastric et ng chest port subclavian jugular internal external"
+    " single dual dr mr mrs ms previous prior last first second third one two three overlying underlying adjacent".split()
 )
 _GOES_ON = frozenset(
     "of in on at to for from by with without within and or nor but which that who whose is are was were be been being has"
@@ -96,16 +100,32 @@ _GOES_ON = frozenset(
     " though however while whereas due secondary since following after before until during along projecting overlying"
     " measuring obscuring involving extending except if concerning suspicious worrisome per via between above below".split()
 )
+# Without a capital or a full stop, a line ends a sentence where it ends with one of the first and the next line begins
+# with one of the second.
+_ENDS = frozenset(
+    "effusion effusions pneumothorax pneumothoraces ptx edema oedema consolidation consolidations pneumonia pna atelectasis"
+    " opacity opacities nodule nodules mass masses lesion lesions fracture fractures cardiomegaly infiltrate infiltrates"
+    " thickening scarring congestion failure chf emphysema hernia granuloma disease process abnormality abnormalities"
+    " change changes finding findings lungs base bases apex apices lobe lobes side sides hemithorax svc ra rv atrium"
+    " stomach carina diaphragm place position junction tube line catheter picc pacemaker wires clear normal enlarged"
+    " unchanged stable seen identified noted present intact improved resolved persists absent none nil bilaterally size"
+    " limits unremarkable widened left right yes no worse better larger smaller expanded inflated ribs clavicle spine".split()
+)
 _BEGINS = frozenset(
     "no the there heart lungs lung cardiac cardiomediastinal mediastinum mediastinal hila hilar trachea aorta bones ribs"
-    " osseous pleural pleura diaphragm diaphragms costophrenic small tiny trace mild moderate large severe minimal stable"
-    " unchanged new old left right bilateral bibasilar interval increased decreased improved worsening persistent residual"
-    " ett picc ngt ogt et ng endotracheal nasogastric enteric feeding tracheostomy lines tubes support pacemaker sternotomy"
-    " median low possible probable questionable patchy hazy streaky multiple several clear normal cardiomegaly effusion"
-    " effusions pneumothorax pneumonia edema atelectasis consolidation opacity opacities nodule mass fracture".split()
+    " osseous costophrenic small tiny trace mild moderate large severe minimal stable unchanged new old left right"
+    " bilateral bibasilar interval increased decreased improved worsening persistent residual ett picc ngt ogt et ng"
+    " endotracheal nasogastric enteric feeding tracheostomy trach lines tubes support pacemaker sternotomy median low"
+    " possible probable questionable patchy hazy streaky multiple several clear normal".split()
 )
-# Of those, the ones that begin a sentence in the middle of a line, where they are written with a capital.
-_BEGINS_INSIDE = _BEGINS | frozenset(("mediastinum", "visualized", "cardiopulmonary", "vascularity", "it"))
+_BEGINS_INSIDE = _BEGINS | frozenset(
+    "pleural effusion effusions pneumothorax pneumonia edema atelectasis consolidation opacity opacities nodule mass"
+    " fracture cardiomegaly it visualized".split()
+)
+_ORGANS = re.compile(r"\b(?:heart|lungs?|cardiac|silhouette|\w*mediastin\w+|bases?|angles?|bones|vessels)\b", re.IGNORECASE)
+_NOUNS_LATER = frozenset("heart lung lungs cardiac cardiomediastinal mediastinum mediastinal hila hilar bones costophrenic".split())
+_SIDED = frozenset("lung hilar costophrenic cardiac".split())
+_COURSES = frozenset("stable unchanged increased decreased improved worsening clear normal".split())
 
 
 def split_sections(report: str) -> list[tuple[str, int, int]]:
@@ -162,6 +182,8 @@ def _headers(report: str) -> list[tuple[str, str, int, int]]:
 def _header_before(report: str, mark: re.Match, since: int) -> tuple[str, str, int, int] | None:
     """Kind, name, start and end of the header that ends at `mark`, if the words before it are one."""
     by_itself, has_colon = len(mark[0]) > 1 and mark[0].strip(_DRESS) != "", mark[0] == ":"
+    if by_itself and not _heads_lines(report, mark):
+        return None
     until = mark.end() if by_itself else mark.start()
     line = max(report.rfind("\n", since, until) + 1, since)
     phrase = report[line:until]
@@ -173,6 +195,13 @@ def _header_before(report: str, mark: re.Match, since: int) -> tuple[str, str, i
         if kind:
             return kind, words, line + first + start, mark.end()
     return None
+
+
+def _heads_lines(report: str, line: re.Match) -> bool:
+    """Whether a line of words may be a header without a colon: the next line begins anew, not with what it goes on."""
+    following = _NEXT_WORD.match(report, line.end())
+    last = line[0].strip(_DRESS).rpartition(" ")[2]
+    return (following is None or not following[1].islower() or line[0].isupper()) and last.lower() not in _OPEN
 
 
 def _possible_starts(phrase: str, only_first: bool) -> Iterator[int]:
@@ -269,15 +298,39 @@ def _line_ends(text: str, at: int) -> bool:
     """Whether a sentence ends with the line that ends at `at`."""
     if _EMPTY.match(text, at + 1) or _BULLET.match(text, at + 1) or _FORM_ROW.match(text, at + 1):
         return True
-    before, after = _LAST_WORD.search(text, max(0, at - 40), at), _NEXT_WORD.match(text, at + 1)
-    if before is None or after is None or text[:at].rstrip()[-1:] in ",;:-/(?":
+    line = text[max(text.rfind(mark, 0, at) for mark in ".,;\n") + 1 : at].rstrip()
+    after = _NEXT_WORD.match(text, at + 1)
+    words = _LETTERS.findall(line)
+    if not words or after is None or line[-1] in ":-/(?":
         return False
-    last, following = before[1], after[1]
-    if last.lower() in _OPEN or following.lower() in _GOES_ON:
+    last, following = words[-1].lower(), after[1].lower()
+    if following in _GOES_ON or (last in _OPEN and not _is_place(words)):
         return False
-    if last.lower().endswith("ing") and following.lower() not in ("no", "there", "the", "heart", "lungs"):
+    if following == "no" and _GOES_ON_WITH_NO.match(text, after.end()):
         return False
-    return following.istitle() and not last.isupper() and len(following) > 1 or following.lower() in _BEGINS
+    if after[1].istitle() and len(following) > 1 and not words[-1].istitle():
+        return not last.endswith("ing") or following in _BEGINS
+    return last in _ENDS and following in _BEGINS and _is_complete(words, following, text, after.end())
+
+
+def _is_place(words: list[str]) -> bool:
+    """ "On the left" ends a line, "the small left" does not."""
+    return words[-1].lower() in ("left", "right", "size") and [w.lower() for w in words[-2:-1]] in (["the"], ["on"], ["in"])
+
+
+def _is_complete(words: list[str], following: str, text: str, end: int) -> bool:
+    """Whether the next line does not bring the noun ("normal", "heart") or what is said of it ("edema", "improved")."""
+    last = words[-1].lower()
+    if last in ("left", "right") and following in _SIDED:
+        return False
+    if following in _NOUNS_LATER and last in ("clear", "normal", "enlarged", "widened", "unremarkable"):
+        return _ORGANS.search(" ".join(words)) is not None
+    if last in ("lungs", "bases", "size") and following in _COURSES:
+        return False
+    if following in _COURSES:
+        after = _LETTERS.match(text[end:].lstrip(" ") if text[end : end + 1] == " " else "")
+        return after is not None and after[0].lower() not in _GOES_ON
+    return True
 
 
 def _begins_inside(text: str, end: int, start: int) -> bool:
