@@ -83,7 +83,9 @@ def _is_hyphened(text: str, end: int, start: int, before: str, after: str, spell
     """Whether the hyphen between two words, also at the end of a line, parts a word of the rules: "pneumo-thorax"."""
     if end >= start or text[end] != "-" or text[end + 1 : start].strip():
         return False
-    return spelling.knows(before + after) and (before in _PREFIXES or not spelling.knows(before))
+    if before in _PREFIXES:
+        return spelling.knows(spelling.corrected(before + after))
+    return spelling.knows(before + after) and not spelling.knows(before)
 
 
 def _longest(found: list[Match]) -> list[Match]:
