@@ -30,6 +30,7 @@ _SUMS_UP = re.compile(r"impression|conclusion|opinion|summary|assessment", re.IG
 _ADDED = re.compile(r"addend|wet|answer", re.IGNORECASE)
 _TITLE = re.compile(r"(?:final|radiology|radiological|preliminary|imaging|chest x-?ray|cxr) report")
 
+_LONGEST_HEADER = 200
 # A header ends with a colon or a dash, or stands alone in its line.
 _HEADER_END = re.compile(r":|[ \t][-–—]+(?=[ \t])|^[ \t*_#]*[A-Za-z][A-Za-z /&]{1,45}[ \t*_#]*$", re.MULTILINE)
 _BEFORE_HEADER = re.compile(r".*(?:[.;?!:)]\s|[.;?!](?=[A-Z]))", re.DOTALL)
@@ -45,7 +46,7 @@ _DESCRIPTION = re.compile(
 )
 _EMPTY_LINE = re.compile(r"\S[ \t]*\n[ \t]*\n")
 _LINE_AFTER_STOP = re.compile(r"[.?!][ \t]*\n(?=[ \t]*[A-Z])")
-_LONGEST_SENTENCE = 2000
+_LONGEST_SENTENCE, _LONGEST_WORD, _LONGEST_ABBREVIATION = 2000, 30, 8
 # More full stops than these are the leader of a form: "Effusion ..... none".
 _LONGEST_ELLIPSIS = 3
 
@@ -185,7 +186,7 @@ def _header_before(report: str, mark: re.Match, since: int) -> tuple[str, str, i
     if by_itself and not _heads_lines(report, mark):
         return None
     until = mark.end() if by_itself else mark.start()
-    line = max(report.rfind("\n", since, until) + 1, since)
+    line = max(report.rfind("\n", max(since, until - _LONGEST_HEADER), until) + 1, since, until - _LONGEST_HEADER)
     phrase = report[line:until]
     cut = None if by_itself else _BEFORE_HEADER.match(phrase)
     first = cut.end() if cut else 0
@@ -287,7 +288,8 @@ def _is_stop(text: str, start: int, end: int) -> bool:
 
 
 def _is_abbreviation(text: str, start: int, end: int) -> bool:
-    word = text[max(text.rfind(" ", 0, start), text.rfind("\n", 0, start), start - 12) + 1 : start].lower().lstrip("([\"'")
+    first = max(0, start - _LONGEST_ABBREVIATION)
+    word = re.split(r"[\s(\[\"']", text[first:start])[-1].lower()
     following = text[end : end + 2].strip()
     if word == "no":
         return following.isdigit()
@@ -338,7 +340,7 @@ def _begins_inside(text: str, end: int, start: int) -> bool:
     following = _NEXT_WORD.match(text, start)[1]
     if following.lower() not in _BEGINS_INSIDE or not following.istitle():
         return False
-    before = text[text.rfind(" ", 0, end) + 1 : end + 1]
+    before = text[max(0, end - _LONGEST_WORD) : end + 1].rpartition(" ")[2]
     return before.islower() and before not in _OPEN
 
 
