@@ -11,9 +11,9 @@ from itertools import repeat
 import numpy as np
 from tqdm.auto import tqdm
 
-from .labels import BLANK, LABELS, POSITIVE, STATES, UNCERTAIN
+from .labels import BLANK, LABELS, NEGATIVE, POSITIVE, STATES, UNCERTAIN
 from .matcher import Found, match_sentence
-from .rules import Rules, load_rules
+from .rules import OTHER, Rules, load_rules
 from .sections import split_sections, split_sentences
 
 _NO_FINDING = LABELS.index("No Finding")
@@ -34,7 +34,8 @@ class Mention:
         state (`str`): one of `STATES`, never "blank".
         span (`tuple[int, int]`): first character in the report and the one after the last.
         text (`str`): the report's text at `span`.
-        rule (`str`): which list of the label matched: "positive", "uncertain" or "normal".
+        rule (`str`): which list of the label matched: "positive", "uncertain", "normal" or "still"; "other" where
+            an abnormality outside the labels speaks against No Finding.
         trigger (`str`): name of the trigger that decided the state, "" where the phrase itself did.
     """
 
@@ -65,13 +66,14 @@ def _report_mentions(report: str, rules: Rules) -> list[tuple[Found, int]]:
 
 
 def _aggregate(mentions: list[tuple[Found, int]]) -> list[int]:
-    states = [BLANK] * len(LABELS)
+    states = [BLANK] * (len(LABELS) + 1)
     for found, _ in mentions:
         if _RANK[found.state] > _RANK[states[found.label]]:
             states[found.label] = found.state
     ill = any(state in (POSITIVE, UNCERTAIN) for k, state in enumerate(states) if k not in (_NO_FINDING, _DEVICES))
     # A report that speaks of nothing (empty, another language) is blank, not healthy.
     states[_NO_FINDING] = POSITIVE if mentions and not ill else BLANK
+    del states[OTHER]
     return states
 
 
@@ -98,8 +100,9 @@ def label_reports(
     Returns:
         `np.ndarray`: int8 `[N, 14]`, columns as `LABELS`, codes as `STATES`. With `explain=True` a tuple of it and,
         per report, a `dict[str, list[Mention]]` of every label that is mentioned, impression first. No Finding follows
-        from the other labels: it is positive where something is said and nothing but devices is positive or uncertain;
-        its mentions are only the phrases that say so ("no acute process").
+        from the rest: it is positive where something is said and nothing but devices is positive or uncertain, be it
+        of the labels or another abnormality (emphysema, a hernia, scoliosis). Its mentions are the phrases that say
+        so ("no acute process") and, negative, such other abnormalities.
 
     Raises:
         TypeError: if `reports` is a single string or holds something else than text.
@@ -139,7 +142,11 @@ def _evidence(report: str, mentions: list[tuple[Found, int]]) -> dict[str, list[
     evidence: dict[str, list[Mention]] = {}
     for found, offset in mentions:
         start, end = offset + found.start, offset + found.end
-        label, state = LABELS[found.label], STATES[found.state]
-        mention = Mention(label, state, (start, end), report[start:end], found.rule, found.trigger)
-        evidence.setdefault(label, []).append(mention)
+        label, state, rule = found.label, found.state, found.rule
+        if label == OTHER:
+            if state == NEGATIVE:
+                continue
+            label, state, rule = _NO_FINDING, NEGATIVE, "other"
+        mention = Mention(LABELS[label], STATES[state], (start, end), report[start:end], rule, found.trigger)
+        evidence.setdefault(LABELS[label], []).append(mention)
     return evidence

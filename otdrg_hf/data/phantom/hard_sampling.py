@@ -77,7 +77,7 @@ def subtle(rng: np.random.Generator, f: Finding) -> Finding:
     severity = float(0.02 + (STEEPEST - 0.02) * rng.beta(1.5, 2.2))
     uncertain = severity < SUBTLE and rng.random() < HEDGED
     if f.label == "Cardiomegaly" and severity < SUBTLE and not uncertain:
-        severity = SUBTLE + 0.4 * severity  # below SUBTLE a report calls it borderline, which is a hedge
+        severity = SUBTLE + 0.4 * severity  # a heart enlarged less than SUBTLE is only ever hedged
     return Finding(f.label, severity, f.side, f.place, f.kind, bool(uncertain))
 
 

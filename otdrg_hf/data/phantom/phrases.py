@@ -7,7 +7,7 @@ would claim a Lung Opacity, a "line" a device, "contour" a mediastinum; they app
 
 SEVERITY = {  # subtle, mild, moderate, severe
     "Enlarged Cardiomediastinum": ("subtle", "mild", "moderate", "marked"),
-    "Cardiomegaly": ("borderline", "mild", "moderate", "severe"),
+    "Cardiomegaly": ("slight", "mild", "moderate", "severe"),
     "Lung Opacity": ("faint", "mild", "moderate", "extensive"),
     "Lung Lesion": ("subtle", "small", "moderate-sized", "large"),
     "Edema": ("minimal", "mild", "moderate", "severe"),
