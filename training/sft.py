@@ -136,16 +136,14 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
         features = FeatureCache(args.feature_cache, encoder_checksum(model, processor))
         fill_cache(features, model.to(training_args.device), processor, (train, validation))
         train, validation = undecoded(train), undecoded(validation)
-    others, shown = OtherStates(labels), shown_labels(args, train, training_args.seed)
-    rates = {"vision_tower": args.vision_learning_rate, "language_model": args.text_learning_rate}
-    learning_rates = {part: rate for part, rate in rates.items() if rate is not None}
+    collator, train_collator = collators(args, processor, train, features, training_args.seed)
     num_reports = args.generate_eval_studies
     return OTDRGTrainer(
         model=model,
         args=training_args,
-        data_collator=StudyCollator(processor, args.target, features, others),
-        train_collator=StudyCollator(processor, args.target, features, others, shown, args.finding_weight),
-        learning_rates=learning_rates,
+        data_collator=collator,
+        train_collator=train_collator,
+        learning_rates={"vision_tower": args.vision_learning_rate, "language_model": args.text_learning_rate},
         train_dataset=train,
         eval_dataset=validation,
         processing_class=processor,
@@ -167,6 +165,16 @@ def fill_cache(features: FeatureCache, model, processor, datasets) -> None:
                 size = cache_size(model, num_views) / 1e9
                 print(f"Features of {num_views} images: {size:.2f} GB in {features.folder}.")
             features.fill(model, processor, studies)
+
+
+def collators(args: StudyArguments, processor, train, features: FeatureCache | None, seed: int):
+    """What makes batches of evaluation, and of training, where the labels that the LLM is shown are drawn."""
+    others = OtherStates(np.array(train["disease_labels"]))
+    shown = shown_labels(args, train, seed)
+    return (
+        StudyCollator(processor, args.target, features, others),
+        StudyCollator(processor, args.target, features, others, shown, args.finding_weight),
+    )
 
 
 def shown_labels(args: StudyArguments, studies, seed: int) -> ShownLabels | None:

@@ -21,8 +21,8 @@ class OTDRGTrainer(SFTTrainer):
         frozen_modules (`list[nn.Module]`): Kept in evaluation mode, batch-norm statistics and all.
         report_metrics ([`ReportMetrics`], *optional*): Figures of generated reports to add to each evaluation.
         train_collator (*optional*): Of training batches alone. Default: `data_collator`.
-        learning_rates (`dict[str, float]`, *optional*):
-            Of the parameters whose name holds a key, where it is not `args.learning_rate`.
+        learning_rates (`dict[str, float | None]`, *optional*):
+            Of the parameters whose name holds a key; `None` is `args.learning_rate`.
         args, kwargs: Of [`~trl.SFTTrainer`].
     """
 
@@ -35,11 +35,12 @@ class OTDRGTrainer(SFTTrainer):
         frozen_modules: list,
         report_metrics: ReportMetrics | None = None,
         train_collator=None,
-        learning_rates: dict[str, float] | None = None,
+        learning_rates: dict[str, float | None] | None = None,
         **kwargs,
     ):
         self.stage, self.frozen_modules, self.report_metrics = stage, frozen_modules, report_metrics
-        self.train_collator, self.learning_rates = train_collator, learning_rates or {}
+        self.train_collator = train_collator
+        self.learning_rates = {part: rate for part, rate in (learning_rates or {}).items() if rate is not None}
         super().__init__(*args, **kwargs)
         if train_collator is not None and train_collator.shown is not None:
             self.add_callback(train_collator.shown)
