@@ -390,7 +390,7 @@ class _Sentence:
         return not any(w in _PARTS or w in _ALWAYS_ENDS or w in self.rules.verbs or w in _DENIALS for w in words)
 
     def _listed_before(self, mentions: list[Match], first: int) -> set[Match]:
-        """ "Edema, pneumonia or atelectasis" leaves the edema open, too; an opacity is what the others explain."""
+        """"Edema, pneumonia or atelectasis" leaves the edema open, too; an opacity is what the others explain."""
         found: set[Match] = set()
         while True:
             commas = [at for at in range(max(0, first - _NEAR), first) if self.tokens[at] == ","]
@@ -445,6 +445,4 @@ def match_sentence(sentence: str, rules: Rules) -> tuple[Found, ...]:
 
 
 def _found(mention: Match, label: int, state: tuple[int, str], spans: list[tuple[int, int]]) -> Found:
-    return Found(
-        label, state[0], spans[mention[0]][0], spans[min(mention[1], len(spans)) - 1][1], mention[3].name, state[1]
-    )
+    return Found(label, state[0], spans[mention[0]][0], spans[min(mention[1], len(spans)) - 1][1], mention[3].name, state[1])

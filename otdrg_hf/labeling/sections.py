@@ -55,9 +55,7 @@ _ABBREVIATED = frozenset(
     "vs dr mr mrs ms prof approx e.g i.e eg ie poss prob signif sig evid def susp bilat mod min sm lt rt w fig incl cf"
     " resp st diff".split()
 )
-_UNITS = frozenset(
-    "cm mm ml cc in hr hrs h mins sec yr yrs mo wk wks a.m p.m am pm r l ant post lat sup inf med".split()
-)
+_UNITS = frozenset("cm mm ml cc in hr hrs h mins sec yr yrs mo wk wks a.m p.m am pm r l ant post lat sup inf med".split())
 _STOP = re.compile(r"[.!?\n][.!?]*")
 _CAPITAL = re.compile(r"[a-z)] +[A-Z][a-z]")
 # Numbers, letters and bullets of lists, also where they are glued to a sentence.
@@ -125,12 +123,8 @@ _BEGINS_INSIDE = _BEGINS | frozenset(
     "pleural effusion effusions pneumothorax pneumonia edema atelectasis consolidation opacity opacities nodule mass"
     " fracture cardiomegaly it visualized".split()
 )
-_ORGANS = re.compile(
-    r"\b(?:heart|lungs?|cardiac|silhouette|\w*mediastin\w+|bases?|angles?|bones|vessels)\b", re.IGNORECASE
-)
-_NOUNS_LATER = frozenset(
-    "heart lung lungs cardiac cardiomediastinal mediastinum mediastinal hila hilar bones costophrenic".split()
-)
+_ORGANS = re.compile(r"\b(?:heart|lungs?|cardiac|silhouette|\w*mediastin\w+|bases?|angles?|bones|vessels)\b", re.IGNORECASE)
+_NOUNS_LATER = frozenset("heart lung lungs cardiac cardiomediastinal mediastinum mediastinal hila hilar bones costophrenic".split())
 _SIDED = frozenset("lung hilar costophrenic cardiac".split())
 _COURSES = frozenset("stable unchanged increased decreased improved worsening clear normal".split())
 
@@ -275,14 +269,9 @@ def _boundaries(text: str) -> list[tuple[int, int]]:
                 found.append((end, end))
         elif _is_stop(text, start, end):
             found.append((start, end))
-    found += [
-        (m.end() - 2, m.end() - 2) for m in _CAPITAL.finditer(text) if _begins_inside(text, m.start(), m.end() - 2)
-    ]
+    found += [(m.end() - 2, m.end() - 2) for m in _CAPITAL.finditer(text) if _begins_inside(text, m.start(), m.end() - 2)]
     if _HAS_MARKERS.search(text):
-        found += [
-            (m.start(), m.start() if m[0][-1].isalnum() or m[0][-1] in ")#" else m.end())
-            for m in _MARKER.finditer(text)
-        ]
+        found += [(m.start(), m.start() if m[0][-1].isalnum() or m[0][-1] in ")#" else m.end()) for m in _MARKER.finditer(text)]
     return sorted(found)
 
 
@@ -328,11 +317,7 @@ def _line_ends(text: str, at: int) -> bool:
 
 def _is_place(words: list[str]) -> bool:
     """ "On the left" ends a line, "the small left" does not."""
-    return words[-1].lower() in ("left", "right", "size") and [w.lower() for w in words[-2:-1]] in (
-        ["the"],
-        ["on"],
-        ["in"],
-    )
+    return words[-1].lower() in ("left", "right", "size") and [w.lower() for w in words[-2:-1]] in (["the"], ["on"], ["in"])
 
 
 def _is_complete(words: list[str], following: str, text: str, end: int) -> bool:
