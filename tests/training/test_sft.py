@@ -235,7 +235,7 @@ def test_as_many_phantoms_are_drawn_as_are_asked_for(name, monkeypatch):
         ({"dataset": "nowhere"}, [], "nowhere"),
         ({"load_kwargs": {"num_studies": 3}}, [], "num_studies"),
         ({"target": "impression"}, [], "impression"),
-        ({"vision_config": None}, [], "Give one of: model_name_or_path"),
+        ({"vision_config": None}, [], "Give either model_name_or_path"),
         ({"otdrg_config": {"epsilon": 0}}, [], "epsilon"),
         ({}, ["--otdrg_config", "{"], "--otdrg_config must be JSON"),
         ({"use_peft": True}, [], "use_peft"),
