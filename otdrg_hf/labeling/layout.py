@@ -140,4 +140,4 @@ def _begins_inside(text: str, end: int, start: int) -> bool:
     if following.lower() not in _BEGINS_INSIDE or not following.istitle():
         return False
     before = text[max(0, end - _LONGEST_WORD) : end + 1].rpartition(" ")[2]
-    return before.islower() and before not in _OPEN
+    return before.islower() and before not in _OPEN and len(before.strip("()")) > 1
