@@ -34,7 +34,8 @@ GOLD_COLUMNS: dict[str, tuple[str, ...]] = {
 
 _ALTERNATIVES = ("or", "versus")
 _CALCIFIED_NODULE = re.compile(
-    r"(?<!non)(?<!non-)calcif\w+[ ,-]+(?:\w+[ ,-]+){0,4}?nodules?\b|\bnodules?[ ,-]+(?:\w+[ ,-]+){0,6}?calcified", re.IGNORECASE
+    r"(?<!non)(?<!non-)calcif\w+[ ,-]+(?:\w+[ ,-]+){0,4}?nodules?\b|\bnodules?[ ,-]+(?:\w+[ ,-]+){0,6}?calcified",
+    re.IGNORECASE,
 )
 _BORDERLINE = re.compile(r"borderline(?:\W+\w+){0,3}\W*$", re.IGNORECASE)
 
@@ -132,7 +133,8 @@ def _gold_counts(label: str, mentions: Mapping[str, list[Mention]], text: str) -
     """Whether the gold's conventions make a label present that is uncertain or blank by CheXpert's."""
     if label == "Lung Lesion":
         return any(
-            mention.rule == "other" and _CALCIFIED_NODULE.search(text, max(0, mention.span[0] - 60), mention.span[1] + 60)
+            mention.rule == "other"
+            and _CALCIFIED_NODULE.search(text, max(0, mention.span[0] - 60), mention.span[1] + 60)
             for mention in mentions.get("No Finding", ())
         )
     uncertain = [mention for mention in mentions.get(label, ()) if mention.state == "uncertain"]

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from .labels import LABELS, NEGATIVE, POSITIVE, UNCERTAIN
-from .phrases import TOKEN
 from .rules import AGAIN, OTHER, Ending, MentionRule, Rules, Trigger
-from .spelling import Spelling
+from .tokens import tokenize
 
 _LISTING = frozenset(("or", "nor", "and/or", "/"))
 _ALTERNATIVE = frozenset(("or", "and/or"))
@@ -23,18 +22,16 @@ _PLACES = frozenset("in at ends end terminates tip tips with overlies projects c
 _SENTENCE_END = "$"
 _NO_FINDING, _DEVICES = LABELS.index("No Finding"), LABELS.index("Support Devices")
 _OPACITY = LABELS.index("Lung Opacity")
-# Parts of words that are words of the rules, too.
-_PREFIXES = frozenset(("cardio", "pneumo", "hydro", "hemo", "haemo", "pleuro"))
-# How many words may stand between a finding and the "or" that makes it an alternative, and name the row of a form.
-_NEAR, _LONGEST_NAME = 5, 3
+# How many words may stand between a finding and the "or" that makes it an alternative.
+_NEAR = 5
 # "Edema, which was moderate yesterday, is gone": what these begin between commas is set aside, as brackets are.
 _ASIDES = frozenset(
     "which previously formerly initially clinically seen noted described present evident when last as once if".split()
 )
 _SUBJECTS = ("heart", "cardiac", "lung", "mediastin", "cardiomediastin", "bases", "base")
 _PREDICATES = frozenset(
-    "enlarged large larger big bigger widened wide wider broad broadened prominent dilated borderline increased globular"
-    " bulky normal size limits clear".split()
+    "enlarged large larger big bigger widened wide wider broad broadened prominent dilated borderline increased"
+    " globular bulky normal size limits clear".split()
 )
 
 
@@ -51,41 +48,6 @@ class Found(NamedTuple):
 
 # A phrase of the rules in a sentence: first word, word after the last, words skipped by gaps, and what it is.
 Match = tuple[int, int, int, MentionRule | Trigger | Ending]
-
-
-def tokenize(sentence: str, spelling: Spelling) -> tuple[list[str], list[tuple[int, int]]]:
-    """Words and marks of `sentence`, spelled as the rules have them, with their character spans; without masks."""
-    lowered = sentence.lower()
-    if len(lowered) != len(sentence):
-        lowered = "".join(c.lower() if len(c.lower()) == 1 else c for c in sentence)
-    tokens: list[str] = []
-    spans: list[tuple[int, int]] = []
-    has_hyphen = "-" in lowered
-    before, end = "", 0
-    for match in TOKEN.finditer(lowered):
-        written, span = match[0], match.span()
-        if has_hyphen and tokens and _is_hyphened(lowered, end, span[0], before, written, spelling):
-            written, span = before + written, (spans[-1][0], span[1])
-            while spans and spans[-1][0] == span[0]:
-                tokens.pop()
-                spans.pop()
-        before, end = written, span[1]
-        words = spelling[written]
-        tokens += words
-        spans += (span,) * len(words)
-    if tokens.count("-") == 1 and tokens.index("-") <= _LONGEST_NAME:
-        # "Lungs - clear": the row of a form.
-        tokens[tokens.index("-")] = ":"
-    return tokens, spans
-
-
-def _is_hyphened(text: str, end: int, start: int, before: str, after: str, spelling: Spelling) -> bool:
-    """Whether the hyphen between two words, also at the end of a line, parts a word of the rules: "pneumo-thorax"."""
-    if end >= start or text[end] != "-" or text[end + 1 : start].strip():
-        return False
-    if before in _PREFIXES:
-        return spelling.knows(spelling.corrected(before + after))
-    return spelling.knows(before + after) and not spelling.knows(before)
 
 
 def _longest(found: list[Match]) -> list[Match]:
@@ -367,13 +329,22 @@ class _Sentence:
         certain = [m for m in certain if m[3].label not in (_NO_FINDING, _DEVICES)]
         found: set[Match] = set()
         for at, token in enumerate(self.tokens):
-            if token not in _ALTERNATIVE or _DENIALS.intersection(self.tokens[:at]):
+            if token not in _ALTERNATIVE or self._is_denied_list(at):
                 continue
             before = self._beside(certain, at, before=True)
             after = self._beside(certain, at, before=False)
             if before and after and {m[3].label for m in before} != {m[3].label for m in after}:
                 found.update(before, after, self._listed_before(certain, min(m[0] for m in before)))
         return found
+
+    def _is_denied_list(self, at: int) -> bool:
+        """Whether a denial stands before the word at `at` in its part of the sentence: "no change in edema or ..."."""
+        for place in range(at - 1, -1, -1):
+            if self.tokens[place] in _ALWAYS_ENDS or self.tokens[place] == "but":
+                return False
+            if self.tokens[place] in _DENIALS:
+                return True
+        return False
 
     def _beside(self, mentions: list[Match], at: int, before: bool) -> list[Match]:
         """The nearest mentions before or after the word at `at`, as far as the clause and `_NEAR` words go."""
@@ -390,7 +361,7 @@ class _Sentence:
         return not any(w in _PARTS or w in _ALWAYS_ENDS or w in self.rules.verbs or w in _DENIALS for w in words)
 
     def _listed_before(self, mentions: list[Match], first: int) -> set[Match]:
-        """"Edema, pneumonia or atelectasis" leaves the edema open, too; an opacity is what the others explain."""
+        """ "Edema, pneumonia or atelectasis" leaves the edema open, too; an opacity is what the others explain."""
         found: set[Match] = set()
         while True:
             commas = [at for at in range(max(0, first - _NEAR), first) if self.tokens[at] == ","]
@@ -445,4 +416,6 @@ def match_sentence(sentence: str, rules: Rules) -> tuple[Found, ...]:
 
 
 def _found(mention: Match, label: int, state: tuple[int, str], spans: list[tuple[int, int]]) -> Found:
-    return Found(label, state[0], spans[mention[0]][0], spans[min(mention[1], len(spans)) - 1][1], mention[3].name, state[1])
+    return Found(
+        label, state[0], spans[mention[0]][0], spans[min(mention[1], len(spans)) - 1][1], mention[3].name, state[1]
+    )

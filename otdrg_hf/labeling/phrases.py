@@ -16,15 +16,6 @@ _MARKS = frozenset(",;()-?")
 # A noun phrase ends at these.
 _LINKS = frozenset("and or nor of in at on to with from by for is are was were has have which that than as".split())
 
-# Masks of de-identification stand for nothing, as does the "No." of "No. 8 French". Signs of forms, (-), (+), (?), = and
-# |, are words, as are short forms with a slash. A hyphen parts words like a space, a dash is a mark.
-_MASKED = r"x{3,}|_+|\[\*\*.*?\*\*\]|<unk>|no\.(?=\s?\d)"
-MASK = re.compile(r"x{3,}|_+|\[\*\*.*\*\*\]|<unk>|no\.")
-TOKEN = re.compile(
-    rf"{_MASKED}|and/or|w/out|w/(?!o\b)|[a-z]/[a-z](?![a-z])|2/2|\d+(?:\.\d+)?|[a-z0-9]+(?:['’][a-z]+)?"
-    r"|\([-+?]\)|\.{4,}|(?<=\s)[-–—]+(?=\s)|—|[,;:()/?=|]"
-)
-
 
 def expand_phrase(phrase: str, lists: Mapping[str, Sequence[str]] | None = None) -> list[tuple[str, ...]]:
     """Spell out a phrase of the rules language as token sequences.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from .phrases import MASK
-
+_MASK = re.compile(r"x{3,}|_+|\[\*\*.*\*\*\]|<unk>|no\.")
 # A shorter term has too many English words one typing error away.
 _SHORTEST_TERM = 6
 _MOST_KNOWN = 100_000
@@ -70,7 +70,7 @@ class Spelling(dict[str, tuple[str, ...]]):
         return words
 
     def _read(self, written: str) -> tuple[str, ...]:
-        if MASK.fullmatch(written):
+        if _MASK.fullmatch(written):
             return ()
         if written[0] in "-–—":
             return ("-",)

@@ -70,6 +70,36 @@ def test_devices_alone_are_no_finding():
     assert named(label_reports(["Right PICC in place."])[0]) == expected
 
 
+@pytest.mark.parametrize(
+    "report, state",
+    [
+        ("Emphysema. Lungs clear.", "blank"),
+        ("Possible hiatal hernia. Lungs clear.", "blank"),
+        ("No emphysema or hernia. Lungs clear.", "positive"),
+        ("Small pericardial effusion. No pneumothorax.", "blank"),
+        ("Sternal wires. Surgical clips. Lungs clear.", "positive"),
+        ("History of COPD. Lungs clear.", "positive"),
+    ],
+)
+def test_abnormalities_outside_the_labels_leave_no_finding_blank(report, state):
+    assert STATES[label_reports([report])[0, LABELS.index("No Finding")]] == state
+
+
+def test_evidence_names_what_speaks_against_no_finding():
+    _, (evidence,) = label_reports(["No acute process. Large hiatal hernia, no emphysema."], explain=True)
+    said = {mention.text: (mention.state, mention.rule) for mention in evidence["No Finding"]}
+    assert said == {"No acute process": ("positive", "positive"), "hernia": ("negative", "other")}
+    assert set(evidence) == {"No Finding"}
+
+
+def test_what_takes_up_a_finding_is_evidence_at_its_own_place():
+    report = "No pneumothorax on the left, tiny one on the right."
+    _, (evidence,) = label_reports([report], explain=True)
+    denied, stated = evidence["Pneumothorax"]
+    assert (denied.state, stated.state, stated.text) == ("negative", "positive", "one on the right")
+    assert report[slice(*stated.span)] == stated.text
+
+
 @pytest.mark.parametrize("num_proc", [None, 1, 2])
 def test_chunks_and_processes_keep_the_order(monkeypatch, num_proc):
     monkeypatch.setattr(labeler, "_CHUNK", 7)

@@ -1,4 +1,4 @@
-"""Every hand-written sentence of sentences.txt and phenomena.txt gets the labels that a radiologist would read in it."""
+"""Every hand-written sentence of sentences.txt and phenomena.txt gets the labels that a radiologist reads in it."""
 
 from pathlib import Path
 
