@@ -144,7 +144,9 @@ def _check_best_metric(args: StudyArguments, training_args: SFTConfig) -> None:
     if best is None:
         return
     if training_args.eval_strategy == IntervalStrategy.NO:
-        raise ValueError(f"metric_for_best_model {best} goes with evaluations: give eval_strategy as well.")
+        if training_args.load_best_model_at_end or training_args.save_strategy == SaveStrategy.BEST:
+            raise ValueError(f"The best model by {best} is found by evaluations: give eval_strategy as well.")
+        return
     given = evaluation_figures(args, training_args.prediction_loss_only)
     if best.removeprefix("eval_") in given:
         return
