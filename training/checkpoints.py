@@ -1,8 +1,10 @@
-"""Which checkpoint to go on from."""
+"""Which checkpoint to go on from, and whether it is one of this run."""
 
 import json
 import re
 from pathlib import Path
+
+from otdrg_hf.hub.provenance import read_stages
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -22,3 +24,21 @@ def is_complete(checkpoint: str | Path) -> bool:
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return False
     return True
+
+
+def check_same_run(output_dir: str, checkpoint: str, stage: str, use_peft: bool) -> None:
+    """
+    Makes sure that a checkpoint, as far as it shows, is of a run of the same kind: optimizers of others do not fit.
+
+    Raises:
+        ValueError: naming what is different.
+    """
+    done = read_stages(output_dir)[-1]["stage"]
+    adapter = Path(checkpoint, "adapter_config.json").is_file()
+    if done not in (stage, "unknown"):
+        other = f"of the stage {done!r}"
+    elif adapter != use_peft:
+        other = f"{'with' if adapter else 'without'} use_peft"
+    else:
+        return
+    raise ValueError(f"{output_dir} holds a run {other}: choose another output_dir, or start anew with --resume false.")

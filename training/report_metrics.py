@@ -74,7 +74,13 @@ class ReportMetrics:
         inputs = self.processor(**context).to(trainer.args.device)
         # The model itself: a wrapper for distributed training cannot generate.
         model = trainer.model.eval()
-        options = {"do_sample": False, "use_cache": True, "max_new_tokens": self.max_new_tokens}
+        options = {"do_sample": False, "use_cache": True, "max_new_tokens": self._room(inputs["attention_mask"])}
         with trainer.compute_loss_context_manager():
             sequences = model.generate(**inputs, **options)
         return sequences[:, inputs["input_ids"].shape[1] :]
+
+    def _room(self, attention_mask: torch.Tensor) -> int:
+        """Tokens that reports may have: prompts `[B, T]` and reports have to fit in the LLM's context."""
+        context = self.processor.context_length
+        longest = int(attention_mask.sum(-1).max())
+        return self.max_new_tokens if context is None else min(self.max_new_tokens, context - longest)

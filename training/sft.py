@@ -28,7 +28,7 @@ from otdrg_hf.training.adapters import adapter_config, put_on_base
 from otdrg_hf.training.arguments import LABEL_RATES, StudyArguments
 from otdrg_hf.training.calibration import compose, expected_calibration_error, platt_scaling
 from otdrg_hf.training.changed_reports import ChangedReports
-from otdrg_hf.training.checkpoints import last_complete_checkpoint
+from otdrg_hf.training.checkpoints import check_same_run, last_complete_checkpoint
 from otdrg_hf.training.collator import StudyCollator
 from otdrg_hf.training.command_line import OneLineParser, for_this_device, without_load_kwargs
 from otdrg_hf.training.context import check_context
@@ -113,6 +113,9 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
     # Image tokens are part of the prompt: cutting it to TRL's default length would cut them off.
     training_args.max_length = None
     check_packages(training_args, model_args)
+    checkpoint = _start(args, training_args)
+    if checkpoint:
+        check_same_run(training_args.output_dir, checkpoint, args.stage, model_args.use_peft)
     num_proc = training_args.dataset_num_proc
     train = load_studies(args, "train", args.train_studies, num_proc)
     validation = load_studies(args, "validation", args.eval_studies, num_proc)
@@ -185,10 +188,16 @@ def shown_labels(args: StudyArguments, studies, seed: int) -> ShownLabels | None
     return ShownLabels(args.predicted_label_rate, args.changed_report_rate, args.told_label_rate, changed, seed)
 
 
-def run(trainer: OTDRGTrainer, resume: bool) -> None:
+def _start(args: StudyArguments, training_args: SFTConfig) -> str | None:
+    """The checkpoint that a run goes on from."""
+    last = last_complete_checkpoint(training_args.output_dir) if args.resume else None
+    return training_args.resume_from_checkpoint or last
+
+
+def run(trainer: OTDRGTrainer, args: StudyArguments) -> None:
     """Trains and saves the model, its processor and the log in `output_dir`."""
     output_dir = trainer.args.output_dir
-    checkpoint = trainer.args.resume_from_checkpoint or (last_complete_checkpoint(output_dir) if resume else None)
+    checkpoint = _start(args, trainer.args)
     if checkpoint:
         PartialState().print(f"Going on from {checkpoint}.")
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -232,7 +241,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError, ImportError, YAMLError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    run(trainer, args.resume)
+    run(trainer, args)
     if trainer.is_world_process_zero():
         write_record(trainer, args, model_args)
     calibrate_saved(trainer)

@@ -17,6 +17,7 @@ from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.collator import StudyCollator
 from otdrg_hf.training.command_line import for_this_device, without_load_kwargs
 from otdrg_hf.training.model_setup import load_model_and_processor
+from otdrg_hf.training.options import check_options
 
 TRAINING = Path(__file__).parents[2] / "training"
 # Those of ablations are read by training/ablate.py and tested with it.
@@ -133,6 +134,7 @@ def test_recipes_parse(recipe):
         holder = next(holder for holder in (args, training_args, model_args) if hasattr(holder, name))
         assert getattr(holder, name) == fields[name], name
     OTDRGConfig(**args.otdrg_config)  # validates
+    check_options(args, training_args, model_args)
     sources = [model_args.model_name_or_path, args.vision_model, args.vision_config]
     assert sum(source is not None for source in sources) == 1
     assert not model_args.use_peft or args.stage == "finetune"

@@ -271,6 +271,15 @@ def test_a_checkpoint_can_be_chosen_to_go_on_from(data, tmp_path, capsys):
     assert f"Going on from {folder / 'checkpoint-1'}." in capsys.readouterr().out
 
 
+def test_a_run_of_another_kind_is_not_gone_on_with(data, tmp_path):
+    out = {"output_dir": str(tmp_path / "align"), **SAVED}
+    folder = train(tmp_path, data, stage="align", **out)
+    assert "holds a run of the stage 'align': choose another" in refusal(tmp_path, data, stage="joint", **out)
+    (folder / "training_record.json").unlink()  # it was stopped before its end
+    assert "holds a run without use_peft: choose another" in refusal(tmp_path, data, **LORA, **out)
+    train(tmp_path, data, "--resume", "false", stage="joint", **out)
+
+
 def test_image_size_of_a_checkpoint_is_not_changed_in_silence(data, tmp_path):
     folder = train(tmp_path, data, stage="align")
     start = {"model_name_or_path": str(folder), "vision_config": None, "text_config": None}
@@ -284,6 +293,13 @@ def test_a_study_beyond_the_context_is_refused_before_the_first_step(stage, data
     error = refusal(tmp_path, data, stage=stage, text_config={**GPT2, "n_positions": 60})
     assert "Study 'study-1' takes" in error and "more than the LLM's context of 60" in error
     train(tmp_path, data, stage=stage, text_config={**GPT2, "n_positions": 512})
+
+
+def test_reports_of_an_evaluation_end_within_the_context(data, tmp_path):
+    best = {**BEST, "generate_eval_studies": 4, "metric_for_best_model": "bleu_1"}
+    folder = train(tmp_path, data, **best, text_config={**GPT2, "n_positions": 150})  # which has no others
+    log = json.loads((folder / "training_log.json").read_text())
+    assert sum("eval_bleu_1" in entry for entry in log) == 2
 
 
 def test_a_dry_run_looks_at_the_context_and_the_options(data, tmp_path, capsys):
