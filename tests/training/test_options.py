@@ -210,7 +210,7 @@ def test_a_calibrated_model_has_the_weights_that_were_trained(data, tmp_path):
 
 
 def test_layers_of_the_llm_are_trained_and_saved_in_full(data, tmp_path):
-    changes = {**LORA, "text_config": UNTIED, "lora_modules_to_save": ["lm_head", "norm"], "learning_rate": 0.1}
+    changes = {**LORA, "text_config": UNTIED, "lora_modules_to_save": ["lm_head", "norm"], "learning_rate": 0.03}
     folder = train(tmp_path, data, **changes)
     saved = json.loads((folder / "adapter_config.json").read_text())
     assert {"lm_head", "model.language_model.norm", "model.fusion"} <= set(saved["modules_to_save"])
@@ -290,8 +290,8 @@ def test_image_size_of_a_checkpoint_is_not_changed_in_silence(data, tmp_path):
 
 @pytest.mark.parametrize("stage", ["align", "finetune"])
 def test_a_study_beyond_the_context_is_refused_before_the_first_step(stage, data, tmp_path):
-    error = refusal(tmp_path, data, stage=stage, text_config={**GPT2, "n_positions": 60})
-    assert "Study 'study-1' takes" in error and "more than the LLM's context of 60" in error
+    error = refusal(tmp_path, data, stage=stage, text_config={**GPT2, "n_positions": 100})
+    assert "Study 'study-1' takes" in error and "more than the LLM's context of 100" in error
     train(tmp_path, data, stage=stage, text_config={**GPT2, "n_positions": 512})
 
 
@@ -303,7 +303,7 @@ def test_reports_of_an_evaluation_end_within_the_context(data, tmp_path):
 
 
 def test_a_dry_run_looks_at_the_context_and_the_options(data, tmp_path, capsys):
-    short = {"text_config": {**GPT2, "n_positions": 60}}
+    short = {"text_config": {**GPT2, "n_positions": 100}}
     assert "Study 'study-1' takes" in refusal(tmp_path, data, "--dry_run", "true", **short)
     assert "label_smoothing_factor" in refusal(tmp_path, data, "--dry_run", "true", label_smoothing_factor=0.1)
     train(tmp_path, data, "--dry_run", "true", optim="adamw_8bit")  # packages of the machine that will train
