@@ -1,10 +1,12 @@
 """Builds a model and its processor from a pretrained vision encoder and a pretrained language model."""
 
-import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import PIL.Image
 import torch
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -15,15 +17,14 @@ from transformers import (
     PreTrainedTokenizerBase,
     ViTImageProcessorPil,
 )
+from transformers.utils import cached_file
 
 from .configuration_otdrg import OTDRGConfig
-from .label_phrases_otdrg import encode_label_phrases, label_feature_size
-from .patch_offset_otdrg import patch_offset, recorded_layers
 from .processing_otdrg import FINDING_TOKEN, IMAGE_TOKEN, OTDRGProcessor
-from .vision_otdrg import encode_images, patch_features
+from .vision_otdrg import encode_images, patch_features, patch_offset, recorded_layers
 
 PROCESSOR_FIELDS = ("label_names",)
-OTDRG_FIELDS = {field.name for field in dataclasses.fields(OTDRGConfig)}
+ADAPTER_WEIGHTS, MAGNITUDE, PEFT_PREFIX = "adapter_model.safetensors", ".lora_magnitude_vector", "base_model.model."
 MOST_LABEL_WORDS = 40  # a study that states more leaves out the last of its doubts
 ROW_MULTIPLE = 64
 
@@ -46,20 +47,6 @@ def add_placeholders(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerB
     return tokenizer
 
 
-def processor_from_backbones(cls, vision_id: str, text_id: str, image_size: int | None = None, **config):
-    """See [`OTDRGProcessor.from_backbones`]."""
-    vision_config = _vision_config(vision_id)
-    image_processor = _image_processor(vision_id, vision_config, image_size)
-    with torch.device("meta"):  # shapes alone are asked for
-        vision_tower = AutoModel.from_config(vision_config)
-    processor = _processor(cls, image_processor, text_id, config)
-    fields = {key: value for key, value in config.items() if key in OTDRG_FIELDS} | {"label_words": 0}
-    fields |= {"vision_config": vision_config, "text_config": _text_config(text_id)}
-    model_config = OTDRGConfig(**fields, **probe_patches(vision_tower, image_processor))
-    tokenize_labels(model_config, processor, config.get("label_words"))
-    return processor
-
-
 def model_from_backbones(
     cls,
     vision_id: str,
@@ -75,9 +62,9 @@ def model_from_backbones(
     vision_tower, image_processor = pretrained_vision(vision_id, image_size, **loading)
     text_model = AutoModelForCausalLM.from_pretrained(text_id, **loading)
     processor = _processor(OTDRGProcessor, image_processor, text_id, config)
-    bridge_dtype = torch.float32 if dtype == "auto" else text_model.dtype
+    projector_dtype = torch.float32 if dtype == "auto" else text_model.dtype
     return join_backbones(
-        cls, vision_tower, text_model, processor, attn_implementation, label_encoder, bridge_dtype, **config
+        cls, vision_tower, text_model, processor, attn_implementation, label_encoder, projector_dtype, **config
     )
 
 
@@ -97,20 +84,21 @@ def join_backbones(
     processor: OTDRGProcessor,
     attn_implementation: str | None = None,
     label_encoder: str | None = None,
-    bridge_dtype: torch.dtype = torch.float32,
+    projector_dtype: torch.dtype = torch.float32,
     **config,
 ):
-    """A model of two backbones, pretrained or not, with new bridges; its `processor` learns how long prompts are."""
+    """A model of two backbones, pretrained or not, with new projectors; its `processor` learns how long prompts are."""
     _add_rows(text_model, len(processor.tokenizer))
     config = _join_configs(vision_tower, text_model, processor, attn_implementation, label_encoder, config)
-    model = _assemble(cls, config, vision_tower, text_model, bridge_dtype)
-    scale_bridges(model)
+    model = _assemble(cls, config, vision_tower, text_model, projector_dtype)
+    scale_projectors(model)
     fill_label_features(model, label_encoder)
+    model.processor = processor
     return model
 
 
 @torch.no_grad()
-def scale_bridges(model: PreTrainedModel):
+def scale_projectors(model: PreTrainedModel):
     """
     Brings the visual and label tokens of a new model to the scale of its LLM's words, which is 0.02 for one from
     scratch and 0.1 to 1 for pretrained ones: tokens that are much larger drown the words beside them.
@@ -206,7 +194,7 @@ def _join_configs(
 
 
 def _assemble(
-    cls, config: OTDRGConfig, vision_tower: PreTrainedModel, text_model: PreTrainedModel, bridge_dtype: torch.dtype
+    cls, config: OTDRGConfig, vision_tower: PreTrainedModel, text_model: PreTrainedModel, projector_dtype: torch.dtype
 ):
     # Built on the meta device first: an LLM's worth of random weights would cost its memory twice.
     with torch.device("meta"):
@@ -217,7 +205,7 @@ def _assemble(
             # LabelEncoder and DiseaseHead fill buffers from the config, so they are made again, not emptied.
             module = type(module)(config)
             module.apply(model._init_weights)
-            setattr(body, name, module.to(bridge_dtype))
+            setattr(body, name, module.to(projector_dtype))
     body.vision_tower = vision_tower
     if type(text_model.base_model) is not type(body.language_model):
         raise ValueError(
@@ -288,3 +276,92 @@ def probe_patches(vision_tower: PreTrainedModel, image_processor: ViTImageProces
     grid = list(patch_features(hidden, pixels, vision_tower.config, feature_size).shape[1:3])
     offset = [patch_offset(*each) for each in zip(layers, size, grid, strict=True)]
     return {"image_grid": grid, "patch_offset": offset, "vision_feature_size": feature_size}
+
+
+@torch.no_grad()
+def encode_label_phrases(encoder_id: str, phrases: list[list[str]]) -> torch.Tensor:
+    r"""
+    Encodes the phrases of `config.label_phrases` for a model with `config.label_feature_size`.
+
+    Encoders that were trained with images (CLIP, SigLIP) give the features that they compare with images; others,
+    BERT, T5 or a language model, the mean of the last hidden states of a phrase.
+
+    Args:
+        encoder_id (`str`): Folder or Hub id of a text encoder with a tokenizer.
+        phrases (`list[list[str]]`): For each label, one phrase for its name and one per state, `[m][1 + states]`.
+
+    Returns:
+        `torch.FloatTensor` of shape `[m, 1 + states, h]`.
+
+    Raises:
+        ValueError: if `encoder_id` holds no text encoder.
+    """
+    with _loading(encoder_id):
+        tokenizer = AutoTokenizer.from_pretrained(encoder_id)
+        encoder = _checked(AutoModel.from_pretrained(encoder_id)).eval()
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    # As they were trained: the text towers of some read the last position, whatever it holds.
+    padding = {"padding": "max_length", "truncation": True} if _compares_images(encoder) else {"padding": True}
+    batch = tokenizer([phrase for label in phrases for phrase in label], return_tensors="pt", **padding)
+    features = _features(encoder, batch["input_ids"], batch["attention_mask"])  # [m * (1 + states), h]
+    return features.float().unflatten(0, (len(phrases), -1))
+
+
+@torch.no_grad()
+def label_feature_size(encoder_id: str | None) -> int | None:
+    """The width *h* of what `encode_label_phrases` gives, without reading weights; `None` for none. Raises the same."""
+    if encoder_id is None:
+        return None
+    with _loading(encoder_id), torch.device("meta"):
+        encoder = _checked(AutoModel.from_config(AutoConfig.from_pretrained(encoder_id)))
+        return _features(encoder, torch.ones(1, 2, dtype=torch.long), None).shape[-1]
+
+
+def _checked(encoder: PreTrainedModel) -> PreTrainedModel:
+    if not _compares_images(encoder) and encoder.main_input_name != "input_ids":
+        raise ValueError(f"{type(encoder).__name__} reads {encoder.main_input_name}")
+    return encoder
+
+
+def _compares_images(encoder: PreTrainedModel) -> bool:
+    return hasattr(encoder, "get_text_features")
+
+
+def _features(encoder: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """`[N, T]` -> `[N, h]`."""
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    if _compares_images(encoder):
+        return encoder.get_text_features(**inputs).pooler_output
+    text_encoder = encoder.get_encoder() if encoder.config.is_encoder_decoder else encoder
+    hidden = text_encoder(**inputs).last_hidden_state  # [N, T, h]
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    mask = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * mask).sum(1) / mask.sum(1)
+
+
+@contextmanager
+def _loading(encoder_id: str) -> Iterator[None]:
+    """One line that names the encoder, for all that loading it may raise."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{encoder_id!r} cannot be loaded as a text encoder: {reason}") from error
+
+
+@torch.no_grad()
+def load_magnitudes(model: PreTrainedModel, adapter_id: str, adapter_name: str, **download) -> None:
+    """
+    Reads what peft saved as `NAME.lora_magnitude_vector` into `NAME.lora_magnitude_vector.ADAPTER.weight`.
+
+    Does nothing for adapters without magnitudes (LoRA) or without a safetensors file.
+    """
+    path = cached_file(adapter_id, ADAPTER_WEIGHTS, _raise_exceptions_for_missing_entries=False, **download)
+    if path is None:
+        return
+    with safe_open(path, framework="pt") as file:
+        for key in file.keys():
+            if key.endswith(MAGNITUDE):
+                name = f"{key.removeprefix(PEFT_PREFIX)}.{adapter_name}.weight"
+                model.get_parameter(name).copy_(file.get_tensor(key))

@@ -23,9 +23,10 @@ CHEXBERT_LABELS = (
     "No Finding",
 )
 COUPLINGS = ("transport", "unbalanced", "attention", "pooling")
-STATES = ("blank", "positive", "negative", "uncertain")
-# Now arguments of training; checkpoints from before hold them.
-FORMER_FIELDS = ("predicted_label_rate", "told_label_rate")
+STATES = ("blank", "positive", "negative", "uncertain")  # the index is the code
+NUM_STATES = len(STATES)
+# Of earlier checkpoints: now arguments of training, or fixed.
+FORMER_FIELDS = ("predicted_label_rate", "told_label_rate", "contrast_temperature", "label_states")
 CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
 PHRASE_TEMPLATES = ("{} is not mentioned", "{} is present", "no {}", "possible {}")
 
@@ -41,8 +42,6 @@ class OTDRGConfig(PreTrainedConfig):
             Any configuration that `AutoModel` builds a decoder-only language model from.
         label_names (`list[str]`, *optional*, defaults to the 14 CheXbert labels):
             The diseases and devices, in the order of `disease_labels` and `disease_logits`.
-        label_states (`list[str]`, *optional*, defaults to `["blank", "positive", "negative", "uncertain"]`):
-            The states of a label; the index is the code. The first four names and their order are fixed.
         label_phrases (`list[list[str]]`, *optional*):
             For each label, one phrase for its name and one per state, `[m][1 + states]`. Default: from templates.
         label_phrase_ids (`list[list[list[int]]]`, *optional*):
@@ -89,9 +88,6 @@ class OTDRGConfig(PreTrainedConfig):
             Relative label mass of each state; a positive label claims more of the image than a denied one.
         ot_loss_weight (`float`, *optional*, defaults to 0.3): Weight of the transport loss.
         disease_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the disease loss.
-        contrast_temperature (`float`, *optional*, defaults to 0.15):
-            Temperature of the transport loss, which tells the states of a study from those of others, in units of the
-            cosine cost of one label.
         positive_thresholds (`list[float]`, *optional*):
             Probability from which each label counts as positive, chosen on validation. Default: the likeliest state.
         score_calibration (`list[list[float]]`, *optional*):
@@ -103,6 +99,7 @@ class OTDRGConfig(PreTrainedConfig):
         trained_on_reports (`bool`, *optional*, defaults to `True`):
             Whether the LLM has learned to write reports from a study. Without, as where backbones were only joined or
             aligned, the pipeline warns that what it writes means nothing.
+        training_data (`list[str]`, *optional*): The datasets that the model was trained on, as training recorded them.
 
     Raises:
         ValueError: for every setting that cannot work, naming the field, its value and what is expected.
@@ -118,7 +115,6 @@ class OTDRGConfig(PreTrainedConfig):
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
     label_names: list[str] | tuple[str, ...] = CHEXBERT_LABELS
-    label_states: list[str] | tuple[str, ...] = STATES
     label_phrases: list[list[str]] | None = None
     label_phrase_ids: list[list[list[int]]] | None = None
     label_word_ids: list[list[list[int]]] | None = None
@@ -144,12 +140,12 @@ class OTDRGConfig(PreTrainedConfig):
     state_masses: list[float] | tuple[float, ...] = (0.25, 1.0, 0.5, 1.0)
     ot_loss_weight: float = 0.3
     disease_loss_weight: float = 1.0
-    contrast_temperature: float = 0.15
     positive_thresholds: list[float] | None = None
     score_calibration: list[list[float]] | None = None
     state_priors: list[list[float]] | None = None
     notice: str | None = None
     trained_on_reports: bool = True
+    training_data: list[str] | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
@@ -162,7 +158,6 @@ class OTDRGConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.tie_word_embeddings = bool(self.tie_word_embeddings or self.text_config.tie_word_embeddings)
         self.label_names = list(self.label_names)
-        self.label_states = list(self.label_states)
         self.device_labels = list(self.device_labels)
         self.state_masses = list(self.state_masses)
         self.image_grid, self.patch_offset = list(self.image_grid), list(self.patch_offset)
@@ -183,10 +178,6 @@ class OTDRGConfig(PreTrainedConfig):
         return len(self.label_names)
 
     @property
-    def num_states(self) -> int:
-        return len(self.label_states)
-
-    @property
     def context_length(self) -> int | None:
         """Tokens that the LLM has positions for, prompt and report together; `None` where there is no bound."""
         return context_length(self.text_config)
@@ -203,11 +194,9 @@ class OTDRGConfig(PreTrainedConfig):
         return self.label_words + self.num_disease_labels
 
     def _validate_labels(self):
-        m, states = self.num_disease_labels, self.num_states
+        m, states = self.num_disease_labels, NUM_STATES
         if m == 0 or len(set(self.label_names)) != m:
             raise ValueError(f"`label_names` must be distinct and not empty, got {self.label_names}.")
-        if tuple(self.label_states) != STATES:
-            raise ValueError(f"`label_states` must be {list(STATES)}, got {self.label_states}.")
         unknown = set(self.device_labels) - set(self.label_names)
         if unknown and self.label_names == list(CHEXBERT_LABELS):
             raise ValueError(f"`device_labels` names {sorted(unknown)}, which is not among `label_names`.")
@@ -244,7 +233,7 @@ class OTDRGConfig(PreTrainedConfig):
             value = getattr(self, field.name)
             if field.type in (int, float) and not isinstance(value, (int, float)):
                 raise ValueError(f"`{field.name}` must be a number, got {value!r}.")
-        for name in ("epsilon", "patch_relaxation", "tolerance", "contrast_temperature"):
+        for name in ("epsilon", "patch_relaxation", "tolerance"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be > 0, got {getattr(self, name)}.")
         for name in ("max_iterations", "alignment_dim", "image_token_pooling", "vision_feature_size"):

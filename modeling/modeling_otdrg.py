@@ -1,27 +1,39 @@
 """PyTorch OTDRG model: vision encoder, optimal-transport alignment with disease labels, and an LLM that they prompt."""
 
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.compiler import is_compiling
 from torch.nn import functional as F
-from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, GenerationMixin, LogitsProcessorList, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .alignment_otdrg import PatchProjection, TransportAlignment
+from .backbones_otdrg import load_magnitudes, model_from_backbones
 from .configuration_otdrg import OTDRGConfig
-from .disease_head_otdrg import DiseaseHead, disease_loss
-from .disease_states import POSITIVE, predict_states, resolve_states, shown_states
-from .dora_weights_otdrg import load_magnitudes
-from .fusion_otdrg import Fusion, LabelTokens, LabelWords, label_places
-from .label_encoder_otdrg import LabelEncoder
-from .language_loss_otdrg import chunked_cross_entropy
-from .outputs_otdrg import OTDRGCausalLMOutputWithPast, OTDRGModelOutputWithPast, OTDRGStudyFeatures
+from .disease_states_otdrg import POSITIVE, predict_states, resolve_states, shown_states
+from .layers_otdrg import (
+    Alignment,
+    DiseaseHead,
+    Fusion,
+    LabelEncoder,
+    LabelTokens,
+    LabelWords,
+    PatchProjection,
+    TransportAlignment,
+    label_positions,
+)
+from .losses_otdrg import CONTRAST_TEMPERATURE, chunked_cross_entropy, disease_loss, transport_loss, weighted_sum
+from .pipeline_otdrg import CUSTOM_PIPELINES
 from .processing_otdrg import OTDRGProcessor
+from .revision_otdrg import keep_drafts
 from .study_inputs_otdrg import (
     check_counts,
     check_labels,
@@ -30,8 +42,110 @@ from .study_inputs_otdrg import (
     fill_placeholders,
     real_views_first,
 )
-from .transport_loss_otdrg import transport_loss
 from .vision_otdrg import encode_images, patch_features
+
+
+@dataclass
+class OTDRGStudyFeatures(ModelOutput):
+    """
+    What the LLM and its user need of a batch of studies, computed once per study.
+
+    Args:
+        image_embeds (`torch.FloatTensor` of shape `[B, V, tokens, hidden]`): Visual tokens of each view.
+        view_mask (`torch.BoolTensor` of shape `[B, V]`): False where a view is padding.
+        finding_embeds (`torch.FloatTensor` of shape `[B, label_words + m, hidden]`):
+            The findings in words, where the model shows them, and one token per label.
+        disease_logits (`torch.FloatTensor` of shape `[B, m, states]`): fp32, from a transport that knows no states.
+        disease_states (`torch.LongTensor` of shape `[B, m]`): The states that prompt the LLM.
+        transport_plan (`torch.FloatTensor` of shape `[B, V * n, m + 1]`): fp32; the background comes last.
+        evidence (`torch.FloatTensor` of shape `[B, V * n, m]`): fp32; how much of each label was seen in each patch.
+        predicted_finding_embeds (`torch.FloatTensor` of shape `[B, label_words + m, hidden]`, *optional*):
+            As `finding_embeds`, of the predicted states, where a label overrides the prediction.
+        is_revision (`torch.BoolTensor` of shape `[B]`, *optional*):
+            With `predicted_finding_embeds`: whether some, but not all, labels of the study are overridden, so that its
+            report is a revision of the one that would be written without.
+    """
+
+    image_embeds: torch.FloatTensor | None = None
+    view_mask: torch.BoolTensor | None = None
+    finding_embeds: torch.FloatTensor | None = None
+    disease_logits: torch.FloatTensor | None = None
+    disease_states: torch.LongTensor | None = None
+    transport_plan: torch.FloatTensor | None = None
+    evidence: torch.FloatTensor | None = None
+    predicted_finding_embeds: torch.FloatTensor | None = None
+    is_revision: torch.BoolTensor | None = None
+
+    def of_studies(self, rows: torch.LongTensor) -> "OTDRGStudyFeatures":
+        """Those of some studies, in any order and number."""
+        return type(self)(**{name: value[rows] for name, value in self.items()})
+
+
+@dataclass
+class OTDRGModelOutputWithPast(BaseModelOutputWithPast):
+    """
+    `BaseModelOutputWithPast` with what was computed of the studies; `None` where no image was given.
+
+    Args:
+        study_features ([`OTDRGStudyFeatures`], *optional*): With images or features of images.
+        ot_loss, disease_loss (`torch.FloatTensor` of shape `[]`, *optional*): With images and `disease_labels`.
+    """
+
+    study_features: OTDRGStudyFeatures | None = None
+    ot_loss: torch.FloatTensor | None = None
+    disease_loss: torch.FloatTensor | None = None
+
+
+@dataclass
+class OTDRGCausalLMOutputWithPast(ModelOutput):
+    """
+    Args:
+        loss (`torch.FloatTensor` of shape `[]`, *optional*):
+            `lm_loss + ot_loss_weight * ot_loss + disease_loss_weight * disease_loss`, of those terms that there are.
+        lm_loss (`torch.FloatTensor` of shape `[]`, *optional*): With `labels`.
+        ot_loss, disease_loss (`torch.FloatTensor` of shape `[]`, *optional*): With `disease_labels` and images.
+        logits (`torch.FloatTensor` of shape `[B, T, vocab]`, *optional*): Without `skip_logits`.
+        disease_logits (`torch.FloatTensor` of shape `[B, m, states]`, *optional*): With images.
+        disease_states (`torch.LongTensor` of shape `[B, m]`, *optional*): States that the report is prompted with.
+        transport_plan (`torch.FloatTensor` of shape `[B, V * n, m + 1]`, *optional*): With images; background last.
+        past_key_values, hidden_states, attentions: As of the language model.
+    """
+
+    loss: torch.FloatTensor | None = None
+    lm_loss: torch.FloatTensor | None = None
+    ot_loss: torch.FloatTensor | None = None
+    disease_loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    disease_logits: torch.FloatTensor | None = None
+    disease_states: torch.LongTensor | None = None
+    transport_plan: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor] | None = None
+    attentions: tuple[torch.FloatTensor] | None = None
+
+
+class Seen(NamedTuple):
+    """
+    What is seen of a batch of studies before anything is decided.
+
+    Attributes:
+        maps (`torch.Tensor` of shape `[B, V, rows, columns, d]`): Patches of each view.
+        patch_mask (`torch.Tensor` of shape `[B, V * n]`): False where the view is padding.
+        phrases (`torch.Tensor` of shape `[m, states, d]`): Features of the (label, state) phrases.
+        alignment ([`Alignment`]): Of the patches with the phrases of presence.
+        disease_logits (`torch.Tensor` of shape `[B, m, states]`): fp32.
+    """
+
+    maps: torch.Tensor
+    patch_mask: torch.Tensor
+    phrases: torch.Tensor
+    alignment: Alignment
+    disease_logits: torch.Tensor
+
+    @property
+    def patches(self) -> torch.Tensor:
+        """`[B, V * n, d]`"""
+        return self.maps.flatten(1, 3)
 
 
 class OTDRGPreTrainedModel(PreTrainedModel):
@@ -51,7 +165,7 @@ class OTDRGPreTrainedModel(PreTrainedModel):
     @property
     def dtype(self) -> torch.dtype:
         """
-        That of the bridges, which is at least as precise as that of either backbone: what a model is saved as, and
+        That of the projectors, which is at least as precise as that of either backbone: what a model is saved as, and
         loaded again by default.
         """
         body = getattr(self, self.base_model_prefix, self)
@@ -74,7 +188,7 @@ class OTDRGPreTrainedModel(PreTrainedModel):
         elif isinstance(module, LabelTokens):
             init.zeros_(module.told)
         if isinstance(module, (PatchProjection, LabelEncoder, Fusion, LabelTokens)):
-            # Bridges between spaces of any width: keep the variance, whatever `initializer_range` of the backbones.
+            # Projectors between spaces of any width: keep the variance, whatever `initializer_range` of the backbones.
             for layer in module.children():
                 if isinstance(layer, nn.Linear):
                     init.xavier_uniform_(layer.weight)
@@ -160,84 +274,125 @@ class OTDRGModel(OTDRGPreTrainedModel):
         view_mask: torch.Tensor | None = None,
         disease_labels: torch.LongTensor | None = None,
         vision_features: torch.FloatTensor | None = None,
-        other_labels: torch.LongTensor | None = None,
-        shown_labels: torch.LongTensor | None = None,
-        told_labels: torch.Tensor | None = None,
         **kwargs,
     ) -> OTDRGStudyFeatures:
         r"""
-        Encodes studies, predicts their diseases and transports patches to labels.
+        Encodes studies, predicts their diseases and makes the tokens that prompt the LLM; computes no loss.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `[B, V, 3, H, W]` or `[B, 3, H, W]`): The views.
             view_mask (`torch.Tensor` of shape `[B, V]`, *optional*): 0 or False for padded views.
             disease_labels (`torch.LongTensor` of shape `[B, m]`, *optional*):
-                Known states (0 blank, 1 positive, 2 negative, 3 uncertain); -100 is predicted.
+                States that override the prediction (0 blank, 1 positive, 2 negative, 3 uncertain); -100 is predicted.
             vision_features (`torch.FloatTensor` of shape `[B, V, rows, columns, c]`, *optional*):
-                What the vision encoder, which then is not run, gave for the views: instead of `pixel_values`.
-            other_labels (`torch.LongTensor` of shape `[B, k, m]`, *optional*):
-                States of other studies, from which the transport loss tells `disease_labels`. Default: of the batch.
-            shown_labels (`torch.LongTensor` of shape `[B, m]`, *optional*):
-                In training, states that the LLM is shown; -100 is predicted. Default: `disease_labels`.
-            told_labels (`torch.BoolTensor` of shape `[B, m]`, *optional*):
-                In training, labels shown as overrides though they may be as predicted. Default: none.
+                Features of the vision encoder, which then is not run: instead of `pixel_values`.
 
         Raises:
             ValueError: if a shape is wrong or a study has no view.
         """
+        seen = self.see(pixel_values, view_mask, vision_features)
+        disease_labels = check_labels(disease_labels, seen.maps, self.config)
+        states, overridden = self.decide(seen, disease_labels)
+        features = self.fuse(seen, states, overridden)
+        if disease_labels is not None and not is_compiling() and overridden.any():
+            predicted, as_predicted = self.decide(seen)
+            features.predicted_finding_embeds = self._finding_embeds(seen, predicted, as_predicted)
+            features.is_revision = overridden.any(-1) & (disease_labels < 0).any(-1)
+        return features
+
+    def see(
+        self,
+        pixel_values: torch.FloatTensor | None,
+        view_mask: torch.Tensor | None,
+        vision_features: torch.FloatTensor | None = None,
+    ) -> Seen:
+        """Patches of the views, how they align with the presence of each label, and the disease logits."""
         given = pixel_values if vision_features is None else vision_features
         given, view_mask = check_views(given, view_mask)
-        disease_labels = check_labels(disease_labels, given, self.config)
-        other_labels = check_other_labels(other_labels, given, self.config)
-        shown_labels = check_labels(disease_labels if shown_labels is None else shown_labels, given, self.config)
         encode = self.encode_views if vision_features is None else self.project_features
         maps = encode(given, view_mask)  # [B, V, rows, columns, d]
-        patches = maps.flatten(1, 3)  # [B, V * n, d]
         patch_mask = view_mask.repeat_interleave(maps.shape[2] * maps.shape[3], dim=1)  # [B, V * n]
         names, phrases = self.label_encoder(self.get_input_embeddings())  # [m, d], [m, states, d]
-        phrases, names = phrases.to(patches.dtype), names.to(patches.dtype)
-
-        batch = patches.shape[0]
+        phrases, names = phrases.to(maps.dtype), names.to(maps.dtype)
         # Each label is looked for by the phrase of its presence, whatever its state: what is seen of one label does not
-        # change with what is said of another.
-        present = phrases[:, POSITIVE]  # [m, d]
-        equal = torch.ones(batch, len(present), device=patches.device)
-        seen = self.alignment(patches, patch_mask, present.expand(batch, -1, -1), equal)
-        disease_logits = self.disease_head(seen.label_patches, names, present)
-        places = label_places(seen.evidence, *maps.shape[2:4]).to(patches.dtype)  # [B, m, p]
+        # depend on the states of the others.
+        present = phrases[:, POSITIVE].expand(len(maps), -1, -1)  # [B, m, d]
+        equal = torch.ones(present.shape[:2], device=maps.device)
+        alignment = self.alignment(maps.flatten(1, 3), patch_mask, present, equal)
+        disease_logits = self.disease_head(alignment.label_patches, names, phrases[:, POSITIVE])
+        return Seen(maps, patch_mask, phrases, alignment, disease_logits)
 
-        predicted = predict_states(disease_logits.detach(), self.config)  # [B, m]
-        states = resolve_states(shown_labels, predicted, self.config)
-        # What contradicts the prediction was told, not seen.
-        told = states != predicted if told_labels is None else (states != predicted) | told_labels.to(states.device)
+    def decide(
+        self, seen: Seen, disease_labels: torch.LongTensor | None = None, overridden: torch.Tensor | None = None
+    ) -> tuple[torch.LongTensor, torch.Tensor]:
+        """
+        The states that prompt the LLM, predicted unless given, and which of them override the prediction.
+
+        Args:
+            disease_labels (`torch.LongTensor` of shape `[B, m]`, *optional*): Given states, -100 where predicted.
+            overridden (`torch.BoolTensor` of shape `[B, m]`, *optional*):
+                Labels to show as overrides even where they agree with the prediction.
+
+        Returns:
+            `tuple[torch.LongTensor, torch.BoolTensor]`, both of shape `[B, m]`.
+        """
+        predicted = predict_states(seen.disease_logits.detach(), self.config)  # [B, m]
+        states = resolve_states(disease_labels, predicted, self.config)
+        differ = states != predicted
+        return states, differ if overridden is None else differ | overridden.to(differ.device)
+
+    def fuse(self, seen: Seen, states: torch.LongTensor, overridden: torch.Tensor) -> OTDRGStudyFeatures:
+        """The tokens that prompt the LLM, and the transport plan between the patches and the decided states."""
         shown = shown_states(states, self.config)  # [B, m]
-        stated = phrases[torch.arange(len(present), device=shown.device), shown]  # [B, m, d]
-        masses = torch.tensor(self.config.state_masses, device=patches.device)[shown]  # [B, m]
-        aligned = self.alignment(patches, patch_mask, stated, masses)
-
-        finding_embeds = self.fusion.label_tokens(stated, seen.label_patches, places, told)
-        if self.fusion.label_words is not None:
-            words = self.fusion.label_words(shown, self.get_input_embeddings())
-            finding_embeds = torch.cat([words.to(finding_embeds), finding_embeds], dim=1)
-
-        features = OTDRGStudyFeatures(
-            image_embeds=self.fusion.visual_tokens(maps),
+        masses = torch.tensor(self.config.state_masses, device=shown.device)[shown]  # [B, m]
+        aligned = self.alignment(seen.patches, seen.patch_mask, self._phrases_of(seen, shown), masses)
+        view_mask = seen.patch_mask.unflatten(1, (seen.maps.shape[1], -1))[..., 0]  # [B, V]
+        return OTDRGStudyFeatures(
+            image_embeds=self.fusion.visual_tokens(seen.maps),
             view_mask=view_mask,
-            finding_embeds=finding_embeds,
-            disease_logits=disease_logits,
+            finding_embeds=self._finding_embeds(seen, states, overridden),
+            disease_logits=seen.disease_logits,
             disease_states=states,
             transport_plan=aligned.plan,
-            transport_cost=aligned.cost,
             evidence=aligned.evidence,
-            patches=patches,
-            label_phrases=phrases,
         )
-        if disease_labels is not None:
-            features.ot_loss = transport_loss(
-                patches, patch_mask, phrases, seen.background_cost, disease_labels, other_labels, self.config
-            )
-            features.disease_loss = disease_loss(disease_logits, disease_labels)
-        return features
+
+    def _finding_embeds(self, seen: Seen, states: torch.LongTensor, overridden: torch.Tensor) -> torch.Tensor:
+        """`[B, label_words + m, hidden]`: the findings in words, and one token per label."""
+        shown = shown_states(states, self.config)  # [B, m]
+        positions = label_positions(seen.alignment.evidence, *seen.maps.shape[2:4]).to(seen.maps.dtype)  # [B, m, p]
+        tokens = self.fusion.label_tokens(
+            self._phrases_of(seen, shown), seen.alignment.label_patches, positions, overridden
+        )
+        if self.fusion.label_words is None:
+            return tokens
+        words = self.fusion.label_words(shown, self.get_input_embeddings())
+        return torch.cat([words.to(tokens), tokens], dim=1)
+
+    def _phrases_of(self, seen: Seen, states: torch.LongTensor) -> torch.Tensor:
+        """Features of the phrases of `states` `[B, m]`, `[B, m, d]`."""
+        return seen.phrases[torch.arange(states.shape[1], device=states.device), states]
+
+    def study_losses(
+        self,
+        seen: Seen,
+        disease_labels: torch.LongTensor,
+        other_labels: torch.LongTensor | None = None,
+        contrast_temperature: float = CONTRAST_TEMPERATURE,
+    ) -> dict[str, torch.Tensor]:
+        """`ot_loss` and `disease_loss`, means over the studies, of the labels of their reports `[B, m]`."""
+        of_transport = transport_loss(
+            seen.patches,
+            seen.patch_mask,
+            seen.phrases,
+            seen.alignment.cost[..., -1],
+            disease_labels,
+            other_labels,
+            self.config,
+            contrast_temperature,
+        )
+        of_diseases = disease_loss(seen.disease_logits, disease_labels)
+        return {"ot_loss": of_transport.mean(), "disease_loss": of_diseases.mean()}
 
     def merge_features(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, features: OTDRGStudyFeatures
@@ -274,29 +429,49 @@ class OTDRGModel(OTDRGPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         mm_encoder_outputs: dict[str, OTDRGStudyFeatures] | None = None,
         vision_features: torch.FloatTensor | None = None,
-        other_labels: torch.LongTensor | None = None,
         shown_labels: torch.LongTensor | None = None,
         told_labels: torch.Tensor | None = None,
+        other_labels: torch.LongTensor | None = None,
+        contrast_temperature: float = CONTRAST_TEMPERATURE,
         **kwargs,
     ) -> OTDRGModelOutputWithPast:
         r"""
+        Without `input_ids` and `inputs_embeds` the LLM is left out, and only the studies are encoded.
+
         Args:
             input_ids (`torch.LongTensor` of shape `[B, T]`, *optional*): Prompt (and report) with placeholders.
-            pixel_values, view_mask, disease_labels, vision_features, other_labels, shown_labels, told_labels:
-                See [`OTDRGModel.get_image_features`].
+            pixel_values, view_mask, vision_features: See [`OTDRGModel.get_image_features`].
+            disease_labels (`torch.LongTensor` of shape `[B, m]`, *optional*):
+                The labels of the studies: they prompt the LLM where known, and give `ot_loss` and `disease_loss`.
             mm_encoder_outputs (`dict`, *optional*): `{"image": features}`, computed before; excludes `pixel_values`.
+            shown_labels (`torch.LongTensor` of shape `[B, m]`, *optional*):
+                In training, the states that prompt the LLM instead; -100 is predicted. Default: `disease_labels`.
+            told_labels (`torch.BoolTensor` of shape `[B, m]`, *optional*):
+                In training, labels to show as overrides even where they agree with the prediction.
+            other_labels (`torch.LongTensor` of shape `[B, k, m]`, *optional*):
+                States of other studies for the transport loss. Default: those of the next studies of the batch.
+            contrast_temperature (`float`, *optional*, defaults to 0.15): Of the transport loss.
         """
-        if (input_ids is None) == (inputs_embeds is None):
+        if input_ids is not None and inputs_embeds is not None:
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
-        given = (vision_features, other_labels, shown_labels, told_labels)
-        features = self._study_features(pixel_values, view_mask, disease_labels, mm_encoder_outputs, *given)
-        if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
-        if features is not None:
-            inputs_embeds = self.merge_features(input_ids, inputs_embeds, features)
-        elif input_ids is not None and (past_key_values is None or past_key_values.get_seq_length() == 0):
-            places = input_ids == self.config.image_token_id
-            check_counts("Image", places, places.new_zeros(len(places), dtype=torch.long))
+        features, losses = (mm_encoder_outputs or {}).get("image"), {}
+        if pixel_values is not None or vision_features is not None:
+            if features is not None:
+                raise ValueError("You cannot specify both pixel_values and mm_encoder_outputs at the same time")
+            seen = self.see(pixel_values, view_mask, vision_features)
+            disease_labels = check_labels(disease_labels, seen.maps, self.config)
+            shown = disease_labels if shown_labels is None else check_labels(shown_labels, seen.maps, self.config)
+            features = self.fuse(seen, *self.decide(seen, shown, told_labels))
+            if disease_labels is not None:
+                other_labels = check_other_labels(other_labels, seen.maps, self.config)
+                losses = self.study_losses(seen, disease_labels, other_labels, contrast_temperature)
+        elif disease_labels is not None:
+            raise ValueError("`disease_labels` need `pixel_values`: features that are computed have their labels.")
+        if input_ids is None and inputs_embeds is None:
+            if features is None:
+                raise ValueError("You must specify input_ids, inputs_embeds or pixel_values")
+            return OTDRGModelOutputWithPast(study_features=features, **losses)
+        inputs_embeds = self._prompt_embeds(input_ids, inputs_embeds, features, past_key_values)
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -310,19 +485,19 @@ class OTDRGModel(OTDRGPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             study_features=features,
+            **losses,
         )
 
-    def _study_features(
-        self, pixel_values, view_mask, disease_labels, mm_encoder_outputs, vision_features=None, *labels
-    ) -> OTDRGStudyFeatures | None:
-        features = (mm_encoder_outputs or {}).get("image")
-        if pixel_values is None and vision_features is None:
-            if disease_labels is not None:
-                raise ValueError("`disease_labels` need `pixel_values`: features that are computed have their labels.")
-            return features
+    def _prompt_embeds(self, input_ids, inputs_embeds, features, past_key_values) -> torch.Tensor:
+        """Embeddings of the prompt `[B, T, hidden]` with the tokens of the studies at their placeholders."""
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
         if features is not None:
-            raise ValueError("You cannot specify both pixel_values and mm_encoder_outputs at the same time")
-        return self.get_image_features(pixel_values, view_mask, disease_labels, vision_features, *labels)
+            return self.merge_features(input_ids, inputs_embeds, features)
+        if input_ids is not None and (past_key_values is None or past_key_values.get_seq_length() == 0):
+            places = input_ids == self.config.image_token_id
+            check_counts("Image", places, places.new_zeros(len(places), dtype=torch.long))
+        return inputs_embeds
 
 
 class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
@@ -360,21 +535,19 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
     @classmethod
     def from_backbones(cls, vision_id: str, text_id: str, **config) -> "OTDRGForConditionalGeneration":
         r"""
-        Joins a pretrained vision encoder and a pretrained causal language model by newly initialised bridges.
+        Joins a pretrained vision encoder and a pretrained causal language model by newly initialised projectors.
 
         Args:
             vision_id (`str`): Folder or Hub id of any vision encoder (or of a model that has one, such as CLIP).
             text_id (`str`): Folder or Hub id of any decoder-only language model with a tokenizer.
             config:
                 Fields of [`OTDRGConfig`], `image_size` (pixels, defaults to the encoder's own), `dtype` (of all parts;
-                by default the backbones keep theirs and the bridges are fp32), `attn_implementation` and
+                by default the backbones keep theirs and the projectors are fp32), `attn_implementation` and
                 `label_encoder`: folder or Hub id of a text encoder, such as a BERT, whose features the label phrases
                 get instead of the LLM's embeddings. Only its features are kept.
 
-        The matching processor is `OTDRGProcessor.from_backbones(vision_id, text_id, **config)`.
+        The matching processor is `OTDRGProcessor.from_model(model)`.
         """
-        from .backbones_otdrg import model_from_backbones
-
         return model_from_backbones(cls, vision_id, text_id, **config)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -410,28 +583,21 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
         skip_logits: bool = False,
         num_items_in_batch: int | torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, OTDRGStudyFeatures] | None = None,
-        vision_features: torch.FloatTensor | None = None,
-        other_labels: torch.LongTensor | None = None,
-        shown_labels: torch.LongTensor | None = None,
-        told_labels: torch.Tensor | None = None,
         **kwargs,
     ) -> OTDRGCausalLMOutputWithPast:
         r"""
-        Without `input_ids` (and `inputs_embeds`) the LLM is left out: logits of the diseases, plan and their losses.
+        Without `input_ids` and `inputs_embeds` the LLM is left out: disease logits, transport plan and their losses.
 
         Args:
+            disease_labels (`torch.LongTensor` of shape `[B, m]`, *optional*):
+                The labels of the studies: they prompt the LLM where known, and give `ot_loss` and `disease_loss`.
             labels (`torch.LongTensor` of shape `[B, T]`, *optional*): `input_ids` to predict, -100 elsewhere.
             label_weights (`torch.FloatTensor` of shape `[B, T]`, *optional*): Of each of `labels` in the loss.
             skip_logits (`bool`, *optional*, defaults to `False`):
                 Leave out `logits`. The loss then projects only the supervised positions onto the vocabulary.
             num_items_in_batch (`int`, *optional*): Divisor of the summed LM loss, for gradient accumulation.
+            kwargs: Of [`OTDRGModel.forward`], such as `vision_features` and `shown_labels`, and of the LLM.
         """
-        if input_ids is None and inputs_embeds is None:
-            given = (vision_features, other_labels, shown_labels, told_labels)
-            features = self.model._study_features(pixel_values, view_mask, disease_labels, mm_encoder_outputs, *given)
-            if features is None:
-                raise ValueError("You must specify input_ids, inputs_embeds or pixel_values")
-            return self._output(features)
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -442,21 +608,48 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             mm_encoder_outputs=mm_encoder_outputs,
-            vision_features=vision_features,
-            other_labels=other_labels,
-            shown_labels=shown_labels,
-            told_labels=told_labels,
             **kwargs,
         )
-        hidden = outputs.last_hidden_state  # [B, T, hidden]
-        return self._output(
-            outputs.study_features,
-            lm_loss=None if labels is None else self._language_loss(hidden, labels, label_weights, num_items_in_batch),
-            logits=None if skip_logits else self._project(slice_logits_to_keep(hidden, logits_to_keep)),
+        hidden, logits, lm_loss = outputs.last_hidden_state, None, None  # [B, T, hidden]; `None` without a prompt
+        if hidden is not None and labels is not None:
+            lm_loss = self._language_loss(hidden, labels, label_weights, num_items_in_batch)
+        if hidden is not None and not skip_logits:
+            logits = self._project(slice_logits_to_keep(hidden, logits_to_keep))
+        features = outputs.study_features
+        losses = {"lm_loss": lm_loss, "ot_loss": outputs.ot_loss, "disease_loss": outputs.disease_loss}
+        return OTDRGCausalLMOutputWithPast(
+            loss=weighted_sum(self.config, **losses),
+            **losses,
+            logits=logits,
+            disease_logits=None if features is None else features.disease_logits,
+            disease_states=None if features is None else features.disease_states,
+            transport_plan=None if features is None else features.transport_plan,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    @torch.no_grad()
+    def generate(
+        self, inputs: torch.Tensor | None = None, generation_config=None, logits_processor=None, **kwargs
+    ) -> torch.LongTensor | ModelOutput:
+        """
+        As in transformers. With `disease_labels` that override predictions, the report is written without them first,
+        and then revised: it keeps the words of the first one where the labels leave it (see [`KeepDraft`]). Samples
+        (`do_sample`) are not revised.
+        """
+        features = (kwargs.get("mm_encoder_outputs") or {}).get("image")
+        if kwargs.get("pixel_values") is not None and kwargs.get("disease_labels") is not None:
+            study = (kwargs.pop(name, None) for name in ("pixel_values", "view_mask", "disease_labels"))
+            features = self.get_image_features(*study)  # not left to transformers: a revision needs it twice
+            kwargs["mm_encoder_outputs"] = {"image": features}
+        input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
+        kwargs["generation_config"] = generation_config
+        if input_ids is not None and features is not None and features.is_revision is not None:
+            drafts = keep_drafts(self, super().generate, input_ids, features, kwargs)
+            if drafts is not None:
+                logits_processor = LogitsProcessorList([*(logits_processor or []), drafts])
+        return super().generate(input_ids, logits_processor=logits_processor, **kwargs)
 
     @property
     def _logit_cap(self) -> float | None:
@@ -479,24 +672,8 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
         items = supervised.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         return loss / items.to(loss.device).clamp(min=1)
 
-    def _output(self, features: OTDRGStudyFeatures | None, lm_loss=None, **outputs) -> OTDRGCausalLMOutputWithPast:
-        terms, ot_loss, of_diseases = [] if lm_loss is None else [lm_loss], None, None
-        if features is not None:
-            outputs |= {key: features[key] for key in ("disease_logits", "disease_states", "transport_plan")}
-            if features.ot_loss is not None:
-                ot_loss, of_diseases = features.ot_loss.mean(), features.disease_loss.mean()
-                terms += [self.config.ot_loss_weight * ot_loss, self.config.disease_loss_weight * of_diseases]
-        # All at once: a field that is set later comes last, and the first one has to be the loss.
-        loss = sum(terms) if terms else None
-        return OTDRGCausalLMOutputWithPast(
-            loss=loss, lm_loss=lm_loss, ot_loss=ot_loss, disease_loss=of_diseases, **outputs
-        )
-
     def save_pretrained(self, save_directory, **kwargs):
         """Saves the model with the code to run it by `trust_remote_code=True` where otdrg_hf is not installed."""
-        # Imported here for its name to be found by the search for files that travel along.
-        from .pipeline_otdrg import CUSTOM_PIPELINES
-
         classes = {"AutoModel": type(self), "AutoProcessor": OTDRGProcessor}
         self.config.auto_map = {k: f"{c.__module__.split('.')[-1]}.{c.__name__}" for k, c in classes.items()}
         self.config.custom_pipelines = CUSTOM_PIPELINES
@@ -511,9 +688,8 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
         input_ids, model_kwargs = super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)
         features = encoded.get("image")
         if features is not None and expand_size > 1:
-            # The phrases belong to the model, everything else has one row per study.
-            rows = {k: v.repeat_interleave(expand_size, 0) for k, v in features.items() if k != "label_phrases"}
-            encoded = {"image": OTDRGStudyFeatures(**rows, label_phrases=features.label_phrases)}
+            rows = torch.arange(len(features.view_mask), device=features.view_mask.device)
+            encoded = {"image": features.of_studies(rows.repeat_interleave(expand_size))}
         return input_ids, {**model_kwargs, "mm_encoder_outputs": encoded}
 
 

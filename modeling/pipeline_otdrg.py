@@ -1,20 +1,17 @@
 """`pipeline("radiology-report")`: from a study to its report, the disease states behind it and where each was seen."""
 
-from collections.abc import Sized
+import re
 
 import numpy as np
 import torch
 from torch.nn import functional as F
-from transformers import GenerationConfig, LogitsProcessorList, Pipeline
+from transformers import GenerationConfig, Pipeline
 from transformers.utils import logging
 
-from .disease_states import POSITIVE, UNCERTAIN, predict_states
-from .draft_otdrg import ExpectedTokens, KeepDraft, draft_tokens
-from .evidence_maps_otdrg import evidence_map
+from .configuration_otdrg import STATES
+from .disease_states_otdrg import POSITIVE, UNCERTAIN
 from .image_loading import load_views, view_in
-from .prefetching import Prefetched
-from .report_sections import report_sections
-from .roomy_cache import make_cache
+from .vision_otdrg import evidence_map
 
 logger = logging.get_logger(__name__)
 
@@ -24,7 +21,7 @@ UNTRAINED = (
     "The LLM of this model was not trained on reports: what it writes means nothing, whatever it says. Train the stage "
     "'finetune' or 'joint'."
 )
-PLAIN_GENERATION = {"logits_processor", "max_new_tokens", "streamer", "num_beams", "num_return_sequences", "do_sample"}
+_HEADER = re.compile(r"(?<!\w)(findings?|impressions?)[ \t]*:", re.IGNORECASE)
 CUSTOM_PIPELINES = {
     TASK: {
         "impl": "pipeline_otdrg.RadiologyReportPipeline",
@@ -75,10 +72,10 @@ class RadiologyReportPipeline(Pipeline):
                 An image (PIL, path, URL, bytes, array; files may be DICOM), or a dict with `images` (a list) and,
                 optionally, `views` (`"frontal"`, `"lateral"` or `"unknown"` per image; by default what DICOM files
                 say), `indication`, `comparison` (the earlier report) and `disease_labels`
-                (`{"Pneumothorax": "positive"}`: a state that is known and overrides the prediction; the rest of the
-                report then keeps to what is written without it, which is written first and takes as long again).
+                (`{"Pneumothorax": "positive"}`: a known state that overrides the prediction; the report is then a
+                revision of the one without it, which is written first and takes as long again, see `generate`).
                 A list, generator or dataset of these, or of lists of views, is a batch of studies; generators and
-                datasets are answered as they are read, the next batch being decoded while the model runs.
+                datasets are answered as they are read.
             evidence (`bool`, *optional*, defaults to `False`): Add heat maps.
             max_new_tokens (`int`, *optional*, defaults to 256):
                 Bound on the length of the report, in tokens. It is lowered, with a warning, to what the prompt leaves
@@ -101,13 +98,6 @@ class RadiologyReportPipeline(Pipeline):
                 prompt leaves no room for a report.
         """
         return super().__call__(study, **kwargs)
-
-    def get_iterator(self, inputs, num_workers: int, *args):
-        answers = super().get_iterator(inputs, num_workers, *args)
-        if num_workers == 0:
-            forwarded = answers.loader  # below the answers are the forward passes, below these the batches
-            forwarded.loader = Prefetched(forwarded.loader, once=not isinstance(inputs, Sized))
-        return answers
 
     def _sanitize_parameters(self, evidence=None, max_new_tokens=None, streamer=None, generate_kwargs=None, **unknown):
         if unknown:
@@ -147,11 +137,13 @@ class RadiologyReportPipeline(Pipeline):
         features = self.model.get_image_features(
             batch["pixel_values"].to(self.model.dtype), batch["view_mask"], batch["disease_labels"]
         )
-        draft = self._draft(batch, features, generate_kwargs)
-        if draft is not None:
-            processors = [*generate_kwargs.get("logits_processor", []), draft]
-            generate_kwargs = {**generate_kwargs, "logits_processor": LogitsProcessorList(processors)}
-        sequences = self._generate(batch, features, generate_kwargs)
+        sequences = self.model.generate(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            mm_encoder_outputs={"image": features},
+            **self._prepare_generate_kwargs(generate_kwargs),
+        )
+        sequences = getattr(sequences, "sequences", sequences)  # with `return_dict_in_generate`
         texts = self.processor.batch_decode(sequences[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         per_study = len(texts) // len(studies)
         scores = features.disease_logits.softmax(-1)[..., POSITIVE]
@@ -189,50 +181,6 @@ class RadiologyReportPipeline(Pipeline):
         )
         return {**generate_kwargs, "max_new_tokens": context - prompt}
 
-    def _generate(self, batch: dict[str, torch.Tensor], features, generate_kwargs: dict) -> torch.Tensor:
-        # Whoever asks `generate` for something special may want a cache of his own.
-        plain = set(generate_kwargs) <= PLAIN_GENERATION
-        cache = {"past_key_values": make_cache(self.model.config.get_text_config(decoder=True))} if plain else {}
-        sequences = self.model.generate(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            mm_encoder_outputs={"image": features},
-            **{**self._prepare_generate_kwargs(generate_kwargs), **cache},
-        )
-        return getattr(sequences, "sequences", sequences)  # with `return_dict_in_generate`
-
-    def _draft(self, batch: dict[str, torch.Tensor], features, generate_kwargs: dict) -> KeepDraft | None:
-        """Reports without the labels that were set against the prediction, for those with them to keep to."""
-        config = self.model.config
-        set_by_hand = (features.disease_states != predict_states(features.disease_logits, config)).any(-1)  # [B]
-        # Where all labels are given there is no prediction to be revised.
-        rows = (set_by_hand & (batch["disease_labels"] < 0).any(-1)).nonzero()[:, 0]
-        if len(rows) == 0 or generate_kwargs.get("do_sample"):
-            return None
-        some = {key: value[rows] for key, value in batch.items()}
-        plain = self.model.get_image_features(some["pixel_values"].to(self.model.dtype), some["view_mask"])
-        options = {k: v for k, v in generate_kwargs.items() if k not in ("streamer", "num_return_sequences")}
-        prompt_length = batch["input_ids"].shape[1]
-        written = draft_tokens(self._generate(some, plain, options)[:, prompt_length:], self._end_tokens())  # [rows, D]
-        expected = self._expected_tokens(some, plain, written)
-        return KeepDraft.for_some(rows, len(batch["input_ids"]), written, expected, prompt_length)
-
-    def _expected_tokens(self, batch: dict[str, torch.Tensor], features, written: torch.Tensor) -> ExpectedTokens:
-        """What the model thought likely where it wrote `written` `[B, D]`."""
-        mask = torch.cat([batch["attention_mask"], torch.ones_like(written)], dim=1)
-        logits = self.model(
-            input_ids=torch.cat([batch["input_ids"], written.clamp(min=0)], dim=1),
-            attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            mm_encoder_outputs={"image": features},
-            logits_to_keep=written.shape[1] + 1,
-        ).logits
-        return ExpectedTokens.from_logits(logits)
-
-    def _end_tokens(self) -> list[int]:
-        tokens = self.model.generation_config.eos_token_id
-        return tokens if isinstance(tokens, list) else [] if tokens is None else [tokens]
-
     def _pad(self, studies: list[dict]) -> dict[str, torch.Tensor]:
         rows = [{key: study[key] for key in ("input_ids", "attention_mask")} for study in studies]
         batch = dict(self.processor.tokenizer.pad(rows, padding_side="left", return_tensors="pt"))
@@ -251,7 +199,7 @@ class RadiologyReportPipeline(Pipeline):
         texts = [text.strip() for text in answer["texts"]]
         config = self.model.config
         findings = [
-            {"label": label, "state": config.label_states[state], "score": round(score, 4)}
+            {"label": label, "state": STATES[state], "score": round(score, 4)}
             for label, state, score in zip(config.label_names, answer["states"], answer["scores"], strict=True)
         ]
         result = {"generated_text": texts[0], "findings": findings}
@@ -282,6 +230,27 @@ class RadiologyReportPipeline(Pipeline):
         """Saves model and processor with the code that runs both where otdrg_hf is not installed."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
+
+
+def report_sections(report: str) -> dict[str, str] | None:
+    """
+    The two sections of a report by name.
+
+    Args:
+        report (`str`): A report, such as `"Findings: Clear lungs. Impression: Normal."`.
+
+    Returns:
+        `{"findings": str, "impression": str}`, or `None` unless it has each header once, in this order, before anything
+        else, with text below it.
+    """
+    headers = list(_HEADER.finditer(report))
+    if [header[1].lower().rstrip("s") for header in headers] != ["finding", "impression"]:
+        return None
+    first, second = headers
+    findings, impression = report[first.end() : second.start()].strip(), report[second.end() :].strip()
+    if report[: first.start()].strip() or not findings or not impression:
+        return None
+    return {"findings": findings, "impression": impression}
 
 
 __all__ = ["RadiologyReportPipeline"]

@@ -7,11 +7,11 @@ from difflib import get_close_matches
 
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, BatchFeature, ProcessorMixin
+from transformers import AutoImageProcessor, BatchFeature, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
 from .configuration_otdrg import CHEXBERT_LABELS, STATES, OTDRGConfig
-from .disease_states import POSITIVE, UNCERTAIN
+from .disease_states_otdrg import POSITIVE, UNCERTAIN
 from .image_loading import load_views, view_in
 
 logger = logging.get_logger(__name__)
@@ -62,7 +62,7 @@ class OTDRGProcessor(ProcessorMixin):
         if IMAGE_TOKEN not in vocabulary or FINDING_TOKEN not in vocabulary:
             raise ValueError(
                 f"The tokenizer does not know {IMAGE_TOKEN} and {FINDING_TOKEN}: build the processor with "
-                "OTDRGProcessor.from_backbones(vision, text)."
+                "OTDRGProcessor.from_model(OTDRGForConditionalGeneration.from_backbones(vision, text))."
             )
         self.image_token_id, self.finding_token_id = vocabulary[IMAGE_TOKEN], vocabulary[FINDING_TOKEN]
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
@@ -82,11 +82,18 @@ class OTDRGProcessor(ProcessorMixin):
         return processor
 
     @classmethod
-    def from_backbones(cls, vision_id: str, text_id: str, **config) -> "OTDRGProcessor":
-        """The processor of `OTDRGForConditionalGeneration.from_backbones` with the same arguments."""
-        from .backbones_otdrg import processor_from_backbones
+    def from_model(cls, model: PreTrainedModel) -> "OTDRGProcessor":
+        """
+        The processor that goes with a model: made along with it by `from_backbones`, or saved beside it.
 
-        return processor_from_backbones(cls, vision_id, text_id, **config)
+        Raises:
+            ValueError: for a model that was neither joined by `from_backbones` nor loaded from a folder or the Hub.
+        """
+        if (processor := getattr(model, "processor", None)) is not None:
+            return processor
+        if not model.name_or_path:
+            raise ValueError("The model has no processor: join it by from_backbones, or load it by from_pretrained.")
+        return cls.from_pretrained(model.name_or_path)
 
     def __call__(
         self,
@@ -301,7 +308,7 @@ class OTDRGProcessor(ProcessorMixin):
         not mentioned there are no words.
         """
         words = {POSITIVE: 0, UNCERTAIN: 1 + UNCERTAIN}  # in a row of `label_phrases`, the name comes first
-        table = [[[] for _ in config.label_states] for _ in config.label_names]
+        table = [[[] for _ in STATES] for _ in config.label_names]
         for label, phrases in enumerate(config.label_phrases):
             for state, column in words.items():
                 table[label][state] = self.tokenizer(f" {phrases[column]};", add_special_tokens=False)["input_ids"]

@@ -7,7 +7,7 @@ What looks at values is left out where the model is compiled: no graph can hold 
 import torch
 from torch.compiler import is_compiling
 
-from .configuration_otdrg import OTDRGConfig
+from .configuration_otdrg import NUM_STATES, OTDRGConfig
 
 
 def check_views(pixel_values: torch.Tensor, view_mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,7 +35,7 @@ def check_labels(
     """State codes `[B, m]` as int64 on the device of the pixels; -100 where the state is to be predicted."""
     if disease_labels is None:
         return None
-    expected, states = (pixel_values.shape[0], config.num_disease_labels), config.num_states
+    expected, states = (pixel_values.shape[0], config.num_disease_labels), NUM_STATES
     if tuple(disease_labels.shape) != expected or disease_labels.is_floating_point():
         raise ValueError(
             f"`disease_labels` must be integers of shape {expected}, "
@@ -56,7 +56,7 @@ def check_other_labels(
     """State codes `[B, k, m]` of other studies as int64 on the device of the pixels."""
     if other_labels is None:
         return None
-    batch, m, states = pixel_values.shape[0], config.num_disease_labels, config.num_states
+    batch, m, states = pixel_values.shape[0], config.num_disease_labels, NUM_STATES
     shape = tuple(other_labels.shape)
     if len(shape) != 3 or shape[::2] != (batch, m) or other_labels.is_floating_point():
         raise ValueError(

@@ -1,11 +1,15 @@
-"""Patch features of any vision encoder: class and register tokens dropped, feature maps laid out as a grid."""
+"""Patches of any vision encoder: what a patch is, where it lies in the image, and evidence as a heat map."""
 
 import inspect
 import math
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+RESIZING = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.ZeroPad2d)
 POSITION_SIZE = 24  # width of the code of a position, which tells left from right and high from low
 
 
@@ -71,3 +75,89 @@ def grid_positions(rows: int, columns: int, size: int, device: torch.device, dty
     y = torch.cat([y.sin(), y.cos()], dim=-1)[:, None].expand(-1, columns, -1)
     x = torch.cat([x.sin(), x.cos()], dim=-1)[None].expand(rows, -1, -1)
     return torch.cat([y, x], dim=-1).to(dtype)
+
+
+class Resizing(NamedTuple):
+    """What a layer made of the rows or columns of a feature map."""
+
+    size: int
+    out_size: int
+    kernel: int
+    stride: int
+    before: int
+    after: int
+
+
+@contextmanager
+def recorded_layers(encoder: nn.Module):
+    """Records, for rows and for columns, the layers that change the size of a feature map as the encoder runs."""
+    layers: tuple[list[Resizing], list[Resizing]] = [], []
+
+    def record(module, inputs, output):
+        for axis, of_axis in enumerate(layers):
+            size, out_size = inputs[0].shape[2 + axis], output.shape[2 + axis]
+            if size != out_size:
+                of_axis.append(Resizing(size, out_size, *_geometry(module, axis)))
+
+    hooks = [module.register_forward_hook(record) for module in encoder.modules() if isinstance(module, RESIZING)]
+    try:
+        yield layers
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def patch_offset(layers: list[Resizing], image_size: int, num_patches: int) -> float:
+    """
+    By how much the centre of what a patch sees lies after `(i + 0.5) / num_patches` of the image, in patches.
+
+    The arithmetic is that of receptive fields (Araujo et al., 2019): a layer of kernel `k` and padding `p` moves the
+    centre of the first position by `(k - 1) / 2 - p` positions of its input. A kernel of 3 at stride 2 with a padding
+    of 1, as in a ResNet, sees each pair of positions around its first one: three such layers, and maps lie 3.5 pixels
+    of 8 too far down and right. What is left between the last map and the patches is taken to be even, as is the
+    merging of patches, and everything where a layer pads in ways that its settings do not tell.
+    """
+    size, centre, step = image_size, 0.5, 1.0  # of the first place, and from one to the next, in pixels
+    for layer in layers:
+        if layer.size != size:
+            continue  # parallel to one that did it, such as a shortcut
+        if (size + layer.before + layer.after - layer.kernel) // layer.stride + 1 != layer.out_size:
+            return 0.0
+        centre += ((layer.kernel - 1) / 2 - layer.before) * step
+        size, step = layer.out_size, step * layer.stride
+    merged = image_size / num_patches / step
+    centre += (merged - 1) / 2 * step
+    return centre / (step * merged) - 0.5
+
+
+def _geometry(module: nn.Module, axis: int) -> tuple[int, int, int, int]:
+    """Kernel, stride, and padding before and after, of the rows or columns."""
+    if isinstance(module, nn.ZeroPad2d):
+        left, right, top, bottom = module.padding
+        return 1, 1, *((top, bottom), (left, right))[axis]
+
+    def of(name: str, default: int = 1) -> int:
+        value = getattr(module, name, default)
+        return value[axis] if isinstance(value, tuple) else value
+
+    padding = 0 if module.padding == "valid" else of("padding")
+    return (of("kernel_size") - 1) * of("dilation") + 1, of("stride"), padding, padding
+
+
+def evidence_map(evidence: torch.Tensor, size: tuple[int, int], offset: list[float]) -> torch.Tensor:
+    """
+    Interpolates evidence between the positions of its patches, `[rows, columns]` -> `[H, W]`.
+
+    Args:
+        evidence (`torch.Tensor` of shape `[rows, columns]`): Of each patch.
+        size (`tuple[int, int]`): Height and width in pixels.
+        offset (`list[float]`): `config.patch_offset`, down and right in patches.
+    """
+    axes = [
+        2 * ((torch.arange(pixels) + 0.5) / pixels - shift / patches) - 1
+        for pixels, patches, shift in zip(size, evidence.shape, offset, strict=True)
+    ]
+    y, x = torch.meshgrid(*axes, indexing="ij")  # [H, W] twice
+    positions = torch.stack([x, y], -1).unsqueeze(0)  # [1, H, W, 2], in -1..1
+    options = {"mode": "bilinear", "padding_mode": "border", "align_corners": False}
+    return F.grid_sample(evidence[None, None], positions, **options)[0, 0]

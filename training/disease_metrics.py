@@ -5,7 +5,7 @@ import torch
 from transformers import EvalPrediction
 
 from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
-from otdrg_hf.modeling.disease_states import POSITIVE, predict_states
+from otdrg_hf.modeling.disease_states_otdrg import POSITIVE, predict_states
 
 MOST_CALLED = 2  # times as many studies as are positive
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from otdrg_hf.modeling.language_loss_otdrg import CHUNK_LOGITS
+from otdrg_hf.modeling.losses_otdrg import CHUNK_LOGITS
 
 # Bytes of activations in fp32 that a layer keeps per token and unit of width, attention by sdpa or flash, measured on a
 # ViT and on a Llama whose MLP is 2.7 times as wide; adapters keep the input of each layer once more where they drop.

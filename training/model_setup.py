@@ -65,7 +65,7 @@ def load_model_and_processor(
         model = OTDRGForConditionalGeneration.from_backbones(
             args.vision_model, args.text_model, dtype=dtype, **attention, **fields
         )
-        return model, OTDRGProcessor.from_backbones(args.vision_model, args.text_model, **fields)
+        return model, OTDRGProcessor.from_model(model)
     loading = {"dtype": torch.float32 if dtype == "auto" else getattr(torch, dtype), **attention}
     return _new_model(args, reports, loading)
 

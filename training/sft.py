@@ -23,7 +23,7 @@ from yaml import YAMLError
 from otdrg_hf.data import load_study_dataset
 from otdrg_hf.data.schema import PHANTOM_NAMES
 from otdrg_hf.labeling import label_reports
-from otdrg_hf.modeling.disease_states import POSITIVE, positive_log_odds
+from otdrg_hf.modeling.disease_states_otdrg import POSITIVE, positive_log_odds
 from otdrg_hf.training.adapters import adapter_config, put_on_base
 from otdrg_hf.training.arguments import LABEL_RATES, StudyArguments
 from otdrg_hf.training.calibration import compose, expected_calibration_error, platt_scaling

@@ -34,7 +34,7 @@ QWEN_HALF_BILLION = {
     "tie_word_embeddings": True,
 }
 MODULES = ("vision_tower", "patch_projection", "label_encoder", "alignment", "disease_head", "fusion", "language_model")
-FUNCTIONS = {"transport_loss": "alignment", "disease_loss": "disease_head", "label_places": "fusion"}
+FUNCTIONS = {"transport_loss": "alignment", "disease_loss": "disease_head", "label_positions": "fusion"}
 COUNTED = ("label_encoder", "alignment", "disease_head")
 
 

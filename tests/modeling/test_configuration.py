@@ -71,7 +71,6 @@ NAN = float("nan")
     [
         {"label_names": []},
         {"label_names": ["Edema", "Edema"]},
-        {"label_states": ["absent", "present"]},
         {"device_labels": ["Pacemaker"]},
         {"label_phrases": [["edema"] * 5]},
         {"label_phrase_ids": [[[1]] * 4] * 14},
@@ -86,7 +85,6 @@ NAN = float("nan")
         {"score_calibration": [[-1.0, 0.0]] * 14},
         {"epsilon": 0.0},
         {"tolerance": -1.0},
-        {"contrast_temperature": NAN},
         {"max_iterations": 0},
         {"alignment_dim": 0},
         {"image_token_pooling": 0},

@@ -5,7 +5,7 @@ import json
 import pytest
 from transformers import AutoConfig, AutoProcessor, pipeline
 
-from otdrg_hf import OTDRGProcessor
+from otdrg_hf import OTDRGForConditionalGeneration, OTDRGProcessor
 from otdrg_hf.modeling import pipeline_otdrg, processing_otdrg
 from otdrg_hf.modeling.configuration_otdrg import context_length
 from tests.conftest import TEXT, make_films, make_model, make_processor
@@ -46,7 +46,7 @@ def test_each_family_says_how_long_its_context_is(model_type, fields, expected):
 
 def test_a_processor_of_backbones_knows_the_context_and_saves_it(tmp_path):
     vision, text = save_vision("vit", tmp_path / "v"), save_text("gpt2", tmp_path / "t")
-    processor = OTDRGProcessor.from_backbones(vision, text)
+    processor = OTDRGProcessor.from_model(OTDRGForConditionalGeneration.from_backbones(vision, text))
     assert processor.context_length == 512
     processor.save_pretrained(tmp_path / "p")
     assert AutoProcessor.from_pretrained(tmp_path / "p").context_length == 512

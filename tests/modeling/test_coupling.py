@@ -4,8 +4,7 @@ import ot
 import pytest
 import torch
 
-from otdrg_hf.modeling.coupling_otdrg import couple
-from otdrg_hf.modeling.fusion_otdrg import label_places
+from otdrg_hf.modeling.layers_otdrg import couple, label_positions
 from otdrg_hf.modeling.vision_otdrg import grid_positions
 from tests.conftest import make_config
 
@@ -78,7 +77,7 @@ def test_places_are_where_the_first_view_was_looked_at():
     evidence[0, 6, 0] = 0.2  # row 1, column 2 of the first view
     evidence[0, 16 + 3, 0] = 0.4  # the second view says nothing about left and right
     evidence[0, 0, 1] = evidence[0, 3, 1] = 0.1
-    places = label_places(evidence, 4, 4)
+    places = label_positions(evidence, 4, 4)
     positions = grid_positions(4, 4, places.shape[-1], evidence.device, evidence.dtype)
     torch.testing.assert_close(places[0, 0], positions[1, 2])
     torch.testing.assert_close(places[0, 1], (positions[0, 0] + positions[0, 3]) / 2)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otdrg_hf import OTDRGConfig
-from otdrg_hf.modeling.disease_states import (
+from otdrg_hf.modeling.disease_states_otdrg import (
     BLANK,
     NEGATIVE,
     POSITIVE,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from otdrg_hf.modeling.evidence_maps_otdrg import evidence_map
+from otdrg_hf.modeling.vision_otdrg import evidence_map
 
 
 @pytest.mark.parametrize("size", [(8, 12), (37, 21), (4, 3)])

@@ -76,7 +76,7 @@ def join(backbones, vision: str, text: str):
     names = backbones(save_vision, vision), backbones(save_text, text)
     torch.manual_seed(1)
     model = OTDRGForConditionalGeneration.from_backbones(*names, **FIELDS)
-    return model, OTDRGProcessor.from_backbones(*names, **FIELDS)
+    return model, OTDRGProcessor.from_model(model)
 
 
 def skip_if_absent(vision: str):

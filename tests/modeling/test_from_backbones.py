@@ -34,7 +34,7 @@ def joined(backbones, vision="vit", text="llama", **fields):
     torch.manual_seed(1)
     names, fields = (backbones[vision], backbones[text]), {**FIELDS, **fields}
     model = OTDRGForConditionalGeneration.from_backbones(*names, **fields)
-    return model, OTDRGProcessor.from_backbones(*names, **fields)
+    return model, OTDRGProcessor.from_model(model)
 
 
 def close(left, right, tolerance=1e-5):

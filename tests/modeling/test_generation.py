@@ -6,7 +6,7 @@ from unittest import mock
 import pytest
 import torch
 
-from otdrg_hf.modeling import coupling_otdrg
+from otdrg_hf.modeling import layers_otdrg
 from tests.conftest import TEXT, VISION, make_model
 
 LENGTH = {"max_new_tokens": 8, "eos_token_id": None}
@@ -30,9 +30,9 @@ def counted(model):
         counts["transports"] += len(cost)
         return solve(cost, *args, **kwargs)
 
-    solve = coupling_otdrg.sinkhorn
+    solve = layers_otdrg.sinkhorn
     hook = model.model.vision_tower.register_forward_pre_hook(count_images, with_kwargs=True)
-    with mock.patch.object(coupling_otdrg, "sinkhorn", count_transports):
+    with mock.patch.object(layers_otdrg, "sinkhorn", count_transports):
         yield counts
     hook.remove()
 

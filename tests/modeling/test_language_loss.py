@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from otdrg_hf.modeling import language_loss_otdrg
-from otdrg_hf.modeling.language_loss_otdrg import chunked_cross_entropy
+from otdrg_hf.modeling import losses_otdrg
+from otdrg_hf.modeling.losses_otdrg import chunked_cross_entropy
 from tests.conftest import make_model
 
 ROWS, WIDTH, VOCABULARY = 11, 8, 50
@@ -94,8 +94,8 @@ def test_model_learns_the_same_from_chunks(text, inputs, monkeypatch):
     labels = inputs["input_ids"].clone()
     labels[:, :-6] = -100
     found = []
-    for chunk in (language_loss_otdrg.CHUNK_LOGITS, 400):
-        monkeypatch.setattr(language_loss_otdrg, "CHUNK_LOGITS", chunk)
+    for chunk in (losses_otdrg.CHUNK_LOGITS, 400):
+        monkeypatch.setattr(losses_otdrg, "CHUNK_LOGITS", chunk)
         model = make_model(text=text)
         loss = model(**inputs, labels=labels, skip_logits=True).loss
         loss.backward()

@@ -9,11 +9,10 @@ from PIL import Image
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, pipeline
 
 from otdrg_hf import OTDRGConfig, OTDRGForConditionalGeneration, OTDRGProcessor, RadiologyReportPipeline
-from otdrg_hf.labeling import LABELS
+from otdrg_hf.labeling import LABELS, STATES
 from tests.conftest import make_films, make_model
 
 SHORT = {"max_new_tokens": 6}
-STATES = {"blank", "positive", "negative", "uncertain"}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +56,7 @@ def test_answer_says_what_generate_says(report, model, processor, studies):
     assert [finding["label"] for finding in answer["findings"]] == list(LABELS)
     for index, finding in enumerate(answer["findings"]):
         assert set(finding) == {"label", "state", "score"} and finding["state"] in STATES
-        assert finding["state"] == model.config.label_states[output.disease_states[0, index]]
+        assert finding["state"] == STATES[output.disease_states[0, index]]
         assert finding["score"] == pytest.approx(output.disease_logits[0, index].softmax(-1)[1].item(), abs=1e-4)
 
 

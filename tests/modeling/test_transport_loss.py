@@ -4,17 +4,19 @@ import pytest
 import torch
 from torch import nn
 
-from otdrg_hf.modeling.alignment_otdrg import PatchProjection, TransportAlignment
-from otdrg_hf.modeling.disease_states import BLANK, POSITIVE
-from otdrg_hf.modeling.label_encoder_otdrg import LabelEncoder
-from otdrg_hf.modeling.transport_loss_otdrg import transport_loss
+from otdrg_hf.modeling.disease_states_otdrg import BLANK, POSITIVE
+from otdrg_hf.modeling.layers_otdrg import LabelEncoder, PatchProjection, TransportAlignment
+from otdrg_hf.modeling.losses_otdrg import transport_loss
+from otdrg_hf.modeling.optimal_transport import transport_cost
 from otdrg_hf.training.probes.spread import mean_cosine
 from tests.conftest import make_config
+
+TEMPERATURE = 0.5
 
 
 @pytest.fixture(scope="module")
 def config():
-    return make_config(background_mass=0.4, contrast_temperature=0.5, max_iterations=300, tolerance=1e-6)
+    return make_config(background_mass=0.4, max_iterations=300, tolerance=1e-6)
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def problem(config):
     mask = torch.ones(3, 32)
     mask[1, 16:] = 0
     patches, phrases = torch.randn(3, 32, config.alignment_dim), torch.randn(14, 4, config.alignment_dim)
-    background = alignment(patches, mask, torch.randn(3, 14, config.alignment_dim), torch.ones(3, 14)).background_cost
+    background = alignment(patches, mask, torch.randn(3, 14, config.alignment_dim), torch.ones(3, 14)).cost[..., -1]
     states, others = torch.randint(0, 4, (3, 14)), torch.randint(0, 4, (3, 2, 14))
     return alignment, (patches, mask, phrases, background), states, others
 
@@ -34,17 +36,18 @@ def distance(problem, study: int, states: torch.Tensor) -> torch.Tensor:
     alignment, (patches, mask, phrases, _), *_ = problem
     masses = torch.tensor(alignment.config.state_masses)[states]
     stated = phrases[torch.arange(14), states]
-    return alignment(patches[study, None], mask[study, None], stated[None], masses[None]).cost[0]
+    aligned = alignment(patches[study, None], mask[study, None], stated[None], masses[None])
+    return transport_cost(aligned.plan, aligned.cost)[0]
 
 
 def test_it_is_the_cross_entropy_of_transport_distances(problem, config):
     _, studies, states, others = problem
-    loss = transport_loss(*studies, states, others, config)
+    loss = transport_loss(*studies, states, others, config, TEMPERATURE)
     assert loss.shape == (3,) and loss.dtype == torch.float32
     unit = (1 - config.background_mass) / 14
     for study in range(3):
         every = [states[study], *others[study]]
-        scores = torch.stack([-distance(problem, study, each) for each in every]) / (unit * config.contrast_temperature)
+        scores = torch.stack([-distance(problem, study, each) for each in every]) / (unit * TEMPERATURE)
         torch.testing.assert_close(loss[study], -scores.log_softmax(0)[0], atol=1e-3, rtol=1e-3)
 
 
@@ -104,7 +107,8 @@ def train_on_transport_alone(config, against_others: bool, steps: int = 200) -> 
     for _ in range(steps):
         patches = projection(films).flatten(1, 2)
         _, phrases = encoder(embedding)
-        _, _, loss, _, background = alignment(patches, mask, phrases[torch.arange(14), states], torch.ones(8, 14))
+        aligned = alignment(patches, mask, phrases[torch.arange(14), states], torch.ones(8, 14))
+        loss, background = transport_cost(aligned.plan, aligned.cost), aligned.cost[..., -1]
         if against_others:
             loss = transport_loss(patches, mask, phrases, background, states, None, config)
         optimizer.zero_grad()

@@ -7,7 +7,7 @@ from tiny_training import OTDRG, VIT, tiny_model
 from transformers import AutoModelForCausalLM
 from trl import ModelConfig
 
-from otdrg_hf.modeling.language_loss_otdrg import CHUNK_LOGITS
+from otdrg_hf.modeling.losses_otdrg import CHUNK_LOGITS
 from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.memory_estimate import Step, memory
 from otdrg_hf.training.model_setup import empty_model_and_processor, load_model_and_processor

@@ -2,7 +2,7 @@
 
 import torch
 
-from otdrg_hf.modeling.disease_states import positive_log_odds
+from otdrg_hf.modeling.disease_states_otdrg import positive_log_odds
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 
 

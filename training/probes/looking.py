@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from otdrg_hf.data.phantom import hard_phantom_dataset, phantom_dataset
 from otdrg_hf.data.schema import INPUT_COLUMNS
 from otdrg_hf.labeling import LABELS
-from otdrg_hf.modeling.disease_states import POSITIVE
+from otdrg_hf.modeling.disease_states_otdrg import POSITIVE
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 from otdrg_hf.modeling.pipeline_otdrg import RadiologyReportPipeline
 from otdrg_hf.training.calibration import expected_calibration_error

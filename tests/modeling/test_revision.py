@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import pipeline
 
-from otdrg_hf.modeling.draft_otdrg import PADDING, ExpectedTokens, KeepDraft, agreement, draft_tokens
+from otdrg_hf.modeling.revision_otdrg import PADDING, ExpectedTokens, KeepDraft, agreement, draft_tokens
 from tests.conftest import make_films, make_model
 
 VOCAB = 10
@@ -108,7 +108,7 @@ def test_a_label_set_by_hand_keeps_the_rest_of_the_report(processor, monkeypatch
     states = [{f["label"]: f["state"] for f in answer["findings"]} for answer in plain]
     other = ["negative" if state["Pneumothorax"] == "positive" else "positive" for state in states]
     studies = [{"images": film, "disease_labels": {"Pneumothorax": o}} for film, o in zip(films, other, strict=True)]
-    monkeypatch.setattr("otdrg_hf.modeling.draft_otdrg.PREFERENCE", 1e4)
+    monkeypatch.setattr("otdrg_hf.modeling.revision_otdrg.PREFERENCE", 1e4)
     again = report([studies[0], films[1], studies[2]], batch_size=3, max_new_tokens=12, generate_kwargs=options)
     assert [a["generated_text"] for a in again] == [p["generated_text"] for p in plain]
     assert {f["label"]: f["state"] for f in again[0]["findings"]}["Pneumothorax"] == other[0]
