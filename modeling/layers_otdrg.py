@@ -282,11 +282,15 @@ class LabelWords(nn.Module):
         return _padded_table(self.config.label_word_ids)
 
     def forward(self, states: torch.Tensor, embed_tokens: nn.Module) -> torch.Tensor:
-        """Words of `states` `[B, m]`, `[B, label_words, hidden]`; zeros after the last."""
+        """Words of `states` `[B, m]`, `[B, label_words, hidden]`, repeated until the width is filled."""
         positive_first = (states != POSITIVE).to(torch.int8).argsort(dim=1, stable=True)  # [B, m]
         ids = self.word_ids[positive_first, states.gather(1, positive_first)].flatten(1)  # [B, m * tokens]
-        filled_first = (ids < 0).to(torch.int8).argsort(dim=1, stable=True)[:, : self.config.label_words]
-        ids = ids.gather(1, filled_first)  # [B, label_words]
+        filled_first = (ids < 0).to(torch.int8).argsort(dim=1, stable=True)
+        ids = ids.gather(1, filled_first)  # [B, m * tokens]
+        # Positions without a word would take most of the attention.
+        width = torch.arange(self.config.label_words, device=ids.device)
+        count = (ids >= 0).sum(1, keepdim=True).clamp(1, self.config.label_words)  # [B, 1]
+        ids = ids.gather(1, width % count)  # [B, label_words]
         return embed_tokens(ids.clamp(min=0)) * (ids >= 0).unsqueeze(-1)
 
 

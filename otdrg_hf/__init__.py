@@ -1,32 +1,28 @@
 """OTDRG, optimal-transport-driven radiology report generation, known to the transformers Auto classes and pipelines."""
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
-from transformers.pipelines import PIPELINE_REGISTRY
+from otdrg_hf.auto_classes import register_with_transformers
 
-from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
-from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration, OTDRGModel
-from otdrg_hf.modeling.pipeline_otdrg import TASK, RadiologyReportPipeline
-from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
+if TYPE_CHECKING:
+    from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
+    from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration, OTDRGModel
+    from otdrg_hf.modeling.pipeline_otdrg import RadiologyReportPipeline
+    from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 
 __version__ = "0.1.0"
 
 DEMO_CHECKPOINT = Path(__file__).parent / "demo" / "checkpoint"
 
-AutoConfig.register("otdrg", OTDRGConfig)
-# AutoModel gives the whole model: a user who writes AutoModel.from_pretrained(...).generate(...) means this one.
-AutoModel.register(OTDRGConfig, OTDRGForConditionalGeneration)
-AutoModelForImageTextToText.register(OTDRGConfig, OTDRGForConditionalGeneration)
-AutoProcessor.register(OTDRGConfig, OTDRGProcessor)
-PIPELINE_REGISTRY.register_pipeline(
-    TASK,
-    pipeline_class=RadiologyReportPipeline,
-    pt_model=AutoModelForImageTextToText,
-    default={"model": (str(DEMO_CHECKPOINT), "main")},
-    type="multimodal",
-)
-
+_HOMES = {
+    "OTDRGConfig": "configuration_otdrg",
+    "OTDRGForConditionalGeneration": "modeling_otdrg",
+    "OTDRGModel": "modeling_otdrg",
+    "OTDRGProcessor": "processing_otdrg",
+    "RadiologyReportPipeline": "pipeline_otdrg",
+}
 __all__ = [
     "OTDRGConfig",
     "OTDRGForConditionalGeneration",
@@ -34,3 +30,11 @@ __all__ = [
     "OTDRGProcessor",
     "RadiologyReportPipeline",
 ]
+
+register_with_transformers()
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"otdrg_hf.modeling.{_HOMES[name]}"), name)

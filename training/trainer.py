@@ -8,6 +8,7 @@ from torch.utils.data import SequentialSampler
 from trl import SFTTrainer
 
 from otdrg_hf.data.schema import STUDY_COLUMNS
+from otdrg_hf.modeling.losses_otdrg import weighted_sum
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 
 from .length_buckets import LengthBuckets, study_lengths
@@ -163,10 +164,7 @@ class OTDRGTrainer(SFTTrainer):
         return terms
 
     def _combine(self, terms: dict[str, torch.Tensor], num_items_in_batch) -> torch.Tensor:
-        config = self.model.config
-        loss = config.ot_loss_weight * terms["ot_loss"] + config.disease_loss_weight * terms["disease_loss"]
-        if "lm_loss" in terms:
-            loss = loss + terms["lm_loss"]
+        loss = weighted_sum(self.model.config, **terms)
         # Given the number of items, the trainer leaves the mean over the steps of accumulation to the loss.
         return loss if num_items_in_batch is None else loss / self.current_gradient_accumulation_steps
 

@@ -81,8 +81,9 @@ def test_a_label_told_as_predicted_shows_nothing_of_the_image(model, inputs):
 
     def tokens(study):
         with torch.no_grad():
-            given = study["pixel_values"], study["view_mask"], labels
-            return model.get_image_features(*given, told_labels=told).finding_embeds
+            given = study["pixel_values"], study["view_mask"]
+            seen = model.model.see(*given)
+            return model.model.fuse(seen, *model.model.decide(seen, labels, told)).finding_embeds
 
     same = (tokens(inputs) - tokens(dark)).abs().amax(-1) < 1e-5
     assert same[told].all()
@@ -92,12 +93,12 @@ WORDS = [[[], [20 + label, 10], [], [11, 20 + label, 10]] for label in range(14)
 
 
 def embedded(model, ids: list[int]) -> torch.Tensor:
-    embeds = model.get_input_embeddings()(torch.tensor(ids, dtype=torch.long))
-    words = model.config.label_words
-    return torch.nn.functional.pad(embeds, (0, 0, 0, words - len(ids)))[:words]
+    width = model.config.label_words
+    repeated = (ids * width)[:width]
+    return model.get_input_embeddings()(torch.tensor(repeated, dtype=torch.long))
 
 
-def test_findings_are_shown_in_words_positive_ones_first(inputs):
+def test_findings_are_shown_in_words_positive_ones_first_and_repeated(inputs):
     model = make_model(label_words=8, label_word_ids=WORDS)
     labels = torch.zeros(3, 14, dtype=torch.long)
     labels[0, 3], labels[0, 5], labels[0, 7] = 3, 1, 2

@@ -1,4 +1,4 @@
-"""Tests of keeping to a draft: where it has an opinion, how strong, and what a label set by hand leaves of a report."""
+"""Tests of keeping to a draft: where it has an opinion, how strong, and what an overridden label leaves of a report."""
 
 import math
 
@@ -8,6 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import pipeline
 
+from otdrg_hf import DEMO_CHECKPOINT
+from otdrg_hf.data.phantom.study import make_phantom
+from otdrg_hf.modeling import layers_otdrg
 from otdrg_hf.modeling.revision_otdrg import PADDING, ExpectedTokens, KeepDraft, agreement, draft_tokens
 from tests.conftest import make_films, make_model
 
@@ -128,3 +131,55 @@ def test_a_batch_keeps_to_its_drafts_as_one_study_at_a_time_does(processor, text
     one_by_one = [report(study, max_new_tokens=12)["generated_text"] for study in studies]
     batch = report(studies, batch_size=3, max_new_tokens=12)
     assert [answer["generated_text"] for answer in batch] == one_by_one
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return pipeline("radiology-report", model=str(DEMO_CHECKPOINT))
+
+
+def overridden_studies(demo, count: int) -> list[dict]:
+    """Phantoms with one label each against its prediction, every finding in turn."""
+    studies = [
+        make_phantom(seed, "test", image_size=demo.processor.image_processor.size["height"]) for seed in range(count)
+    ]
+    answers = demo([study.images for study in studies], batch_size=10, max_new_tokens=1)
+    labels = demo.model.config.label_names[:-1]
+    rows = []
+    for index, (study, answer) in enumerate(zip(studies, answers, strict=True)):
+        finding = answer["findings"][index % len(labels)]
+        state = "negative" if finding["state"] in ("positive", "uncertain") else "positive"
+        rows.append({"images": study.images, "views": study.views, "disease_labels": {finding["label"]: state}})
+    return rows
+
+
+def test_generate_and_pipeline_write_the_same_revisions(demo):
+    """50 phantoms in batches, and the first of them one at a time."""
+    studies = overridden_studies(demo, 50)
+    answers = demo(studies, batch_size=25, max_new_tokens=60)
+    texts = [answer["generated_text"] for answer in answers]
+    written = []
+    for start in (0, 25):
+        batch = {key: [study[key] for study in studies[start : start + 25]] for key in studies[0]}
+        inputs = demo.processor(**batch)
+        ids = demo.model.generate(**inputs, max_new_tokens=60)[:, inputs["input_ids"].shape[1] :]
+        written += [text.strip() for text in demo.processor.batch_decode(ids, skip_special_tokens=True)]
+    assert written == texts
+    assert [demo(study, max_new_tokens=60)["generated_text"] for study in studies[:5]] == texts[:5]
+    unchanged = demo([{**study, "disease_labels": {}} for study in studies[:10]], batch_size=10, max_new_tokens=60)
+    assert sum(text != plain["generated_text"] for text, plain in zip(texts, unchanged, strict=False)) >= 5
+
+
+def test_the_pipeline_solves_two_transports_a_study(demo, monkeypatch):
+    """One that knows no states, one to the decided states: revisions and losses add none."""
+    counts = []
+    solve = layers_otdrg.sinkhorn
+    monkeypatch.setattr(
+        layers_otdrg,
+        "sinkhorn",
+        lambda cost, *rest, **options: counts.append(len(cost)) or solve(cost, *rest, **options),
+    )
+    [first, *others] = overridden_studies(demo, 4)
+    counts.clear()
+    demo([first, *(study["images"] for study in others)], batch_size=4, max_new_tokens=2)
+    assert sum(counts) == 2 * 4
