@@ -1,0 +1,62 @@
+"""Makes OTDRG known to the Auto classes and pipelines of transformers, as soon as transformers is imported."""
+
+import importlib.abc
+import importlib.util
+import sys
+
+TRANSFORMERS = "transformers"
+
+
+def register() -> None:
+    """Registers configuration, model, processor and pipeline."""
+    from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from otdrg_hf import DEMO_CHECKPOINT
+    from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
+    from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
+    from otdrg_hf.modeling.pipeline_otdrg import TASK, RadiologyReportPipeline
+    from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
+
+    AutoConfig.register("otdrg", OTDRGConfig)
+    # AutoModel gives the whole model: a user who writes AutoModel.from_pretrained(...).generate(...) means this one.
+    AutoModel.register(OTDRGConfig, OTDRGForConditionalGeneration)
+    AutoModelForImageTextToText.register(OTDRGConfig, OTDRGForConditionalGeneration)
+    AutoProcessor.register(OTDRGConfig, OTDRGProcessor)
+    PIPELINE_REGISTRY.register_pipeline(
+        TASK,
+        pipeline_class=RadiologyReportPipeline,
+        pt_model=AutoModelForImageTextToText,
+        default={"model": (str(DEMO_CHECKPOINT), "main")},
+        type="multimodal",
+    )
+
+
+def register_with_transformers() -> None:
+    """
+    Registers now if transformers is imported already, else right after it is: what never imports it, such as the
+    labeler, the metrics and `otdrg --help`, does not pay the seconds that transformers and torch take.
+    """
+    if TRANSFORMERS in sys.modules:
+        register()
+    else:
+        sys.meta_path.insert(0, _AfterTransformers())
+
+
+class _AfterTransformers(importlib.abc.MetaPathFinder):
+    """Lets the next finder find transformers, and calls `register` once it is executed."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != TRANSFORMERS:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_register(module):
+                execute(module)
+                register()
+
+            spec.loader.exec_module = execute_and_register
+        return spec
