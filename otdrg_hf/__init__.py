@@ -5,6 +5,7 @@ from pathlib import Path
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
+import otdrg_hf.images  # noqa: F401  (Pillow learns to open DICOM)
 from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration, OTDRGModel
 from otdrg_hf.modeling.pipeline_otdrg import TASK, RadiologyReportPipeline

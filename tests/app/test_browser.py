@@ -107,7 +107,7 @@ def test_evidence_and_its_slider(page, film):
 
 def test_dicom(page, tmp_path):
     pytest.importorskip("pydicom")
-    from tests.dicom_files import SECRETS, make_dicom
+    from tests.support.dicom_files import SECRETS, make_dicom
 
     for name, position in (("IM1", "LL"), ("IM2", "PA")):
         (tmp_path / name).write_bytes(make_dicom(make_films(1, (200, 180))[0], ViewPosition=position))

@@ -76,7 +76,7 @@ def test_too_many_uploads(tmp_path):
 
 def test_view_of_a_dicom_upload(tmp_path):
     pytest.importorskip("pydicom")
-    from tests.dicom_files import SECRETS, make_dicom
+    from tests.support.dicom_files import SECRETS, make_dicom
 
     paths = []
     for name, position in (("a.dcm", "LL"), ("b.dcm", "PA")):
@@ -203,7 +203,7 @@ def test_record_to_download(study):
 def test_dicom_without_pydicom_is_one_line_on_the_page(monkeypatch, tmp_path):
     pytest.importorskip("pydicom")
     from otdrg_hf.app.page_events import PageEvents
-    from tests.dicom_files import make_dicom
+    from tests.support.dicom_files import make_dicom
 
     path = tmp_path / "film.dcm"
     path.write_bytes(make_dicom(make_films(1)[0]))

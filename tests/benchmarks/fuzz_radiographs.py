@@ -4,7 +4,7 @@ Damages radiograph files and reads them: each must give a picture or one line, w
     python tests/benchmarks/fuzz_radiographs.py [--number 10000] [--start 0]
 
 The files are those of ../shared/cases where they are, and one of every kind that the tests make. Mutation N is the same
-each time: `tests.mutations.mutated(N)`. They are read in a process of their own (Linux), which is started anew when a
+each time: `tests.support.mutations.mutated(N)`. They are read in a process of their own (Linux), which is started anew when a
 mutation fails. Prints how many gave pictures and lines, the worst time and memory, and each mutation that failed; exits
 with 1 if one did.
 """
@@ -27,7 +27,7 @@ SECONDS, MIB = 5.0, 1024
 def read_all(connection) -> None:
     """Reads the mutation of each number that comes."""
     from otdrg_hf.modeling.image_loading import load_radiograph
-    from tests.mutations import mutated
+    from tests.support.mutations import mutated
 
     warnings.simplefilter("ignore")
     connection.send(peak_memory())

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from otdrg_hf.modeling.image_loading import load_radiograph, load_views
-from tests.deep_images import deep_png, deep_tiff, png_chunk
+from tests.support.deep_images import deep_png, deep_tiff, png_chunk
 
 FILM = np.add.outer(np.arange(40) * 4, np.arange(50)).astype(np.uint8)  # 0 to 205
 few = settings(max_examples=60, deadline=None)

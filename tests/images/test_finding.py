@@ -5,7 +5,7 @@ import os
 import pytest
 from PIL import Image
 
-from otdrg_hf.film_files import find_films
+from otdrg_hf.images.finding import find_films
 from tests.conftest import make_films
 
 

@@ -7,9 +7,9 @@ from itertools import chain
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .dicom_decoding import ImageHeader, StoredPixels
+from otdrg_hf.images.dicom_decoding import ImageHeader, StoredPixels
+from otdrg_hf.modeling.image_loading import BIT_DEPTHS
 
-BIT_DEPTHS = (8, 10, 12, 14, 16)
 _MOST_CORNERS, _FARTHEST = 1000, 1 << 20
 _TEXT = ("DS", "IS", "CS", "LO", "SH", "ST", "LT", "UN", None)
 

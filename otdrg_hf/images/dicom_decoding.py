@@ -22,8 +22,8 @@ _OTHER_SIZE = "the DICOM elements Rows and Columns are not the size of the compr
 _END_MISSING = "the compressed image is cut short: its end is missing"
 
 
-class MissingDecoder(ImportError):
-    """A file cannot be read without a package that is not installed."""
+class MissingDecoder(Exception):
+    """What kind of file it is, and which package it needs that is not installed."""
 
 
 class DicomFault(Exception):
@@ -123,11 +123,9 @@ def stream_kind(stream: bytes) -> str | None:
 
 
 def _pydicom():
-    try:  # a search for what code that travels needs leaves out what is tried
-        import pydicom.encaps
-        import pydicom.pixels
-    except ImportError as error:
-        raise MissingDecoder(str(error)) from None
+    import pydicom.encaps
+    import pydicom.pixels
+
     return pydicom
 
 
@@ -254,8 +252,8 @@ def _jpeg(stream: bytes, kind: str, header: ImageHeader) -> np.ndarray:
         return _jpeg_by_pillow(stream, header)
     try:
         import imagecodecs
-    except ImportError as error:
-        raise MissingDecoder(str(error)) from None
+    except ImportError:
+        raise MissingDecoder("compressed DICOM, which needs imagecodecs") from None
     words = getattr(imagecodecs, BY_IMAGECODECS[kind])(stream)
     if words.ndim == 3 and header.photometric.startswith("YBR_FULL"):
         words = _pydicom().pixels.convert_color_space(words, "YBR_FULL", "RGB")
