@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from otdrg_hf.images.finding import find_films
+from otdrg_hf.images.finding import find_images as find_films
 from otdrg_hf.reporting import load_reporter, report_films
 
 pytest.importorskip("pydicom")
