@@ -14,7 +14,7 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 from otdrg_hf import DEMO_CHECKPOINT  # noqa: E402
-from otdrg_hf.app.film_study import EXAMPLE_SEEDS, study_of_phantom  # noqa: E402
+from otdrg_hf.app.study import EXAMPLE_SEEDS, study_of_phantom  # noqa: E402
 from otdrg_hf.labeling import LABELS  # noqa: E402
 from tests.app.browsing import CHROMIUM, DONE, DRIVER, Page, start_browser  # noqa: E402
 from tests.app.conftest import start_site  # noqa: E402
@@ -46,7 +46,7 @@ def page(browser, site):
 @pytest.fixture(scope="module")
 def film(tmp_path_factory):
     path = tmp_path_factory.mktemp("patient_smith") / "film.png"
-    study_of_phantom(EXAMPLE_SEEDS[0]).films[0].save(path)
+    study_of_phantom(EXAMPLE_SEEDS[0]).images[0].save(path)
     return path
 
 
@@ -128,7 +128,7 @@ def test_bad_uploads_are_one_line_and_a_good_one_follows(page, film, tmp_path):
     with open(tmp_path / "huge.dcm", "wb") as file:
         file.truncate(201 * 2**20)
     page.drop(tmp_path / "huge.dcm")
-    assert page.wait("#otdrg-refused p:not([hidden])").text == "huge.dcm: 201 MB, films of up to 200 MB can be read."
+    assert page.wait("#otdrg-refused p:not([hidden])").text == "huge.dcm: 201 MB, images of up to 200 MB can be read."
 
     assert page.report(film)
     assert not page.wait("#otdrg-message").text and not page.wait("#otdrg-refused").is_displayed()
@@ -143,7 +143,7 @@ def test_examples_of_which_the_second_does_not_wait_for_the_first(page):
     truth = study_of_phantom(EXAMPLE_SEEDS[1]).phantom_report
     shown = "return document.querySelector('.otdrg-report ~ details')?.textContent ?? ''"
     WebDriverWait(page.browser, 60).until(lambda browser: truth in browser.execute_script(shown))
-    assert page.record()["synthetic_film"] and page.record()["complete"]
+    assert page.record()["synthetic_image"] and page.record()["complete"]
     assert "A synthetic phantom, not a patient." in page.wait("body").text
 
 
