@@ -19,9 +19,9 @@ from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 from otdrg_hf import DEMO_CHECKPOINT  # noqa: E402
 from otdrg_hf.app.study import EXAMPLE_SEEDS, study_of_phantom  # noqa: E402
 from otdrg_hf.labeling import LABELS  # noqa: E402
-from tests.app.browsing import CHROMIUM, DONE, DRIVER, Page, start_browser  # noqa: E402
-from tests.app.conftest import start_site  # noqa: E402
-from tests.conftest import make_films  # noqa: E402
+from tests.support.browsing import CHROMIUM, DONE, DRIVER, Page, start_browser  # noqa: E402
+from tests.support.served_app import start_site  # noqa: E402
+from tests.support.tiny_models import make_films  # noqa: E402
 
 NO_BROWSER = "no Chromium with chromedriver is installed"
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER or REQUIRED), reason=NO_BROWSER)

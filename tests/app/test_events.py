@@ -11,7 +11,7 @@ from PIL import Image
 from otdrg_hf.app import views
 from otdrg_hf.app.events import PageEvents
 from otdrg_hf.app.study import PageStudy
-from tests.conftest import make_films
+from tests.support.tiny_models import make_films
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from PIL import Image
 
 from otdrg_hf.app.events import follow_report
 from otdrg_hf.app.study import PageStudy
-from tests.conftest import make_films
+from tests.support.tiny_models import make_films
 
 LENGTH = 80
 

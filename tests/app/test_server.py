@@ -15,7 +15,7 @@ from starlette.testclient import TestClient  # noqa: E402
 from otdrg_hf import DEMO_CHECKPOINT  # noqa: E402
 from otdrg_hf.app.server import describe, make_app, private_folder, run_app  # noqa: E402
 from otdrg_hf.cli import main  # noqa: E402
-from tests.app.conftest import start_site  # noqa: E402
+from tests.support.served_app import start_site  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from otdrg_hf.app.views import (
     writing_view,
 )
 from otdrg_hf.labeling import LABELS, STATES
-from tests.conftest import make_films
+from tests.support.tiny_models import make_films
 
 STATE_NAMES = list(STATES)
 

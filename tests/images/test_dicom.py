@@ -18,9 +18,9 @@ from pydicom import uid  # noqa: E402
 
 from otdrg_hf.images.dicom import view_of  # noqa: E402
 from otdrg_hf.modeling.image_loading import is_dicom, load_radiograph, view_in  # noqa: E402
-from tests.conftest import make_films  # noqa: E402
 from tests.support.dicom_files import LOSSLESS, LOSSY, SECRETS, lut, make_dicom  # noqa: E402
 from tests.support.mutations import mutated  # noqa: E402
+from tests.support.tiny_models import make_films  # noqa: E402
 
 FILM = make_films(1, (64, 48))[0]  # 0 to 255
 DEEP = FILM.astype(np.uint16) * 16 + 7  # 12 bits

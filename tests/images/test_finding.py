@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from otdrg_hf.images.finding import find_images
-from tests.conftest import make_films
+from tests.support.tiny_models import make_films
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from PIL import Image
 
 from otdrg_hf.modeling import image_loading
 from otdrg_hf.modeling.image_loading import fetch, load_radiograph
-from tests.conftest import make_films
+from tests.support.tiny_models import make_films
 
 FILM = make_films(1)[0]
 SECRET = "key=secret"
