@@ -42,6 +42,16 @@ def test_public_name():
         otdrg_hf.images.load_radiographs  # noqa: B018
 
 
+def test_registering_is_cheap():
+    """`import otdrg_hf` does it, and so does every command, `otdrg --help` too."""
+    code = (
+        "import runpy, sys; runpy.run_path(sys.argv[1]); print([name for name in sys.argv[2:] if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, otdrg_hf.images.__file__, "PIL", "numpy", "torch", "pydicom"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.stdout == "['PIL']\n", result.stderr
+
+
 def test_image_opens_by_its_header_and_loads_its_pixels(path):
     with Image.open(path) as image:
         assert isinstance(image, DicomImageFile)
@@ -129,7 +139,7 @@ def test_other_images_open_as_before_and_import_no_pydicom(tmp_path):
         "print([Image.open(path).format for path in sys.argv[1:]], 'pydicom' in sys.modules)"
     )
     command = [sys.executable, "-c", code, *(str(tmp_path / kind) for kind in kinds)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True)
     assert result.stdout == f"{list(kinds)} False\n", result.stderr
 
 
@@ -180,6 +190,6 @@ def test_code_that_travels_with_a_checkpoint_says_what_to_import(way, path, tmp_
     (tmp_path / "travelled").mkdir()
     shutil.copy(Path(image_loading.__file__), tmp_path / "travelled")
     command = [sys.executable, "-c", REMOTE, str(path), str(tmp_path), way]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True)
     alone = "image 'IM0001': a DICOM file, which needs pip install 'otdrg-hf[dicom]' and `import otdrg_hf`.\n"
     assert result.stdout == (alone if way == "alone" else "RGB (48, 64) lateral\n"), result.stderr
