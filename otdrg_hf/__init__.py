@@ -4,6 +4,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import otdrg_hf.images  # noqa: F401  (Pillow learns to open DICOM)
 from otdrg_hf.auto_classes import register_with_transformers
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 from transformers import TextStreamer
 
-from otdrg_hf.film_files import find_films
+from otdrg_hf.images.finding import find_images as find_films
 from otdrg_hf.report_file import ReportFile
 from otdrg_hf.reporting import load_reporter, model_name, report_films
 

@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from otdrg_hf.film_files import Film
+from otdrg_hf.images.finding import FoundImage as Film
 
 _START = b'{"image": '
 

@@ -11,7 +11,8 @@ from transformers import Pipeline, pipeline
 from transformers.generation.streamers import BaseStreamer
 
 from otdrg_hf import DEMO_CHECKPOINT
-from otdrg_hf.film_files import Film, find_films
+from otdrg_hf.images.finding import FoundImage as Film
+from otdrg_hf.images.finding import find_images as find_films
 from otdrg_hf.modeling.image_loading import load_radiograph
 from otdrg_hf.modeling.pipeline_otdrg import TASK
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from otdrg_hf import DEMO_CHECKPOINT
-from tests.conftest import make_films
+from tests.support.tiny_models import make_films
 
 pytestmark = pytest.mark.skipif(not DEMO_CHECKPOINT.exists(), reason="the demo checkpoint is not bundled yet")
 

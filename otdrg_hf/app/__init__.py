@@ -1,1 +1,1 @@
-"""The web page of `otdrg app`: a film in, its report as it is written, labels to correct, evidence over the film."""
+"""The web page of `otdrg app`: images in, the report as it is written, labels to correct, evidence over the images."""

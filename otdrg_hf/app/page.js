@@ -29,12 +29,12 @@ window.otdrg = (() => {
   }
 
   function say(text) {
-    const place = document.querySelector("#otdrg-refused p");
-    place.textContent = text;
-    place.hidden = !text;
+    const message = document.querySelector("#otdrg-refused p");
+    message.textContent = text;
+    message.hidden = !text;
   }
 
-  // Other films are wanted: nobody waits for the report of these.
+  // Other images are wanted: nobody waits for the report of these.
   function stopWriting() {
     const stop = document.querySelector("#otdrg-stop");
     if (stop && stop.offsetParent) stop.click();
@@ -42,7 +42,7 @@ window.otdrg = (() => {
 
   function refuseLarge(event, files) {
     const large = [...files].find((file) => file.size > LIMIT);
-    say(large ? `${large.name}: ${Math.ceil(large.size / 2 ** 20)} MB, films of up to 200 MB can be read.` : "");
+    say(large ? `${large.name}: ${Math.ceil(large.size / 2 ** 20)} MB, images of up to 200 MB can be read.` : "");
     if (!large) return stopWriting();
     event.preventDefault();
     event.stopImmediatePropagation();
@@ -90,7 +90,7 @@ window.otdrg = (() => {
     if (on("[data-otdrg=download]")) download();
   }, true);
 
-  // A new table or new films have no pending changes.
+  // A new table or new images have no pending changes.
   new MutationObserver(markChanges).observe(document.documentElement, { childList: true, subtree: true });
 
   return {

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import gradio as gr
 
-from . import film_view, label_table, report_view
-from .film_study import EXAMPLE_SEEDS
-from .page_events import PageEvents
+from otdrg_hf.app import views
+from otdrg_hf.app.events import PageEvents
+from otdrg_hf.app.study import EXAMPLE_SEEDS
 
 NOT_CLINICAL = "Research software. Not a medical device, not for clinical use."
-FILMS_HEAD = (
-    "<h2>Films</h2><p class='otdrg-hint'>PNG, JPEG, TIFF or DICOM, up to 200 MB each. "
+IMAGES_HEAD = (
+    "<h2>Images</h2><p class='otdrg-hint'>PNG, JPEG, TIFF or DICOM, up to 200 MB each. "
     "Drop all views of one study together; they stay on the machine that serves this page.</p>"
 )
 REFUSED = "<p class='otdrg-error' role='alert' hidden></p>"
@@ -28,8 +28,8 @@ def build_page(report, model_name: str, notice: str = "") -> gr.Blocks:
 
     Args:
         report ([`RadiologyReportPipeline`]): Writes the reports.
-        model_name (`str`): How the page calls the model; no path.
-        notice (`str`, *optional*): What else to say about the model beside the not-for-clinical-use line.
+        model_name (`str`): How the page calls the model; not a path.
+        notice (`str`, *optional*): What to say about the model in addition to the not-for-clinical-use line.
     """
     events = PageEvents(report, model_name)
     with gr.Blocks(title="OTDRG: chest X-ray report", analytics_enabled=False, delete_cache=(60, 600)) as page:
@@ -38,9 +38,9 @@ def build_page(report, model_name: str, notice: str = "") -> gr.Blocks:
         gr.HTML(_head(model_name, notice), elem_classes="otdrg-top")
         with gr.Row(equal_height=False):
             with gr.Column(min_width=320):
-                gr.HTML(FILMS_HEAD)
+                gr.HTML(IMAGES_HEAD)
                 parts["drop"] = gr.File(
-                    label="Films", show_label=False, file_count="multiple", height=144, elem_id="otdrg-drop"
+                    label="Images", show_label=False, file_count="multiple", height=144, elem_id="otdrg-drop"
                 )
                 gr.HTML(REFUSED, elem_id="otdrg-refused")
                 parts["message"] = gr.HTML(elem_id="otdrg-message")
@@ -49,13 +49,13 @@ def build_page(report, model_name: str, notice: str = "") -> gr.Blocks:
                         gr.Button(f"Synthetic example {number}", size="sm", min_width=90)
                         for number in range(1, len(EXAMPLE_SEEDS) + 1)
                     ]
-                parts["films"] = gr.HTML(film_view.EMPTY)
+                parts["images"] = gr.HTML(views.NO_IMAGES)
                 opacity = gr.Slider(
                     0, 100, value=60, step=5, label="Opacity of the evidence, %", elem_id="otdrg-opacity"
                 )
             with gr.Column(min_width=320):
                 gr.HTML("<h2>Report</h2>")
-                parts["report"] = gr.HTML(report_view.EMPTY, elem_id="otdrg-report")
+                parts["report"] = gr.HTML(views.NO_REPORT, elem_id="otdrg-report")
                 with gr.Row():
                     parts["rewrite"] = gr.Button(
                         "Write the report again", variant="primary", interactive=False, elem_id="otdrg-rewrite"
@@ -65,7 +65,7 @@ def build_page(report, model_name: str, notice: str = "") -> gr.Blocks:
                     parts["indication"] = gr.Textbox(label="Indication", placeholder="Cough.", max_length=1000)
                     parts["comparison"] = gr.Textbox(label="Earlier report", lines=3, max_length=4000)
                 gr.HTML("<h2>Labels</h2>")
-                parts["labels"] = gr.HTML(label_table.EMPTY, elem_id="otdrg-labels")
+                parts["labels"] = gr.HTML(views.NO_LABELS, elem_id="otdrg-labels")
         # One report at a time: the model is one, and it fills the machine.
         options = {
             "outputs": list(parts.values()),
@@ -93,7 +93,7 @@ def _head(model_name: str, notice: str) -> str:
 
 
 def _updates(event: Callable, parts: dict) -> Callable:
-    """An event of names and values as one of Gradio's components."""
+    """An event, whose updates are by the names of parts, as one whose updates are by Gradio's components."""
 
     def run(*inputs):
         for changes in event(*inputs):

@@ -13,7 +13,7 @@ from otdrg_hf import DEMO_CHECKPOINT
 from otdrg_hf.extras import require
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-DEMO_NOTICE = "The bundled demo model was trained on synthetic films only."
+DEMO_NOTICE = "The bundled demo model was trained on synthetic images only."
 # The browser itself refuses whatever would be fetched from elsewhere.
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'",
@@ -65,7 +65,7 @@ def make_app(report, model_name: str, notice: str, host: str = "127.0.0.1"):
     import gradio as gr
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    from .page import ASSETS, MAX_FILE_SIZE, build_page, theme
+    from otdrg_hf.app.page import ASSETS, MAX_FILE_SIZE, build_page, theme
 
     web = fastapi.FastAPI(openapi_url=None)
     if host in ("127.0.0.1", "localhost"):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from otdrg_hf.modeling.dicom_otdrg import view_of as view_of
+from otdrg_hf.images.dicom import view_of as view_of
 
 from .errors import DataError, require_datasets
 

@@ -10,9 +10,9 @@ from transformers import pipeline
 
 from otdrg_hf import DEMO_CHECKPOINT
 from otdrg_hf.data.phantom import PhantomStudy, make_phantom
+from otdrg_hf.images.overlay import save_overlay
 from otdrg_hf.modeling.image_loading import load_radiograph
 from otdrg_hf.modeling.pipeline_otdrg import TASK
-from otdrg_hf.overlay import save_overlay
 
 from .figures import figures_table, phantom_figures
 

@@ -11,9 +11,8 @@ import time
 from pathlib import Path
 
 from otdrg_hf import DEMO_CHECKPOINT
-
-from .browsing import DONE, Page, start_browser
-from .conftest import start_site
+from tests.support.browsing import DONE, Page, start_browser
+from tests.support.served_app import start_site
 
 SIZES = {"app.png": (1280, 1000), "app_phone.png": (390, 844)}
 

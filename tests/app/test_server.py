@@ -15,7 +15,7 @@ from starlette.testclient import TestClient  # noqa: E402
 from otdrg_hf import DEMO_CHECKPOINT  # noqa: E402
 from otdrg_hf.app.server import describe, make_app, private_folder, run_app  # noqa: E402
 from otdrg_hf.cli import main  # noqa: E402
-from tests.app.conftest import start_site  # noqa: E402
+from tests.support.served_app import start_site  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_private_folder_goes_with_what_is_in_it(monkeypatch):
 
 def test_names_of_models(tmp_path):
     assert describe(None, None)[0] == describe(str(DEMO_CHECKPOINT), None)[0] == "bundled demo model"
-    assert "synthetic films only" in describe(None, None)[1]
+    assert "synthetic images only" in describe(None, None)[1]
     (tmp_path / "my_model").mkdir()
     assert describe(str(tmp_path / "my_model"), "Notice.") == ("my_model", "Notice.")
     assert describe("org/model", None) == ("org/model", "")

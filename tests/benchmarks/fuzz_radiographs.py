@@ -1,11 +1,11 @@
 """
-Damages radiograph files and reads them: each must give a picture or one line, within 5 seconds and 1 GiB.
+Damages radiograph files and reads them: each must give an image or one line, within 5 seconds and 1 GiB.
 
-    python tests/benchmarks/fuzz_radiographs.py [--number 10000] [--start 0]
+    python -m tests.benchmarks.fuzz_radiographs [--number 10000] [--start 0]
 
 The files are those of ../shared/cases where they are, and one of every kind that the tests make. Mutation N is the same
-each time: `tests.mutations.mutated(N)`. They are read in a process of their own (Linux), which is started anew when a
-mutation fails. Prints how many gave pictures and lines, the worst time and memory, and each mutation that failed; exits
+each time: `tests.support.mutations.mutated(N)`. They are read in a separate process (Linux), which is restarted when a
+mutation fails. Prints how many gave images and lines, the worst time and memory, and each mutation that failed; exits
 with 1 if one did.
 """
 
@@ -17,18 +17,15 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests are no installed package
+from otdrg_hf.images import load_radiograph
+from tests.support.mutations import mutated
 
 SECONDS, MIB = 5.0, 1024
 
 
 def read_all(connection) -> None:
     """Reads the mutation of each number that comes."""
-    from otdrg_hf.modeling.image_loading import load_radiograph
-    from tests.mutations import mutated
-
     warnings.simplefilter("ignore")
     connection.send(peak_memory())
     while True:
@@ -38,8 +35,8 @@ def read_all(connection) -> None:
             file.write("5")  # resets the peak
         start = time.perf_counter()
         try:
-            picture = load_radiograph(content)
-            answer = ("picture", "") if picture.mode == "RGB" and min(picture.size) >= 16 else ("failure", "no picture")
+            image = load_radiograph(content)
+            answer = ("image", "") if image.mode == "RGB" and min(image.size) >= 16 else ("failure", "not an RGB image")
         except (ValueError, ImportError) as error:
             text = str(error)
             whole = text.startswith("image given as bytes: ") and "\n" not in text
@@ -100,7 +97,7 @@ def main() -> int:
             reader.end()
             reader = Reader()
     reader.end()
-    print(f"{outcomes['picture']:,} pictures, {outcomes['line']:,} lines, {outcomes['failure']:,} failures {failures}")
+    print(f"{outcomes['image']:,} images, {outcomes['line']:,} lines, {outcomes['failure']:,} failures {failures}")
     print(f"slowest {slowest[0]:.2f} s (mutation {slowest[1]})")
     print(f"largest {largest[0]:,.0f} MiB (mutation {largest[1]}), of which {reader.memory:,.0f} without any file")
     for text, count in lines.most_common():

@@ -13,7 +13,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from otdrg_hf.data.phantom import make_phantom
-from otdrg_hf.film_files import find_films
+from otdrg_hf.images.finding import find_images as find_films
 from otdrg_hf.reporting import load_reporter, report_films
 
 

@@ -7,7 +7,7 @@ import pytest
 from otdrg_hf.data import load_study_dataset, prepare_dataset
 from otdrg_hf.data.errors import DataError
 from tests.data import test_mimic_cxr
-from tests.shared_cases import shared_cases
+from tests.support.shared_cases import shared_cases
 
 REPORT = "Small left pleural effusion."
 

@@ -11,7 +11,7 @@ from otdrg_hf.data import load_study_dataset
 from otdrg_hf.data.image_files import check_image, resized_jpeg
 from otdrg_hf.data.rejections import IMAGE_MISSING, IMAGE_UNREADABLE, Rejected
 from otdrg_hf.modeling.image_loading import load_radiograph
-from tests.deep_images import deep_png, deep_tiff
+from tests.support.deep_images import deep_png, deep_tiff
 
 
 @pytest.fixture(params=["PNG", "JPEG"])

@@ -82,7 +82,7 @@ def image_bytes(kind, shade=200):
     image = Image.new("L", (20, 24), shade)
     if kind == ".dcm":
         pytest.importorskip("pydicom")
-        from tests.dicom_files import make_dicom
+        from tests.support.dicom_files import make_dicom
 
         return make_dicom(np.asarray(image))
     content = io.BytesIO()

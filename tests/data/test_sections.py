@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from otdrg_hf.data.section_names import REPORTS_CUT_BY_POSITION, REPORTS_READ_FROM_SECTION, SECTION_NAMES
 from otdrg_hf.data.sections import normalize_section_name, read_sections, split_sections
-from tests.shared_cases import shared_cases
+from tests.support.shared_cases import shared_cases
 
 PLAIN = (
     " FINAL REPORT\n INDICATION:  ___F with cough\n \n COMPARISON:  None.\n \n"

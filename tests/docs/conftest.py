@@ -19,7 +19,7 @@ from otdrg_hf.modeling.backbones_otdrg import square_image_processor
 from tests.conftest import DECODER, make_films, make_text_config, make_tokenizer, make_vision_config
 from tests.data.conftest import iu_report, write_tar
 from tests.data.mimic_tree import write_mimic_tree
-from tests.dicom_files import make_dicom
+from tests.support.dicom_files import make_dicom
 
 from .guide_blocks import ROOT
 

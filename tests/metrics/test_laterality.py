@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from otdrg_hf.labeling import LABELS
 from otdrg_hf.metrics.laterality import finding_sides, laterality_statistics
 from otdrg_hf.metrics.side_words import find_side_words
-from tests.shared_cases import shared_cases
+from tests.support.shared_cases import shared_cases
 
 NAMES = {
     "eff": "Pleural Effusion",

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from otdrg_hf.modeling import image_fetching, image_loading
-from otdrg_hf.modeling.image_fetching import fetch
-from otdrg_hf.modeling.image_loading import load_radiograph
-from tests.conftest import make_films
+from otdrg_hf.modeling import image_loading
+from otdrg_hf.modeling.image_loading import fetch, load_radiograph
+from tests.support.tiny_models import make_films
 
 FILM = make_films(1)[0]
 SECRET = "key=secret"
@@ -96,20 +95,20 @@ def test_film_that_is_not_given(server, place, match):
 
 
 def test_server_that_says_nothing(monkeypatch):
-    monkeypatch.setattr(image_fetching.fetch, "__defaults__", (0.5,))
+    monkeypatch.setattr(image_loading.fetch, "__defaults__", (0.5,))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         with one_line("could not be fetched"):
             load_radiograph(f"http://127.0.0.1:{silent.getsockname()[1]}/film.png?{SECRET}")
 
 
 def test_server_that_drips(server, monkeypatch):
-    monkeypatch.setattr(image_fetching.fetch, "__defaults__", (0.5,))
+    monkeypatch.setattr(image_loading.fetch, "__defaults__", (0.5,))
     with one_line("could not be fetched within 0.5 seconds"):
         load_radiograph(f"{server}/slow/film.png?{SECRET}")
 
 
 def test_download_stops_at_the_limit(server, monkeypatch):
-    assert len(fetch(f"{server}/endless/film.png", "film", 100_000)) == 100_001
+    assert len(fetch(f"{server}/endless/film.png", 100_000)) == 100_001
     monkeypatch.setattr(image_loading, "MAX_BYTES", 3_000_000)
     with one_line("more than 3 MB, too large for a radiograph"):
         load_radiograph(f"{server}/endless/film.png?{SECRET}")

@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from PIL import Image
+from PIL import Image, ImageOps
+from transformers import pipeline
 
 from otdrg_hf.modeling.image_loading import load_radiograph, load_views
-from tests.deep_images import deep_png, deep_tiff, png_chunk
+from tests.support.deep_images import deep_png, deep_tiff, png_chunk
 
 FILM = np.add.outer(np.arange(40) * 4, np.arange(50)).astype(np.uint8)  # 0 to 205
 few = settings(max_examples=60, deadline=None)
@@ -297,6 +298,65 @@ def test_given_picture_is_left_as_it_is():
     image = Image.fromarray(FILM).convert("LA")
     load_radiograph(image)
     assert image.mode == "LA"
+
+
+# How often an image is converted
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """The names of the methods by which Pillow makes a new image, as they are called."""
+    calls = []
+    for owner, name in (
+        *[(Image.Image, name) for name in ("convert", "copy", "transpose", "tobytes")],
+        *[(ImageOps, "exif_transpose"), (ImageOps, "invert"), (Image, "alpha_composite")],
+    ):
+        method = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, n=name, m=method, **kw: calls.append(n) or m(*args, **kw))
+    return calls
+
+
+def test_loaded_image_is_passed_through(work):
+    image = Image.fromarray(np.stack([FILM] * 3, -1))
+    assert load_radiograph(image) is image
+    assert load_views([image, image]) == [image, image]
+    assert work == []
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_file_is_converted_once(kind, mode, work, tmp_path):
+    Image.fromarray(FILM).convert(mode).save(tmp_path / "image", kind)
+    for image in (tmp_path / "image", (tmp_path / "image").read_bytes(), Image.open(tmp_path / "image")):
+        work.clear()
+        loaded = load_radiograph(image)
+        assert [name for name in work if name != "copy"] == ["convert"]  # of RGB it is a copy
+        assert type(loaded) is Image.Image and load_radiograph(loaded) is loaded and len(work) <= 2
+
+
+def test_study_is_converted_once_on_its_way_through_the_pipeline(work, model, processor, tmp_path):
+    report = pipeline("radiology-report", model=model, processor=processor)
+    Image.fromarray(FILM).save(tmp_path / "image.png")
+    rgb = load_radiograph(FILM)
+    expected = report(FILM, max_new_tokens=2)
+    for image, conversions in ((tmp_path / "image.png", 1), (FILM, 1), (rgb, 0)):
+        work.clear()
+        assert report(image, max_new_tokens=2) == expected
+        assert work.count("convert") == conversions and not {"exif_transpose", "transpose"} & {*work}
+
+
+def test_image_to_be_turned_or_made_opaque_is_not_passed_through():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rgb = Image.fromarray(np.stack([FILM] * 3, -1))
+    turned = Image.open(io.BytesIO(file_of(rgb, exif=exif)))
+    plain = turned.copy()  # in memory, with its orientation
+    assert type(plain) is Image.Image
+    for image in (turned, plain):
+        assert (grey(image) == np.rot90(FILM, -1)).all()
+    clear = rgb.copy()
+    clear.info["transparency"] = tuple(int(value) for value in rgb.getpixel((5, 5)))
+    assert grey(clear)[5, 5] == 0 and grey(clear)[39, 49] == FILM[39, 49]
 
 
 def test_long_film_is_read():

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from otdrg_hf.film_files import find_films
+from otdrg_hf.images.finding import find_images as find_films
 from otdrg_hf.reporting import load_reporter, report_films
 
 pytest.importorskip("pydicom")
 pytest.importorskip("imagecodecs")
 
-from tests.dicom_files import LOSSLESS, LOSSY, SECRETS, make_dicom  # noqa: E402
+from tests.support.dicom_files import LOSSLESS, LOSSY, SECRETS, make_dicom  # noqa: E402
 
 SOURCE = Path(__file__).parents[3] / "shared" / "data" / "cxr_photos"
 pytestmark = pytest.mark.skipif(not SOURCE.is_dir(), reason="the real films (shared/data) are not beside this checkout")

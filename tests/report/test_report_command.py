@@ -13,7 +13,8 @@ from transformers import pipeline
 
 from otdrg_hf.cli import main
 from otdrg_hf.data.phantom import make_phantom
-from otdrg_hf.film_files import Film, find_films
+from otdrg_hf.images.finding import FoundImage as Film
+from otdrg_hf.images.finding import find_images as find_films
 from otdrg_hf.report_schema import REPORT_SCHEMA
 from otdrg_hf.reporting import load_reporter, report_films, report_images
 from tests.conftest import make_films

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otdrg_hf.film_files import Film
+from otdrg_hf.images.finding import FoundImage as Film
 from otdrg_hf.report_file import ReportFile
 
 FILMS = [Film(name, f"/somewhere/{name}") for name in ("a.png", "b/c.png", "d.png")]

@@ -9,8 +9,8 @@ pytest.importorskip("imagecodecs")
 from pydicom import uid  # noqa: E402
 
 from otdrg_hf.modeling.image_loading import load_radiograph  # noqa: E402
-from tests.conftest import make_films  # noqa: E402
-from tests.dicom_files import change_syntax, lut, make_dicom  # noqa: E402
+from tests.support.dicom_files import change_syntax, lut, make_dicom  # noqa: E402
+from tests.support.tiny_models import make_films  # noqa: E402
 
 FILM = make_films(1, (64, 48))[0]  # 0 to 255
 DEEP = FILM.astype(np.uint16) * 15 + 7  # 7 to 3832, of 12 bits

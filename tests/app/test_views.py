@@ -9,20 +9,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from otdrg_hf.app.film_study import MAX_FILMS, FilmStudy, study_of_phantom, study_of_uploads
-from otdrg_hf.app.film_view import film_view
-from otdrg_hf.app.label_table import label_table
-from otdrg_hf.app.picture_data import film_data, heat_data
-from otdrg_hf.app.report_view import answer_record, error_view, report_view, writing_view
+from otdrg_hf.app.study import MAX_IMAGES, PageStudy, study_of_phantom, study_of_uploads
+from otdrg_hf.app.views import (
+    answer_record,
+    error_view,
+    heat_data,
+    image_data,
+    images_view,
+    labels_view,
+    report_view,
+    writing_view,
+)
 from otdrg_hf.labeling import LABELS, STATES
-from tests.conftest import make_films
+from tests.support.tiny_models import make_films
 
 STATE_NAMES = list(STATES)
 
 
 @pytest.fixture
 def uploads(tmp_path):
-    """Two films as a browser leaves them."""
+    """Two images as a browser leaves them."""
     paths = []
     for index, film in enumerate(make_films(2)):
         paths.append(tmp_path / f"film{index}.png")
@@ -32,15 +38,15 @@ def uploads(tmp_path):
 
 @pytest.fixture
 def study():
-    return FilmStudy([Image.fromarray(film) for film in make_films(2)], ["frontal", "unknown"])
+    return PageStudy([Image.fromarray(film) for film in make_films(2)], ["frontal", "unknown"])
 
 
 def finding(label: str, state: str = "positive", score: float = 0.5) -> dict:
     return {"label": label, "state": state, "score": score}
 
 
-def answer_for(study: FilmStudy, *findings: dict) -> dict:
-    sizes = [(film.height, film.width) for film in study.films]
+def answer_for(study: PageStudy, *findings: dict) -> dict:
+    sizes = [(image.height, image.width) for image in study.images]
     evidence = {f["label"]: [np.full(size, 0.5) for size in sizes] for f in findings if f["state"] != "negative"}
     return {"generated_text": "Clear <lungs>.", "findings": list(findings), "evidence": evidence}
 
@@ -54,7 +60,7 @@ def picture_in(address: str) -> Image.Image:
 
 def test_uploads_are_read_and_deleted(uploads, tmp_path):
     study = study_of_uploads(uploads)
-    assert len(study.films) == 2 and study.views == ["unknown", "unknown"]
+    assert len(study.images) == 2 and study.views == ["unknown", "unknown"]
     assert not list(tmp_path.iterdir())
 
 
@@ -66,17 +72,17 @@ def test_one_bad_upload_refuses_the_study_and_leaves_nothing(uploads, tmp_path):
 
 
 def test_too_many_uploads(tmp_path):
-    paths = [tmp_path / f"{index}.png" for index in range(MAX_FILMS + 1)]
+    paths = [tmp_path / f"{index}.png" for index in range(MAX_IMAGES + 1)]
     for path in paths:
         path.touch()
-    with pytest.raises(ValueError, match="9 files: at most 8 films"):
+    with pytest.raises(ValueError, match="9 files: at most 8 images"):
         study_of_uploads([str(path) for path in paths])
     assert not list(tmp_path.iterdir())
 
 
 def test_view_of_a_dicom_upload(tmp_path):
     pytest.importorskip("pydicom")
-    from tests.dicom_files import SECRETS, make_dicom
+    from tests.support.dicom_files import SECRETS, make_dicom
 
     paths = []
     for name, position in (("a.dcm", "LL"), ("b.dcm", "PA")):
@@ -84,7 +90,7 @@ def test_view_of_a_dicom_upload(tmp_path):
         paths.append(str(tmp_path / name))
     study = study_of_uploads(paths)
     assert study.views == ["lateral", "frontal"]
-    html = film_view(study)
+    html = images_view(study)
     assert html.count("<option") == 6 and html.index("lateral") > 0
     assert not any(secret in html for secret in SECRETS.values())
 
@@ -92,16 +98,16 @@ def test_view_of_a_dicom_upload(tmp_path):
 def test_synthetic_study_is_the_same_each_time():
     first, second = study_of_phantom(1_000_001), study_of_phantom(1_000_001)
     assert first.phantom_report == second.phantom_report
-    assert first.films[0].tobytes() == second.films[0].tobytes()
-    assert "A synthetic phantom, not a patient." in film_view(first)
+    assert first.images[0].tobytes() == second.images[0].tobytes()
+    assert "A synthetic phantom, not a patient." in images_view(first)
 
 
-# Pictures
+# Images
 
 
-def test_film_becomes_a_small_jpeg():
+def test_image_becomes_a_small_jpeg():
     wide = Image.fromarray(np.tile(np.repeat(np.arange(256, dtype=np.uint8), 8), (500, 1)))
-    shown = picture_in(film_data(wide))
+    shown = picture_in(image_data(wide))
     assert shown.format == "JPEG" and shown.size == (1024, 250)
     assert abs(np.asarray(shown)[100].astype(int) - np.asarray(wide)[100, ::2]).max() <= 3
 
@@ -114,18 +120,18 @@ def test_heat_is_clear_where_it_is_0():
     assert (alpha[:, :120] == 0).all() and (alpha[:, 136:] == 255).all()
 
 
-# Films and evidence
+# Images and evidence
 
 
-def test_a_layer_for_each_label_and_film(study):
+def test_a_layer_for_each_label_and_image(study):
     findings = (
         finding("Edema", "uncertain", 0.4),
         finding("Fracture", "positive", 0.7),
         finding("Pneumonia", "negative"),
     )
-    html = film_view(study, answer_for(study, *findings))
+    html = images_view(study, answer_for(study, *findings))
     assert html.count('class="otdrg-heat"') == 4 and html.count(" hidden>") == 2
-    for shown in ("positive 0.70", "uncertain 0.40", "film only"):
+    for shown in ("positive 0.70", "uncertain 0.40", "image only"):
         assert shown in html
     assert "Pneumonia" not in html
 
@@ -135,7 +141,7 @@ def test_evidence_shown_first(study):
     answer = answer_for(study, *findings)
 
     def shown(*arguments):
-        marked = film_view(study, answer, *arguments).partition("<fieldset")[2].partition(" checked")[0]
+        marked = images_view(study, answer, *arguments).partition("<fieldset")[2].partition(" checked")[0]
         return marked.rpartition('value="')[2].rstrip('"')
 
     assert shown() == "Edema"  # before the absence of findings, however likely
@@ -145,8 +151,8 @@ def test_evidence_shown_first(study):
 
 
 def test_no_evidence(study):
-    assert "no label is positive or uncertain" in film_view(study, answer_for(study, finding("Edema", "negative")))
-    assert "Evidence" not in film_view(study)
+    assert "no label is positive or uncertain" in images_view(study, answer_for(study, finding("Edema", "negative")))
+    assert "Evidence" not in images_view(study)
 
 
 # Labels
@@ -155,7 +161,7 @@ def test_no_evidence(study):
 def test_table_of_states():
     findings = [finding(label, STATE_NAMES[index % 4], index / 14) for index, label in enumerate(LABELS)]
     doubt = [{"label": "Edema", "predicted": "blank", "written": "positive"}]
-    html = label_table(findings, {"Fracture": "uncertain"}, STATE_NAMES, doubt)
+    html = labels_view(findings, {"Fracture": "uncertain"}, STATE_NAMES, doubt)
     assert html.count("<tr data-label=") == 14 and html.count('type="radio"') == 56 and html.count(" checked") == 14
     rows = {row.partition('"')[0]: row for row in html.split('<tr data-label="')[1:]}
     for item in findings:
@@ -166,7 +172,7 @@ def test_table_of_states():
 
 
 def test_labels_of_ones_own_are_escaped():
-    html = label_table([finding("<b>Mass", "a&b")], {}, ["a&b"])
+    html = labels_view([finding("<b>Mass", "a&b")], {}, ["a&b"])
     assert "<b>" not in html and "&lt;b&gt;Mass" in html and 'value="a&amp;b" checked' in html
 
 
@@ -196,14 +202,14 @@ def test_record_to_download(study):
     record = answer_record(study, answer_for(study, finding("Edema")), "tiny")
     assert json.loads(json.dumps(record)) == record  # no maps, no arrays
     assert record["given_labels"] == {"Edema": "positive"} and record["views"] == ["frontal", "unknown"]
-    assert record["complete"] and not record["synthetic_film"] and "not for clinical use" in record["notice"]
+    assert record["complete"] and not record["synthetic_image"] and "not for clinical use" in record["notice"]
     assert "Smith" not in json.dumps(record)
 
 
 def test_dicom_without_pydicom_is_one_line_on_the_page(monkeypatch, tmp_path):
     pytest.importorskip("pydicom")
-    from otdrg_hf.app.page_events import PageEvents
-    from tests.dicom_files import make_dicom
+    from otdrg_hf.app.events import PageEvents
+    from tests.support.dicom_files import make_dicom
 
     path = tmp_path / "film.dcm"
     path.write_bytes(make_dicom(make_films(1)[0]))

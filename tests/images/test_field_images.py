@@ -13,7 +13,7 @@ pytest.importorskip("imagecodecs")
 
 from otdrg_hf.data import load_study_dataset, prepare_dataset  # noqa: E402
 from otdrg_hf.modeling.image_loading import load_radiograph  # noqa: E402
-from tests.dicom_files import make_dicom  # noqa: E402
+from tests.support.dicom_files import make_dicom  # noqa: E402
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 if not (CASES / "dicom.json").is_file():

@@ -1,4 +1,4 @@
-"""The grey values that a DICOM file asks for: modality and VOI transform, padding and display shutter."""
+"""The grey values that a DICOM file is displayed with: modality and VOI transform, padding and display shutter."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -7,9 +7,9 @@ from itertools import chain
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .dicom_decoding import ImageHeader, StoredPixels
+from otdrg_hf.images.dicom_decoding import ImageHeader, StoredPixels
+from otdrg_hf.modeling.image_loading import BIT_DEPTHS
 
-BIT_DEPTHS = (8, 10, 12, 14, 16)
 _MOST_CORNERS, _FARTHEST = 1000, 1 << 20
 _TEXT = ("DS", "IS", "CS", "LO", "SH", "ST", "LT", "UN", None)
 
@@ -19,8 +19,8 @@ _TEXT = ("DS", "IS", "CS", "LO", "SH", "ST", "LT", "UN", None)
 
 def read_numbers(data, keyword: str) -> list[float | None]:
     """
-    The values of an element by which a file is displayed: decimal commas are understood, and what is no finite number
-    is `None`.
+    The values of an element by which a file is displayed: decimal commas are understood, and what is not a finite
+    number is `None`.
     """
     return [_number(value) for value in _values(data, keyword)]
 
@@ -67,7 +67,7 @@ def _words(data, keyword: str) -> np.ndarray:
 
 def stored_values(words: np.ndarray, pixels: StoredPixels, header: ImageHeader) -> np.ndarray:
     """
-    The values that words stand for.
+    Converts stored words to the values that they stand for.
 
     Args:
         words (`np.ndarray`): `[N]`, some of those of `pixels`.
@@ -109,7 +109,7 @@ def is_padding(words: np.ndarray, values: np.ndarray, data, signed: bool) -> np.
     for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
         try:
             limits.append(int(_words(data, keyword)[0]))
-        except Exception:  # missing, empty or no number
+        except Exception:  # missing, empty or not a number
             break
     padded = np.zeros(words.shape, bool)
     if not limits:
@@ -126,11 +126,11 @@ def is_padding(words: np.ndarray, values: np.ndarray, data, signed: bool) -> np.
 
 def displayed(values: np.ndarray, data, inverted: bool) -> tuple[np.ndarray, bool]:
     """
-    What stored values are shown as: through the modality table or rescaling (PS3.3, C.11.1), then through the first
-    VOI table or window that shows anything (C.11.2). Tables and windows that cannot be used are left out.
+    Converts stored values to what is displayed: through the modality table or rescaling (PS3.3, C.11.1), then through
+    the first VOI table or window that shows anything (C.11.2). Tables and windows that cannot be used are left out.
 
     Args:
-        values (`np.ndarray`): `[N]` stored values, each of which occurs in the picture.
+        values (`np.ndarray`): `[N]` stored values, each of which occurs in the image.
         data (`pydicom.Dataset`): The file.
         inverted (`bool`): Whether low values are white.
 
@@ -158,10 +158,10 @@ def _tables(data, keyword: str, values: np.ndarray) -> Iterator[tuple[np.ndarray
     except Exception:  # pydicom raises almost anything
         return
     for item in items:
-        with suppress(Exception):  # likewise, and the item may be no dataset at all
+        with suppress(Exception):  # likewise, and the item may not be a dataset
             entries, first = _table(item, values)
-            place = np.clip(np.rint(values) - first, 0, len(entries) - 1).astype(np.int64)
-            yield entries[place], int(entries.max())
+            position = np.clip(np.rint(values) - first, 0, len(entries) - 1).astype(np.int64)
+            yield entries[position], int(entries.max())
 
 
 def _table(item, values: np.ndarray) -> tuple[np.ndarray, int]:
@@ -209,7 +209,7 @@ def _without_window(values: np.ndarray, slope: float, intercept: float, inverted
     they start at it or above, but for what is added to all of them.
     """
     offset, rising = int(np.clip(np.rint(intercept / abs(slope)), -(2**40), 2**40)), slope > 0
-    if inverted and not rising:  # turned round twice
+    if inverted and not rising:  # inverted twice
         offset, rising, inverted = -offset, True, False
     lowest, highest = _range_of(values)
     rescaled = offset + values if rising else offset - values
@@ -276,10 +276,10 @@ def _polygon(data, rows: int, columns: int) -> np.ndarray | None:
         return None
     if max(map(abs, corners)) > _FARTHEST:
         return None
-    picture = Image.new("1", (columns, rows))
+    inside = Image.new("1", (columns, rows))
     points = [(column - 1, row - 1) for row, column in zip(corners[::2], corners[1::2], strict=True)]
-    ImageDraw.Draw(picture).polygon(points, fill=1, outline=1)
-    return np.asarray(picture)
+    ImageDraw.Draw(inside).polygon(points, fill=1, outline=1)
+    return np.asarray(inside)
 
 
 _SHAPES = {"RECTANGULAR": _rectangle, "CIRCULAR": _circle, "POLYGONAL": _polygon}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-CASES = Path(__file__).parents[2] / "shared" / "cases"
+CASES = Path(__file__).parents[3] / "shared" / "cases"
 
 
 def shared_cases(name: str, wanted: Callable[[dict], bool] = bool) -> list:

@@ -6,20 +6,20 @@ import time
 import pytest
 from PIL import Image
 
-from otdrg_hf.app.film_study import FilmStudy
-from otdrg_hf.app.report_stream import stream_report
-from tests.conftest import make_films
+from otdrg_hf.app.events import follow_report
+from otdrg_hf.app.study import PageStudy
+from tests.support.tiny_models import make_films
 
 LENGTH = 80
 
 
 @pytest.fixture
 def study():
-    return FilmStudy([Image.fromarray(make_films(1)[0])], ["frontal"], indication="Cough.")
+    return PageStudy([Image.fromarray(make_films(1)[0])], ["frontal"], indication="Cough.")
 
 
 def test_text_grows_and_ends_with_the_answer(report, study):
-    *texts, answer = stream_report(report, study, LENGTH)
+    *texts, answer = follow_report(report, study, LENGTH)
     expected = report(study.inputs(), evidence=True, max_new_tokens=LENGTH)
     assert len(texts) > 2 and all(isinstance(text, str) for text in texts)
     assert all(len(before) <= len(after) for before, after in zip(texts, texts[1:], strict=False))
@@ -38,14 +38,14 @@ def test_whoever_asks_late_gets_a_whole_report(report, study):
 
     report.postprocess = postprocess
     try:
-        *_, answer = stream_report(report, study, LENGTH)
+        *_, answer = follow_report(report, study, LENGTH)
     finally:
         del report.postprocess
     assert answer["findings"] and not study.stop.is_set()
 
 
 def test_stop_ends_the_writing(report, study):
-    stream = stream_report(report, study, 200)
+    stream = follow_report(report, study, 200)
     next(stream)
     study.stop.set()
     *_, answer = stream
@@ -53,13 +53,13 @@ def test_stop_ends_the_writing(report, study):
     assert study.stop.is_set() and len(answer["findings"]) == 14
     assert full.startswith(answer["generated_text"].rstrip("\N{REPLACEMENT CHARACTER}"))
     assert len(answer["generated_text"]) < len(full)
-    *_, again = stream_report(report, study, LENGTH)  # the next report starts afresh
+    *_, again = follow_report(report, study, LENGTH)  # the next report starts afresh
     assert again["generated_text"] and not study.stop.is_set()
 
 
 def test_closing_the_page_ends_the_writing(report, study):
     before = threading.active_count()
-    stream = stream_report(report, study, 200)
+    stream = follow_report(report, study, 200)
     next(stream)
     stream.close()
     assert study.stop.is_set() and threading.active_count() == before
@@ -68,10 +68,10 @@ def test_closing_the_page_ends_the_writing(report, study):
 def test_errors_come_through(report, study):
     study.given = {"Edema": "perhaps"}
     with pytest.raises(ValueError, match="'perhaps' is no state of 'Edema'"):
-        list(stream_report(report, study, LENGTH))
+        list(follow_report(report, study, LENGTH))
 
 
 def test_beams_have_no_text_until_the_end(report, study, monkeypatch):
     monkeypatch.setattr(report.model.generation_config, "num_beams", 2)
-    [answer] = stream_report(report, study, LENGTH)
+    [answer] = follow_report(report, study, LENGTH)
     assert answer["generated_text"]

@@ -1,4 +1,4 @@
-"""Pictures of a study with the evidence of each label laid over its views."""
+"""A study's images with the evidence of each label overlaid."""
 
 import os
 from pathlib import Path
@@ -17,14 +17,14 @@ def save_overlay(
     note: str = "",
 ) -> None:
     """
-    Writes one PNG: a row per view, first the film, then the film under the heat map of each label with evidence.
+    Writes one PNG: a row per view, first the image, then the image under the heat map of each label with evidence.
 
     Args:
-        path (`str` or `os.PathLike`): Where to; written whole or not at all.
+        path (`str` or `os.PathLike`): Where to write it, whole or not at all.
         images (`list[PIL.Image.Image]`): The views.
-        answer (`dict`): What the pipeline gave for them with `evidence=True`.
+        answer (`dict`): What the pipeline returned for them with `evidence=True`.
         boxes (`list[dict]`, *optional*): Per view the true box `[x0, y0, x1, y1]`, from 0 to 1, of each label.
-        note (`str`, *optional*): A line below the picture.
+        note (`str`, *optional*): A line below the images.
     """
     require("matplotlib", extra="plot")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -37,19 +37,19 @@ def save_overlay(
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)
     for row, image in enumerate(images):
-        film = np.asarray(image.convert("L"))
+        pixels = np.asarray(image.convert("L"))
         for column, axis in enumerate(axes[row]):
-            axis.imshow(film, cmap="gray", vmin=0, vmax=255)
+            axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)
             axis.set_axis_off()
             if column == 0:
-                axis.set_title("film", fontsize=9)
+                axis.set_title("image", fontsize=9)
                 continue
             label = labels[column - 1]
             heat = answer["evidence"][label][row]
             axis.imshow(heat, cmap="inferno", alpha=0.6 * heat, vmin=0, vmax=1)
             axis.set_title(f"{label}\n{scores[label]['state']}, score {scores[label]['score']:.2f}", fontsize=9)
             for box in _boxes_of(boxes, row, label):
-                _draw_box(axis, box, film.shape)
+                _draw_box(axis, box, pixels.shape)
     if note:
         figure.supxlabel(note, fontsize=8)
     temporary = Path(path).with_suffix(".tmp.png")

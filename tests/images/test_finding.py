@@ -1,12 +1,12 @@
-"""Films of files, folders, patterns and addresses, and what they are called."""
+"""Tests of finding images by files, folders, patterns and URLs, and of what they are called."""
 
 import os
 
 import pytest
 from PIL import Image
 
-from otdrg_hf.film_files import find_films
-from tests.conftest import make_films
+from otdrg_hf.images.finding import find_images
+from tests.support.tiny_models import make_films
 
 
 @pytest.fixture
@@ -28,19 +28,19 @@ def folder(tmp_path):
 
 
 def names(locations):
-    return [film.name for film in find_films(locations)]
+    return [image.name for image in find_images(locations)]
 
 
 def test_folder(folder):
     expected = ["1.2.840", "IM000001", "a.jpg", "b.png", "e.dcm", "sub/c.PNG", "sub/deep/d.bmp"]
     assert names([folder]) == expected
     assert names([f"{folder}/"]) == expected
-    assert all(os.path.isfile(film.location) for film in find_films([folder]))
+    assert all(os.path.isfile(image.location) for image in find_images([folder]))
 
 
 def test_order_is_that_of_the_arguments(folder):
-    films = find_films([folder / "b.png", folder / "sub", folder / "a.jpg", folder / "missing.png"])
-    assert [film.name for film in films] == ["b.png", "c.PNG", "deep/d.bmp", "a.jpg", "missing.png"]
+    found = find_images([folder / "b.png", folder / "sub", folder / "a.jpg", folder / "missing.png"])
+    assert [image.name for image in found] == ["b.png", "c.PNG", "deep/d.bmp", "a.jpg", "missing.png"]
 
 
 def test_patterns(folder, monkeypatch):
@@ -57,14 +57,14 @@ def test_file_whose_name_looks_like_a_pattern(folder):
 
 
 def test_address_is_named_without_its_query():
-    [film] = find_films(["https://host.example/films/chest.png?key=secret#part"])
-    assert film.name == "chest.png" and film.location.endswith("?key=secret#part")
+    [image] = find_images(["https://host.example/films/chest.png?key=secret#part"])
+    assert image.name == "chest.png" and image.location.endswith("?key=secret#part")
     assert names(["https://host.example/"]) == ["image"]
 
 
 def test_nothing_to_report(tmp_path):
     (tmp_path / "empty").mkdir()
-    for location, match in (("empty", "no film in the folder 'empty'"), ("no*.png", "No file matches 'no\\*.png'")):
+    for location, match in (("empty", "no image in the folder 'empty'"), ("no*.png", "No file matches 'no\\*.png'")):
         with pytest.raises(ValueError, match=match) as error:
-            find_films([tmp_path / location])
+            find_images([tmp_path / location])
         assert str(tmp_path) not in str(error.value) and "\n" not in str(error.value)

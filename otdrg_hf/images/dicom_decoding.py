@@ -1,4 +1,4 @@
-"""The stored pixels of a DICOM file, by what its pixel data is rather than by what its transfer syntax says."""
+"""Decoding of DICOM pixel data, by what the data is rather than by what the transfer syntax says it is."""
 
 import io
 from typing import NamedTuple
@@ -22,21 +22,21 @@ _OTHER_SIZE = "the DICOM elements Rows and Columns are not the size of the compr
 _END_MISSING = "the compressed image is cut short: its end is missing"
 
 
-class MissingDecoder(ImportError):
-    """A file cannot be read without a package that is not installed."""
+class MissingDecoder(Exception):
+    """What kind of file it is, and which package it needs that is not installed."""
 
 
 class DicomFault(Exception):
-    """What is wrong with a DICOM file, in words that do not come from it."""
+    """What is wrong with a DICOM file, in words that do not quote it."""
 
 
 class ImageHeader(NamedTuple):
     """
-    The elements that say how pixels are stored.
+    The header elements that say how pixels are stored.
 
     Attributes:
-        allocated, stored, high_bit (`int`, *optional*): In bits; `None` where missing. Compressed pixels do without.
-        planar (`int`, *optional*): PlanarConfiguration, of colour pictures.
+        allocated, stored, high_bit (`int`, *optional*): In bits; `None` where missing, which compressed pixels allow.
+        planar (`int`, *optional*): PlanarConfiguration, of colour images.
     """
 
     rows: int
@@ -52,12 +52,12 @@ class ImageHeader(NamedTuple):
 
 class StoredPixels(NamedTuple):
     """
-    Pixels before anything is made of them.
+    Pixels as stored, before any transform.
 
     Attributes:
         words (`np.ndarray`): `[H, W]` unsigned integers, negative values as their two's complement; `[H, W, 3]` RGB.
-        bits (`int`): Of a word.
-        precise (`bool`): Whether all count, as in a stream that knows its precision; else the header says which do.
+        bits (`int`): Size of a word.
+        precise (`bool`): Whether all bits count, as in a stream with its own precision; else the header says which do.
         signed (`bool`): Whether words are two's complements.
     """
 
@@ -82,11 +82,11 @@ def decode_pixels(element, header: ImageHeader, syntax: str) -> StoredPixels:
     Args:
         element (`pydicom.dataelem.RawDataElement`): Its PixelData.
         header (`ImageHeader`): How the pixels are stored.
-        syntax (`str`): UID of its transfer syntax, of which only the byte order is taken on trust.
+        syntax (`str`): UID of its transfer syntax, of which only the byte order is trusted.
 
     Raises:
         MissingDecoder: if imagecodecs is needed and not installed.
-        DicomFault: for what can be named.
+        DicomFault: for faults that can be named.
         ValueError, RuntimeError and others: for damaged data.
     """
     content = bytes(element.value or b"")
@@ -108,7 +108,7 @@ def decode_pixels(element, header: ImageHeader, syntax: str) -> StoredPixels:
 
 
 def stream_kind(stream: bytes) -> str | None:
-    """The compression that bytes are of; `None` if there is none that is known."""
+    """The compression of a stream; `None` for one that is not known."""
     if stream.startswith((_CODESTREAM, _JP2)):
         return JPEG_2000
     if stream.startswith(b"\xff\xd8\xff"):
@@ -123,23 +123,21 @@ def stream_kind(stream: bytes) -> str | None:
 
 
 def _pydicom():
-    try:  # a search for what code that travels needs leaves out what is tried
-        import pydicom.encaps
-        import pydicom.pixels
-    except ImportError as error:
-        raise MissingDecoder(str(error)) from None
+    import pydicom.encaps
+    import pydicom.pixels
+
     return pydicom
 
 
 def _joined_fragments(content: bytes) -> bytes:
-    """All fragments but the offset table, which has nothing to say of a single frame. Some writers leave it out."""
+    """All fragments but the offset table, which a single frame does not need. Some writers leave it out."""
     table, *fragments = _pydicom().encaps.generate_fragments(content)
     has_table = len(table) <= 64 or stream_kind(table) is None
     return b"".join(fragments if has_table else (table, *fragments))
 
 
 def _jpeg_frame(stream: bytes) -> _JpegFrame:
-    """What a JPEG or JPEG-LS stream says of itself; a decoder would trust it and allocate gigabytes."""
+    """What a JPEG or JPEG-LS stream states; a decoder would trust it and allocate gigabytes."""
     at, found = 2, None
     while at + 9 <= len(stream) and stream[at] == 0xFF:
         marker = stream[at + 1]
@@ -236,7 +234,7 @@ def _decompressed(stream: bytes, kind: str, header: ImageHeader) -> StoredPixels
 
 
 def _jpeg_without_end(stream: bytes, kind: str, header: ImageHeader) -> np.ndarray:
-    """A lossy JPEG that lacks no more than its last mark, so that whatever comes then makes no difference."""
+    """A lossy JPEG that lacks only its last marker, so that whatever follows makes no difference."""
     if kind in (JPEG_LOSSLESS, JPEG_LS):
         raise DicomFault(_END_MISSING)
     try:
@@ -254,8 +252,8 @@ def _jpeg(stream: bytes, kind: str, header: ImageHeader) -> np.ndarray:
         return _jpeg_by_pillow(stream, header)
     try:
         import imagecodecs
-    except ImportError as error:
-        raise MissingDecoder(str(error)) from None
+    except ImportError:
+        raise MissingDecoder("compressed DICOM, which needs imagecodecs") from None
     words = getattr(imagecodecs, BY_IMAGECODECS[kind])(stream)
     if words.ndim == 3 and header.photometric.startswith("YBR_FULL"):
         words = _pydicom().pixels.convert_color_space(words, "YBR_FULL", "RGB")

@@ -8,10 +8,10 @@ import re
 import pytest
 from PIL import Image
 
-from otdrg_hf.app import film_view, label_table, report_view
-from otdrg_hf.app.film_study import FilmStudy
-from otdrg_hf.app.page_events import PageEvents
-from tests.conftest import make_films
+from otdrg_hf.app import views
+from otdrg_hf.app.events import PageEvents
+from otdrg_hf.app.study import PageStudy
+from tests.support.tiny_models import make_films
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_upload_then_label_then_back(events, upload):
     assert sum("otdrg-caret" in update.get("report", "") for update in updates) >= 2
     page = page_after(updates)
     assert page["message"] == "" and page["drop"] is None
-    assert page["films"].count("<figure>") == 1 and page["labels"].count("<tr data-label") == 14
+    assert page["images"].count("<figure>") == 1 and page["labels"].count("<tr data-label") == 14
     first = record_of(page)
     assert first["complete"] and first["model"] == "tiny" and len(first["disagreements"]) <= 13
     assert "patient_smith" not in json.dumps([{**update, "study": None} for update in updates])
@@ -73,7 +73,7 @@ def test_evidence_that_is_looked_at_stays(events, upload):
     page = page_after(events.upload([upload]))
     label = [f["label"] for f in record_of(page)["findings"] if f["state"] == "positive"][-1]
     changed = page_after(events.rewrite(page["study"], choices(evidence=label), "", ""))
-    assert f'value="{label}" checked' in changed["films"]
+    assert f'value="{label}" checked' in changed["images"]
 
 
 @pytest.mark.parametrize("content, match", [(b"", "the file is empty"), (b"text", "not an image file")], ids=str)
@@ -83,22 +83,22 @@ def test_bad_upload_clears_the_page(events, upload, tmp_path, content, match):
     assert f"image &#x27;bad.png&#x27;: {match}" in page["message"]
     assert str(tmp_path) not in page["message"]
     assert page["study"] is None and page["ready"] is False
-    assert (page["films"], page["report"], page["labels"]) == (film_view.EMPTY, report_view.EMPTY, label_table.EMPTY)
+    assert (page["images"], page["report"], page["labels"]) == (views.NO_IMAGES, views.NO_REPORT, views.NO_LABELS)
 
 
 def test_example(events):
     page = page_after(events.example(1_000_002))
-    assert record_of(page)["synthetic_film"] and "True report of this phantom" in page["report"]
+    assert record_of(page)["synthetic_image"] and "True report of this phantom" in page["report"]
     assert page["indication"] == page["study"].indication
 
 
 def test_nothing_to_rewrite(events):
     [update] = events.rewrite(None, choices(), "", "")
-    assert "There is no film yet" in update["message"]
+    assert "There is no image yet" in update["message"]
 
 
 def test_wrong_state_is_one_line(events):
-    study = FilmStudy([Image.fromarray(make_films(1)[0])], ["unknown"])
+    study = PageStudy([Image.fromarray(make_films(1)[0])], ["unknown"])
     page = page_after(events.rewrite(study, choices({"Edema": "perhaps"}), "", ""))
     assert "is no state of" in page["message"] and page["writing"] is False
 
@@ -106,7 +106,7 @@ def test_wrong_state_is_one_line(events):
 @pytest.mark.parametrize(
     "error, shown",
     [
-        (MemoryError("/home/smith"), "Out of memory: use fewer or smaller films"),
+        (MemoryError("/home/smith"), "Out of memory: use fewer or smaller images"),
         (RuntimeError("/home/smith"), "The report could not be written (RuntimeError)."),
     ],
     ids=["memory", "other"],
@@ -118,12 +118,12 @@ def test_what_nobody_foresaw_tells_no_path(events, upload, monkeypatch, caplog, 
     monkeypatch.setattr(events.report, "postprocess", fail)
     with caplog.at_level(logging.WARNING):
         page = page_after(events.upload([upload]))
-    assert shown in page["message"] and page["writing"] is False and page["report"] == report_view.EMPTY
+    assert shown in page["message"] and page["writing"] is False and page["report"] == views.NO_REPORT
     assert "smith" not in page["message"] + caplog.text
 
 
 def test_stop(events):
-    study = FilmStudy([], [])
+    study = PageStudy([], [])
     events.stop(study)
     events.stop(None)
     assert study.stop.is_set()

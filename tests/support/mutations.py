@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 from pydicom import uid
 
-from tests.deep_images import deep_png, deep_tiff
-from tests.dicom_files import LOSSLESS, LOSSY, lut, make_dicom
+from tests.support.deep_images import deep_png, deep_tiff
+from tests.support.dicom_files import LOSSLESS, LOSSY, lut, make_dicom
 
-CASES = Path(__file__).parents[2] / "shared" / "cases" / "films"
+CASES = Path(__file__).parents[3] / "shared" / "cases" / "films"
 NUMBERS = (
     0,
     1,

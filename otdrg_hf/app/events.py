@@ -1,0 +1,168 @@
+"""What the page does: each event is a generator of updates, a dict from the name of a part of the page to its value."""
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+
+from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+
+from otdrg_hf.app import views
+from otdrg_hf.app.study import PageStudy, study_of_phantom, study_of_uploads
+from otdrg_hf.reviewing import review_answer
+
+logger = logging.getLogger(__name__)
+CLEARED = {
+    "ready": False,
+    "message": "",
+    "report": views.NO_REPORT,
+    "labels": views.NO_LABELS,
+    "images": views.NO_IMAGES,
+}
+
+
+class PageEvents:
+    """
+    The events of the page around one model.
+
+    Args:
+        report ([`RadiologyReportPipeline`]): Writes the reports.
+        model_name (`str`): How the page calls the model; not a path.
+    """
+
+    def __init__(self, report, model_name: str):
+        self.report, self.model_name = report, model_name
+
+    def upload(self, paths: list[str] | None) -> Iterator[dict]:
+        """Images were dropped: they replace the study and its report is written."""
+        yield {**CLEARED, "study": None, "message": '<p class="otdrg-hint">Reading ...</p>'}
+        try:
+            study = study_of_uploads(paths or [])
+        except (ValueError, ImportError) as error:  # not a radiograph, or DICOM without pydicom
+            # The drop area is emptied: its file is deleted.
+            yield {"message": views.error_view(str(error)), "drop": None}
+            return
+        yield {"message": "", "drop": None}
+        if study.images:
+            yield from self._show_and_write(study)
+
+    def example(self, seed: int) -> Iterator[dict]:
+        """A synthetic phantom was asked for."""
+        yield {**CLEARED, "drop": None}
+        yield from self._show_and_write(study_of_phantom(seed))
+
+    def rewrite(self, study: PageStudy | None, choices: str, indication: str, comparison: str) -> Iterator[dict]:
+        """
+        The report is asked for again, with what the user changed on the page.
+
+        Args:
+            study ([`PageStudy`], *optional*): The study on the page.
+            choices (`str`): JSON of `states` (given states by label), `views` and `evidence` (the label that is shown).
+            indication (`str`), comparison (`str`): As typed.
+        """
+        if study is None:
+            yield {"message": views.error_view("There is no image yet: drop one, or draw a synthetic example.")}
+            return
+        chosen = json.loads(choices)
+        study.given, study.views = dict(chosen["states"]), list(chosen["views"])
+        study.indication, study.comparison = indication or "", comparison or ""
+        yield from self._write(study, chosen.get("evidence"))
+
+    def stop(self, study: PageStudy | None) -> None:
+        """Ends the writing at the next word."""
+        if study is not None:
+            study.stop.set()
+
+    def _show_and_write(self, study: PageStudy) -> Iterator[dict]:
+        texts = {"indication": study.indication, "comparison": study.comparison}
+        yield {"study": study, "images": views.images_view(study), **texts}
+        yield from self._write(study, shown=None)
+
+    def _write(self, study: PageStudy, shown: str | None) -> Iterator[dict]:
+        yield {"message": "", "report": views.writing_view(""), "writing": True}
+        answer = None
+        try:
+            for written in follow_report(self.report, study):
+                if isinstance(written, str):
+                    yield {"report": views.writing_view(written)}
+                else:
+                    answer = review_answer(written)
+        except Exception as error:
+            yield {"message": self._explain(error), "report": views.NO_REPORT, "writing": False}
+            return
+        states = self.report.model.config.label_states
+        yield {
+            "report": views.report_view(study, answer, self.model_name),
+            "labels": views.labels_view(answer["findings"], study.given, states, answer["disagreements"]),
+            "images": views.images_view(study, answer, shown),
+            "writing": False,
+        }
+
+    def _explain(self, error: Exception) -> str:
+        if isinstance(error, ValueError):
+            return views.error_view(str(error))
+        # Only the type: the text of such an error can quote paths or pixels.
+        logger.warning("a report could not be written: %s", type(error).__name__)
+        if "OutOfMemory" in type(error).__name__ or isinstance(error, MemoryError):
+            return views.error_view("Out of memory: use fewer or smaller images, or start with --device cpu.")
+        return views.error_view(f"The report could not be written ({type(error).__name__}).")
+
+
+class _StopWhenSet(StoppingCriteria):
+    """Ends generation at the next token once `stop` is set."""
+
+    def __init__(self, stop: threading.Event):
+        self.stop = stop
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return input_ids.new_full(input_ids.shape[:1], self.stop.is_set(), dtype=bool)
+
+
+def follow_report(report, study: PageStudy, max_new_tokens: int = 256) -> Iterator[str | dict]:
+    """
+    Runs the pipeline on one study in a thread and follows what it writes.
+
+    Args:
+        report ([`RadiologyReportPipeline`]): Writes.
+        study ([`PageStudy`]): Its `stop` ends the writing early; so does closing this generator.
+        max_new_tokens (`int`, *optional*, defaults to 256): Bound on the length of the report, in tokens.
+
+    Yields:
+        `str`: The text so far, longer each time; last of all the pipeline's answer, a `dict`.
+
+    Raises:
+        Whatever the pipeline raises.
+    """
+    streamer = TextIteratorStreamer(report.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    options = {"stopping_criteria": StoppingCriteriaList([_StopWhenSet(study.stop)])}
+    if (report.model.generation_config.num_beams or 1) == 1:  # beams have no text until the last of them ends
+        options["streamer"] = streamer
+    outcome = {}
+
+    def write():
+        try:
+            outcome["answer"] = report(
+                study.inputs(), evidence=True, max_new_tokens=max_new_tokens, generate_kwargs=options
+            )
+        except Exception as error:
+            outcome["error"] = error
+        finally:
+            streamer.end()
+
+    writer = threading.Thread(target=write, daemon=True)
+    study.stop.clear()
+    writer.start()
+    text = ""
+    try:
+        for piece in streamer:
+            text += piece
+            if piece:
+                yield text.strip()
+    except GeneratorExit:  # the page was closed
+        study.stop.set()
+        raise
+    finally:
+        writer.join()
+    if "error" in outcome:
+        raise outcome["error"]
+    yield outcome["answer"]

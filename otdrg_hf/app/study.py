@@ -1,0 +1,71 @@
+"""The study on the page: images that were uploaded or drawn, in memory, with nothing of them left on disk."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from otdrg_hf.data.phantom import make_phantom
+from otdrg_hf.images import load_radiograph
+from otdrg_hf.modeling.image_loading import view_in
+
+MAX_IMAGES = 8
+EXAMPLE_SEEDS = (1_000_001, 1_000_002, 1_000_003)
+EXAMPLE_SIZE = 448
+
+
+@dataclass
+class PageStudy:
+    """Images and what the user said about them.
+
+    Attributes:
+        images (`list[PIL.Image.Image]`): The views.
+        views (`list[str]`): `"frontal"`, `"lateral"` or `"unknown"` of each.
+        indication (`str`), comparison (`str`): Why the images were taken; the earlier report.
+        given (`dict[str, str]`): States by label that the user knows.
+        phantom_report (`str`, *optional*): The true report of a synthetic phantom; `None` for uploads.
+        stop (`threading.Event`): Set to end the writing of the report early.
+    """
+
+    images: list[Image.Image]
+    views: list[str]
+    indication: str = ""
+    comparison: str = ""
+    given: dict[str, str] = field(default_factory=dict)
+    phantom_report: str | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def inputs(self) -> dict:
+        """The study as the pipeline takes it."""
+        return {
+            "images": self.images,
+            "views": self.views,
+            "indication": self.indication,
+            "comparison": self.comparison,
+            "disease_labels": self.given,
+        }
+
+
+def study_of_uploads(paths: Sequence[str]) -> PageStudy:
+    """
+    Loads the uploaded files, all views of one study, and deletes them whether they can be read or not.
+
+    Raises:
+        ValueError: for a file that is not a radiograph, naming it, and for more than 8 of them.
+    """
+    try:
+        if len(paths) > MAX_IMAGES:
+            raise ValueError(f"{len(paths)} files: at most {MAX_IMAGES} images of one study can be read together.")
+        images = [load_radiograph(path) for path in paths]
+    finally:
+        for path in paths:
+            Path(path).unlink(missing_ok=True)
+    return PageStudy(images, [view_in(image) for image in images])
+
+
+def study_of_phantom(seed: int) -> PageStudy:
+    """A synthetic study, drawn on the fly from its seed."""
+    phantom = make_phantom(seed, "test", image_size=EXAMPLE_SIZE)
+    return PageStudy(phantom.images, phantom.views, phantom.indication, phantom_report=phantom.report)

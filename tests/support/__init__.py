@@ -1,0 +1,1 @@
+"""What several tests need: models and files that they make, damage to files, cases from the field."""
