@@ -17,12 +17,10 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 MIN_SIDE = 16
-MAX_BYTES = 200_000_000
-MAX_PIXELS = 15_000 * 10_000
+MAX_BYTES, MAX_PIXELS = 200_000_000, 15_000 * 10_000
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 DICOM, VIEW = "DICOM", "radiograph_view"  # the name of the Pillow plugin, and its key in `image.info`
 INSTALL = "pip install 'otdrg-hf[dicom]'"
-_TIFF_STARTS = (b"II*\0", b"MM\0*")
 _WIDTH, _LENGTH, _BITS, _PHOTOMETRIC, _ORIENTATION, _PLANAR = 256, 257, 258, 262, 274, 284  # TIFF tags
 _OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 _TOO_LARGE = "too many pixels for a radiograph; reduce it below 15,000 x 10,000."
@@ -166,7 +164,7 @@ def _from_content(content: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(content), formats=(DICOM,) if dicom else None)
     except UnidentifiedImageError:
-        if content.startswith(_TIFF_STARTS) and (image := _tiff_by_imagecodecs(content)):
+        if content.startswith((b"II*\0", b"MM\0*")) and (image := _tiff_by_imagecodecs(content)):
             return image
         raise ValueError("not an image file that can be read (PNG, JPEG, TIFF, DICOM, ...).") from None
     except Image.DecompressionBombError:
