@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from otdrg_hf.data import load_study_dataset
+
 HERE = Path(__file__).parent
 SHARED_IU = HERE.parents[2] / "shared" / "data" / "iu_xray"
 
@@ -110,3 +112,23 @@ def make():
         tar = staticmethod(write_tar)
 
     return Make
+
+
+@pytest.fixture
+def warned(caplog, monkeypatch):
+    """What was logged, which transformers' loggers keep to themselves."""
+    import transformers
+
+    for name in ("transformers", "otdrg_hf"):
+        monkeypatch.setattr(transformers.utils.logging.get_logger(name), "propagate", True)
+    return lambda: caplog.text
+
+
+@pytest.fixture
+def load(tmp_path):
+    """`load_study_dataset` with a cache of the test's own."""
+
+    def load(*arguments, **options):
+        return load_study_dataset(*arguments, cache_dir=tmp_path / "cache", **options)
+
+    return load

@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from otdrg_hf.data import load_study_dataset
+from otdrg_hf.data import load_study_dataset, prepare_dataset
 from otdrg_hf.data.errors import DataError
-from otdrg_hf.data.prepare import prepare_dataset
 from otdrg_hf.labeling import LABELS
 
 SPLIT = ("dicom_id", "study_id", "subject_id", "split")
