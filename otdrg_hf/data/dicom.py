@@ -7,7 +7,6 @@ from PIL import Image
 
 from otdrg_hf.extras import require
 from otdrg_hf.modeling.dicom_otdrg import file_view, is_dicom
-from otdrg_hf.modeling.image_loading import load_radiograph
 
 _FORMAT = "DICOM"
 _SUFFIXES = (".dcm", ".dicom")
@@ -45,5 +44,7 @@ def _open(file, filename: str) -> Image.Image:
     head = file.read(132)
     if not is_dicom(head):
         raise SyntaxError("not DICOM")
+    from otdrg_hf.modeling.image_loading import load_radiograph  # which imports torch
+
     name = f"image {os.path.basename(filename)!r}" if filename else "DICOM image"
     return load_radiograph(head + file.read(), name)
