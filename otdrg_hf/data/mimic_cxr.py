@@ -65,7 +65,6 @@ CREATE TABLE labels (study INTEGER PRIMARY KEY, states TEXT);
 CREATE TABLE reports (name TEXT PRIMARY KEY, text TEXT) WITHOUT ROWID;
 """
 _JOIN = """
-CREATE INDEX images_of_study ON images (study);
 CREATE TABLE mimic_studies AS
     SELECT images.study, min(patient) AS patient, min(split) AS split, min(moment) AS moment,
         count(DISTINCT split) + count(DISTINCT patient) AS conflicts
@@ -200,12 +199,13 @@ def load_tables(database: sqlite3.Connection, folder: str, reject: Reject) -> No
     Reads the split, metadata and, if it is there, CheXpert tables of `folder` into the database. Rows that are
     malformed, repeated or in no split are passed to `reject`; missing tables and columns raise [`DataError`].
     """
-    database.executescript(_TABLES)
+    database.executescript(f"{_TABLES} BEGIN;")
     _load_split(database, _required(folder, SPLIT_TABLE), reject)
+    database.execute("CREATE INDEX images_of_study ON images (study)")
     _load_metadata(database, _required(folder, METADATA_TABLE), reject)
     if chexpert := find_table(folder, CHEXPERT_TABLE):
         _load_chexpert(database, chexpert, reject)
-    database.executescript(_JOIN)
+    database.executescript(f"{_JOIN} BEGIN;")  # a script ends the transaction before it
 
 
 def iter_mimic_studies(database: sqlite3.Connection) -> Iterator[MimicStudy]:

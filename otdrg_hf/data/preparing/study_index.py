@@ -11,6 +11,8 @@ from urllib.parse import quote
 from otdrg_hf.data.errors import rejection
 from otdrg_hf.files import atomic_path
 
+CACHE_KIB = 64 << 10  # without it, tables that are keyed by random ids are written over and over
+_PRAGMAS = f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA temp_store=FILE; PRAGMA cache_size=-{CACHE_KIB};"
 _TABLES = """
 CREATE TABLE studies (split TEXT, position INTEGER, id TEXT, content TEXT, PRIMARY KEY (split, position))
     WITHOUT ROWID;
@@ -48,8 +50,7 @@ def write_index(path: str) -> Iterator[StudyIndexWriter]:
     """Yields a [`StudyIndexWriter`]; the file appears at `path` when the block ends without an error."""
     with atomic_path(path) as unfinished, closing(sqlite3.connect(unfinished, isolation_level=None)) as database:
         # The file is only used once it is whole, so a crash may spoil the unfinished one.
-        database.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA temp_store=FILE; BEGIN;")
-        database.executescript(_TABLES)
+        database.executescript(f"{_PRAGMAS} {_TABLES} BEGIN;")
         yield StudyIndexWriter(database)
         if database.in_transaction:
             database.execute("COMMIT")
