@@ -200,3 +200,11 @@ def test_summary_as_text(tree, tmp_path):
     counts = [str(edema[state]) for state in ("positive", "negative", "uncertain", "blank")]
     assert ["Edema", *counts, f"{100 * edema['positive'] / 60:.1f}"] in lines
     assert lines[-2:] == [["empty", "report", "1,234"], ["image", "missing", "2"]]
+
+
+def test_the_command_prints_the_summary(r2gen_folder, tmp_path, capsys):
+    for as_json in (True, False):
+        command.run("folder", tmp_path / "out", r2gen_folder, as_json, image_size=16)
+        printed = capsys.readouterr().out
+        summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+        assert json.loads(printed) == summary if as_json else printed == summary_text(summary) + "\n"
