@@ -186,9 +186,7 @@ def _folder_of(name_or_dir: Any, data_dir: Any) -> str:
         name_or_dir = data_dir
     folder = os.path.abspath(os.fspath(name_or_dir))
     if not os.path.isdir(folder):
-        raise DataError(
-            f"{os.fspath(name_or_dir)!r} is neither a folder nor one of {', '.join((*PHANTOM_NAMES, *DOWNLOADS))}"
-        )
+        raise DataError(f"{os.fspath(name_or_dir)!r} is neither {', '.join((*PHANTOM_NAMES, *DOWNLOADS))} nor a folder")
     return folder
 
 

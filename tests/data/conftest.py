@@ -1,6 +1,5 @@
 """Made-up downloads of IU X-Ray and MIMIC-CXR in their exact layouts, for the tests of the readers."""
 
-import importlib.util
 import io
 import json
 import tarfile
@@ -11,8 +10,7 @@ from PIL import Image
 
 from otdrg_hf.data import load_study_dataset
 
-HERE = Path(__file__).parent
-SHARED_IU = HERE.parents[2] / "shared" / "data" / "iu_xray"
+SHARED_IU = Path(__file__).parents[3] / "shared" / "data" / "iu_xray"
 
 IU_REPORT = """<?xml version="1.0" encoding="utf-8"?>
 <eCitation><uId id="CXR{number}"/><MedlineCitation><Article><Abstract>
@@ -28,10 +26,9 @@ IU_IMAGE = '<parentImage id="{stem}"><caption>{caption}</caption></parentImage>'
 @pytest.fixture(scope="session")
 def mimic_tree():
     """The module that writes MIMIC-CXR trees."""
-    spec = importlib.util.spec_from_file_location("mimic_tree", HERE / "mimic_tree.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    from tests.data import mimic_tree
+
+    return mimic_tree
 
 
 @pytest.fixture(scope="session")
