@@ -108,13 +108,13 @@ def prepare(
     as_json: JsonOption = False,
 ) -> None:
     """Turn a download of IU X-Ray or MIMIC-CXR into a dataset that loads in one line; goes on where it was cut off."""
-    from otdrg_hf.data import prepare_dataset
-    from otdrg_hf.data.summary_text import summary_text
+    from otdrg_hf.data.preparing import command
 
-    summary = prepare_dataset(
+    command.run(
         source,
         output_dir,
         data_dir,
+        as_json,
         annotation=annotation,
         reports=reports,
         images=images,
@@ -124,7 +124,6 @@ def prepare(
         num_proc=num_proc,
         plot=plot,
     )
-    print(json.dumps(summary, indent=2) if as_json else summary_text(summary))
 
 
 @app.command()

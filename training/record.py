@@ -13,17 +13,14 @@ from huggingface_hub import RepoCard
 from trl import ModelConfig
 from yaml import YAMLError
 
-from otdrg_hf.data.prepared import read_summary
+from otdrg_hf.data.sources import source_of
 from otdrg_hf.hub.card_file import CARD_FILE, is_replaceable
 from otdrg_hf.hub.model_card import write_model_card
 from otdrg_hf.hub.provenance import FORMAT, RECORD_FILE, read_file, read_stages
-from otdrg_hf.hub.sources import SOURCES
 
 from .arguments import LABEL_RATES, StudyArguments
 from .report_metrics import LOGGED
 
-# DICOM ids and study folders of MIMIC-CXR, by which it is known in whatever form it comes.
-MIMIC_NAME = re.compile(r"(?<![0-9a-f])[0-9a-f]{8}(-[0-9a-f]{8}){4}(?![0-9a-f])|(?:^|/)s5\d{7}(?:$|[/.])")
 RECIPE = (
     "num_train_epochs",
     "max_steps",
@@ -65,7 +62,7 @@ def training_data(args: StudyArguments, model_args: ModelConfig, studies) -> lis
     """
     start = model_args.model_name_or_path
     before = [stage["dataset"] for stage in (read_stages(start) if start else [])]
-    return list(dict.fromkeys([*before, data_source(args, studies)]))
+    return list(dict.fromkeys([*before, source_of(args.dataset, studies)]))
 
 
 def describe_stage(trainer, args: StudyArguments, model_args: ModelConfig) -> dict[str, Any]:
@@ -77,7 +74,7 @@ def describe_stage(trainer, args: StudyArguments, model_args: ModelConfig) -> di
     cuda = training.device.type == "cuda"
     return {
         "stage": args.stage,
-        "dataset": data_source(args, trainer.train_dataset),
+        "dataset": source_of(args.dataset, trainer.train_dataset),
         "image_size": _image_size(trainer.processing_class),
         "studies": {"train": len(trainer.train_dataset), "validation": len(trainer.eval_dataset)},
         "target": args.target,
@@ -100,29 +97,6 @@ def describe_stage(trainer, args: StudyArguments, model_args: ModelConfig) -> di
         "validation": _results(trainer),
         "versions": _versions(),
     }
-
-
-def data_source(args: StudyArguments, studies) -> str:
-    """
-    The name in [`SOURCES`] of what a run reads, by its name or the summary of its folder. MIMIC-CXR is recognised by
-    its identifiers as well, in an R2Gen folder or wherever else: it is the one that must not be taken for another.
-    """
-    if args.dataset in SOURCES and SOURCES[args.dataset].synthetic:
-        return args.dataset
-    if any(MIMIC_NAME.search(name) for name in _names(studies)):
-        return "mimic_cxr"
-    if args.dataset in SOURCES:
-        return args.dataset
-    source = read_summary(args.dataset).get("source", "folder")
-    return source if source in SOURCES else "folder"
-
-
-def _names(studies):
-    yield from studies["id"]
-    # The paths of a few: of films that are embedded, reading the paths reads the films.
-    few = studies.select_columns("images").select(range(min(100, len(studies)))).with_format("arrow")
-    for images in few[:]["images"].to_pylist():
-        yield from (image["path"].replace("\\", "/") for image in images if image["path"])
 
 
 def _hub_id(name: str | None) -> str | None:

@@ -21,7 +21,7 @@ from trl import ModelConfig, SFTConfig
 from yaml import YAMLError
 
 from otdrg_hf.data import load_study_dataset
-from otdrg_hf.data.schema import PHANTOM_NAMES
+from otdrg_hf.data.phantom import PHANTOM_NAMES
 from otdrg_hf.labeling import label_reports
 from otdrg_hf.modeling.disease_states_otdrg import POSITIVE, positive_log_odds
 from otdrg_hf.training.adapters import adapter_config, put_on_base

@@ -4,8 +4,8 @@ import itertools
 import os
 
 from otdrg_hf.data import load_study_dataset
+from otdrg_hf.data.phantom import PHANTOM_NAMES
 from otdrg_hf.data.prepared import is_prepared_folder, shard_files
-from otdrg_hf.data.schema import PHANTOM_NAMES
 
 from .arguments import StudyArguments
 

@@ -8,8 +8,8 @@ _MODULE_OF = {
     "STUDY_COLUMNS": "schema",
     "study_features": "schema",
     "load_study_dataset": "loading",
-    "prepare_dataset": "prepare",
-    "plot_label_prevalence": "prevalence",
+    "prepare_dataset": "preparing.command",
+    "plot_label_prevalence": "preparing.summary",
     "phantom_dataset": "phantom",
 }
 
@@ -24,12 +24,12 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .errors import DataError
-    from .loading import load_study_dataset
-    from .phantom import phantom_dataset
-    from .prepare import prepare_dataset
-    from .prevalence import plot_label_prevalence
-    from .schema import STUDY_COLUMNS, study_features
+    from otdrg_hf.data.errors import DataError
+    from otdrg_hf.data.loading import load_study_dataset
+    from otdrg_hf.data.phantom import phantom_dataset
+    from otdrg_hf.data.preparing.command import prepare_dataset
+    from otdrg_hf.data.preparing.summary import plot_label_prevalence
+    from otdrg_hf.data.schema import STUDY_COLUMNS, study_features
 
 
 def __getattr__(name: str):

@@ -1,22 +1,35 @@
-"""Reads image folders with a metadata.jsonl, after the Hugging Face imagefolder convention, one line per study."""
+"""Image folders with a metadata.jsonl, one line per study, after the imagefolder convention of `datasets`."""
 
 import os
 from collections.abc import Iterator
 from typing import Any
 
-from ..json_lines import numbered_lines, parse_object
-from .dicom import view_in_file
-from .errors import DataError
-from .paths import join_inside
-from .rejections import NO_IMAGE_NAMED, Reject, ignore
-from .schema import NUM_LABELS, STUDY_COLUMNS, TEXT_COLUMNS, make_study, split_name, study_id, view_of
+from otdrg_hf.data.errors import NO_IMAGE_NAMED, DataError, Reject, ignore
+from otdrg_hf.data.schema import (
+    NUM_LABELS,
+    STUDY_COLUMNS,
+    TEXT_COLUMNS,
+    Source,
+    make_study,
+    split_name,
+    study_id,
+)
+from otdrg_hf.data.source_files import join_inside
+from otdrg_hf.files import numbered_lines, parse_object
+from otdrg_hf.images.views import view_of
 
+SOURCE = Source(
+    title="a collection of the publisher's own",
+    description="Studies from a folder of the publisher's own; the package does not know where they come from.",
+    known=False,
+)
 METADATA_FILE = "metadata.jsonl"
 _FILE_KEYS = ("file_name", "file_names")
 _STATES = {"blank": 0, "positive": 1, "negative": 2, "uncertain": 3}
 
 
 def is_image_folder(folder: str) -> bool:
+    """Whether a folder, or the folder of one of its splits, has a metadata.jsonl."""
     return bool(_metadata_files(folder))
 
 
@@ -48,13 +61,16 @@ def image_folder_splits(folder: str) -> set[str]:
 
 def image_folder_studies(folder: str, split: str, reject: Reject = ignore) -> Iterator[dict[str, Any]]:
     """
-    Yield the studies of a split. A line has `file_name` or `file_names`, relative to its metadata.jsonl, and any
+    Yields the studies of a split. A line has `file_name` or `file_names`, relative to its metadata.jsonl, and any
     columns of the schema; `disease_labels` is 14 states in the CheXbert order or an object `{label: state name}`.
     Images may be DICOM; a line without `views` has those that its DICOM files name.
 
     A folder with one metadata.jsonl at its top is split by a `split` key of its lines, else by their first folder
-    (`train/...`); lines that say neither are train. Raises [`DataError`], naming file and line, where one
-    does not fit. Studies that name no image (`file_names` is empty) are passed to `reject`.
+    (`train/...`); lines that say neither are train. Studies that name no image (`file_names` is empty) are passed to
+    `reject`.
+
+    Raises:
+        [`DataError`]: for a line that does not fit, naming file and line.
     """
     files = _metadata_files(folder)
     path = files.get(split, files.get(None))
@@ -78,7 +94,7 @@ def image_folder_studies(folder: str, split: str, reject: Reject = ignore) -> It
 
 
 def ignored_keys(folder: str) -> list[str]:
-    """The keys in the folder's metadata that mean nothing here, so that the reader can say that it leaves them out."""
+    """The keys of the folder's metadata that are not in the schema and are left out."""
     known = {*STUDY_COLUMNS, *_FILE_KEYS, "split"}
     return sorted({key for path in image_folder_files(folder) for _, line in _lines(path) for key in line} - known)
 
@@ -135,6 +151,8 @@ def _study(line: dict[str, Any], where: str, folder: str) -> dict[str, Any]:
 
 def _views(line: dict[str, Any], where: str, images: list[str]) -> list[str]:
     if not line.get("views"):
+        from otdrg_hf.images.dicom import view_in_file  # imports torch
+
         return [view_in_file(path) for path in images]
     views = line["views"]
     if not isinstance(views, list) or len(views) != len(images):
@@ -147,7 +165,7 @@ def _labels(line: dict[str, Any], where: str) -> list[int] | None:
     if labels is None:
         return None
     if isinstance(labels, dict):
-        from ..labeling import LABELS
+        from otdrg_hf.labeling import LABELS
 
         if set(labels) <= set(LABELS) and set(labels.values()) <= set(_STATES):
             return [_STATES[labels.get(name, "blank")] for name in LABELS]

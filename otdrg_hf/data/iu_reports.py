@@ -1,4 +1,4 @@
-"""Reads the reports of the Indiana University Chest X-ray Collection (Demner-Fushman et al., 2016): XML or a table."""
+"""The reports of IU X-Ray, as Open-i's XML files or as Kaggle's table."""
 
 import os
 import re
@@ -7,26 +7,23 @@ from dataclasses import dataclass
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from .archives import iter_files
-from .csv_tables import read_table
-from .errors import DataError
-from .projections import study_number
-from .rejections import REPORT_UNREADABLE, Rejected
+from otdrg_hf.data.errors import REPORT_UNREADABLE, DataError, Reject, Rejected
+from otdrg_hf.data.source_files import iter_files, read_table
 
 MAX_REPORT_BYTES = 4 << 20
+
 _TABLE_COLUMNS = ("uid", "findings", "impression")
 _OPTIONAL_COLUMNS = ("indication", "comparison", "MeSH", "image")
-
 _SPACE = re.compile(r"\s+")
-_ID = re.compile(r"CXR\d+")
-_IMAGE_ID = re.compile(r"[\w.-]+")
+_STUDY = re.compile(r"CXR\d+")
+_IMAGE = re.compile(r"[\w.-]+")
 
 
 @dataclass(frozen=True)
 class IUReport:
     """
-    A report: its texts (white space collapsed), MeSH terms, and the stems and the caption of its images. Kaggle's
-    table does not name the images.
+    A report: its texts (white space collapsed), MeSH terms, and the stems and the caption of its images, which Kaggle's
+    table does not name.
     """
 
     id: str
@@ -52,9 +49,9 @@ class IUReport:
         return ["lateral" if lateral else "frontal"]
 
 
-def iter_iu_reports(reports: str, reject=None) -> Iterator[IUReport]:
+def iter_iu_reports(reports: str, reject: Reject | None = None) -> Iterator[IUReport]:
     """
-    Yield the reports of NLMCXR_reports.tgz, its folder, or Kaggle's indiana_reports.csv. What cannot be read is passed
+    Yields the reports of NLMCXR_reports.tgz, its folder, or Kaggle's indiana_reports.csv. What cannot be read is passed
     to `reject(reason, detail, member=name)`; without `reject` it raises [`DataError`].
     """
 
@@ -86,8 +83,11 @@ def _parse_row(row: dict[str, str]) -> IUReport:
 
 def parse_iu_report(content: bytes) -> IUReport:
     """
-    Parse one XML report. Raises [`Rejected`] for XML that does not parse, that declares a document type (the way of
-    entity bombs; the collection has none), or that is no report of the collection.
+    Parses one XML report.
+
+    Raises:
+        [`Rejected`]: for XML that does not parse, that declares a document type (as entity bombs do; the collection has
+            none), or that is not a report of the collection.
     """
     try:
         root = _parse_without_doctype(content)
@@ -95,13 +95,13 @@ def parse_iu_report(content: bytes) -> IUReport:
         raise Rejected(REPORT_UNREADABLE, str(error)) from None
     identifier = root.find("uId")
     name = "" if identifier is None else identifier.get("id", "")
-    if not _ID.fullmatch(name):
+    if not _STUDY.fullmatch(name):
         raise Rejected(REPORT_UNREADABLE, "no uId of the form CXR123")
     sections = {text.get("Label", ""): _text(text) for text in reversed(list(root.iter("AbstractText")))}
     images = list(root.iter("parentImage"))
     stems = tuple(image.get("id", "") for image in images)
-    if not all(_IMAGE_ID.fullmatch(stem) for stem in stems):
-        raise Rejected(REPORT_UNREADABLE, "an image name that is no plain file name")
+    if not all(_IMAGE.fullmatch(stem) for stem in stems):
+        raise Rejected(REPORT_UNREADABLE, "an image name that is not a plain file name")
     return IUReport(
         id=name,
         indication=sections.get("INDICATION", ""),
@@ -131,4 +131,9 @@ def _parse_without_doctype(content: bytes) -> Element:
 
 
 def _refuse_doctype(*declaration) -> None:
-    raise ValueError("it declares a document type, which reports have not")
+    raise ValueError("it declares a document type, which no report has")
+
+
+def study_number(uid: str) -> str:
+    """The number of a study: "12" for "12", "CXR12" and "12.0", which pandas makes of a column with gaps."""
+    return re.sub(r"\.0$", "", uid.strip().removeprefix("CXR"))

@@ -1,34 +1,42 @@
-"""Reads prepared folders: Parquet shards, with a summary.json where `otdrg prepare` wrote them."""
+"""Prepared folders: Parquet shards, with a summary.json if `otdrg prepare` wrote them, read whole or in place."""
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
-from .errors import DataError
-from .schema import SPLITS, STUDY_COLUMNS, split_name
+from otdrg_hf.data.errors import DataError
+from otdrg_hf.data.schema import SPLITS, STUDY_COLUMNS, split_name
 
+# An embedded image is called SHARD::ROW::NUMBER::NAME until it is read in place.
+SEPARATOR = "::"
+OPEN_FILES = 64
 SUMMARY_FILE = "summary.json"
 STATE_FOLDER = ".prepare"
 SHARD_FOLDER = "data"
 
 
 def is_prepared_folder(folder: str) -> bool:
+    """Whether a folder has Parquet shards, or a preparation that is not finished."""
     return os.path.isdir(os.path.join(folder, STATE_FOLDER)) or bool(_parquet_files(folder))
 
 
 def _parquet_files(folder: str) -> list[str]:
-    for place in (os.path.join(folder, SHARD_FOLDER), folder):
-        names = sorted(os.listdir(place)) if os.path.isdir(place) else []
-        if files := [os.path.join(place, name) for name in names if name.endswith(".parquet")]:
+    for parent in (os.path.join(folder, SHARD_FOLDER), folder):
+        names = sorted(os.listdir(parent)) if os.path.isdir(parent) else []
+        if files := [os.path.join(parent, name) for name in names if name.endswith(".parquet")]:
             return files
     return []
 
 
 def shard_files(folder: str, split: str) -> list[str]:
     """
-    The Parquet shards of a split, in order. Raises [`DataError`] for a preparation that was not finished, for shards
-    that are missing and for a split that the folder has not.
+    The Parquet shards of a split, in order.
+
+    Raises:
+        [`DataError`]: for a preparation that was not finished, for missing shards and for a split that the folder does
+            not have.
     """
     if os.path.isdir(os.path.join(folder, STATE_FOLDER)):
         raise DataError("This folder's preparation was not finished: run the same `otdrg prepare` command again")
@@ -80,7 +88,7 @@ def shard_columns(files: list[str]) -> list[str]:
 
 
 def prepared_studies(files: list[str], image_root: str, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the shards, image paths joined to `image_root`; a few rows are in memory at a time."""
+    """Yields the rows of the shards, image paths joined to `image_root`; a few rows are in memory at a time."""
     import pyarrow.parquet as pq
 
     for path in files:
@@ -97,3 +105,80 @@ def _located(image: dict[str, Any], image_root: str) -> dict[str, Any]:
     if image["bytes"] is not None or not image["path"]:
         return image
     return {"bytes": None, "path": os.path.join(image_root, image["path"])}
+
+
+def rows_without_images(
+    files: list[str], image_root: str, columns: Sequence[str], stamps: tuple
+) -> Iterator[dict[str, Any]]:
+    """The rows of the shards with the positions of their images instead of the images, none of which is read."""
+    import pyarrow.parquet as pq
+
+    texts = [name for name in columns if name != "images"]
+    for path in files:
+        position = 0
+        for batch in pq.ParquetFile(path).iter_batches(256, columns=[*texts, "images.list.element.path"]):
+            for row in batch.to_pylist():
+                row["images"] = [
+                    {
+                        "bytes": None,
+                        "path": SEPARATOR.join((path, str(position), str(number), image["path"] or "image")),
+                    }
+                    for number, image in enumerate(row["images"])
+                ]
+                position += 1
+                yield row
+
+
+class ImageReader:
+    """
+    A transform of `datasets` that replaces the positions of images by the images, decoded.
+
+    A row group of a shard is read for each study, in the process that asks for it: a worker of the data loader, not the
+    process that trains. Nothing is kept but open files.
+    """
+
+    def __init__(self, image_root: str):
+        self.image_root = image_root
+
+    def __call__(self, rows: dict[str, list]) -> dict[str, list]:
+        if "images" not in rows:
+            return rows
+        return {**rows, "images": [self._images(images) for images in rows["images"]]}
+
+    def _images(self, images: list[dict[str, Any]]) -> list:
+        if not images:
+            return []
+        from datasets import Image
+
+        path, row = images[0]["path"].split(SEPARATOR)[:2]
+        stored = _read_row(path, int(row))
+        read = []
+        for image in images:
+            content = stored[int(image["path"].split(SEPARATOR)[2])]
+            if content["bytes"] is None:
+                content = {"bytes": None, "path": os.path.join(self.image_root, content["path"])}
+            read.append(Image().decode_example(content))
+        return read
+
+
+@lru_cache(maxsize=OPEN_FILES)
+def _open(path: str, process: int):
+    """A shard and the first row of each of its row groups; one for each process, since a fork shares the offset."""
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path, memory_map=False)
+    starts, start = [], 0
+    for group in range(file.num_row_groups):
+        starts.append(start)
+        start += file.metadata.row_group(group).num_rows
+    return file, starts
+
+
+def _read_row(path: str, row: int) -> list[dict[str, Any]]:
+    try:
+        file, starts = _open(path, os.getpid())
+        group = max(index for index, start in enumerate(starts) if start <= row)
+        table = file.read_row_group(group, columns=["images"])
+    except (OSError, ValueError) as error:
+        raise DataError(f"{os.path.basename(path)} cannot be read ({error}): prepare or copy it again") from None
+    return table.column("images")[row - starts[group]].as_py()

@@ -1,19 +1,18 @@
-"""Reads R2Gen-format folders: images/ and an annotation.json with the keys train, val and test."""
+"""R2Gen-format folders: images/ and an annotation.json with the keys train, val and test (Chen et al., 2020)."""
 
 import codecs
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..json_lines import HALF_SURROGATE, half_surrogate
-from .errors import DataError
-from .paths import join_inside
-from .projections import R2GenViews, frontal_first
-from .rejections import NO_IMAGE_NAMED, Reject, ignore
-from .schema import SPLITS, make_study, split_name, study_id
+from otdrg_hf.data.errors import NO_IMAGE_NAMED, DataError, Reject, ignore
+from otdrg_hf.data.schema import SPLITS, frontal_first, make_study, split_name, study_id
+from otdrg_hf.data.source_files import join_inside
+from otdrg_hf.files import HALF_SURROGATE, half_surrogate
 
+ViewOf = Callable[[str, str], str]
 ANNOTATION_FILE = "annotation.json"
 IMAGE_FOLDER = "images"
 
@@ -24,9 +23,9 @@ def is_r2gen_folder(folder: str) -> bool:
 
 def read_annotation(path: str) -> dict[str, list[dict[str, Any]]]:
     """
-    Read an R2Gen annotation file into `{"train": [...], "validation": [...], "test": [...]}` (the splits it has).
+    Reads an R2Gen annotation file into `{"train": [...], "validation": [...], "test": [...]}` (the splits it has).
 
-    Stray spaces in keys are forgiven. A key of blanks alone, as in an annotation.json of IU X-Ray found in the wild,
+    Spaces around keys are ignored. A key of spaces alone, which an annotation.json of IU X-Ray in circulation has,
     stands for the split that its entries name, or else for the only one of the three that is missing.
 
     Raises:
@@ -41,8 +40,8 @@ def read_annotation(path: str) -> dict[str, list[dict[str, Any]]]:
         raise DataError(f"There is no annotation file {name} at the path given") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{name} is not valid JSON ({error}): get it again from its source") from None
-    if (place := half_surrogate(text)) is not None:
-        before = text[:place].split("\n")
+    if (position := half_surrogate(text)) is not None:
+        before = text[:position].split("\n")
         where = f"{name} line {len(before)} column {len(before[-1]) + 1}"
         raise DataError(f"{where}: {HALF_SURROGATE}: correct or remove it")
     if not isinstance(content, dict) or not all(isinstance(entries, list) for entries in content.values()):
@@ -71,26 +70,30 @@ def _split_of_blank_key(entries: list, splits: dict[str, list], name: str) -> st
 
 
 def r2gen_studies(
-    folder: str, split: str, projections: str | None = None, reject: Reject = ignore
+    folder: str, split: str, view_of: ViewOf | None = None, reject: Reject = ignore
 ) -> Iterator[dict[str, Any]]:
     """
-    Yield the studies of a split, unlabeled; the report is taken for the findings, as R2Gen's are. Views come from the
-    csv of `projections` (see [`R2GenViews`]), and put frontal images first; without it they are unknown and the order
-    stays. Studies that name no image are passed to `reject`.
+    Yields the studies of a split, unlabeled; the report is taken for the findings, as R2Gen's are.
+
+    Args:
+        folder (`str`): The folder.
+        split (`str`): `"train"`, `"validation"` or `"test"`.
+        view_of (`Callable`, *optional*): The view of an image by the id of its study and its path; frontal images come
+            first then. Without it views are unknown and the order stays.
+        reject (`Callable`): Called for studies that name no image.
     """
     splits = read_annotation(os.path.join(folder, ANNOTATION_FILE))
     if split not in splits:
         raise DataError(f"{ANNOTATION_FILE} has no split {split!r}, only {', '.join(splits) or 'none'}")
-    views = R2GenViews(projections) if projections else None
     for position, entry in enumerate(splits[split]):
-        study = _study(entry, position, split, os.path.join(folder, IMAGE_FOLDER), views)
+        study = _study(entry, position, split, os.path.join(folder, IMAGE_FOLDER), view_of)
         if study["images"]:
             yield frontal_first(study)
         else:
             reject(NO_IMAGE_NAMED, id=study["id"], split=split)
 
 
-def _study(entry: Any, position: int, split: str, image_folder: str, views: R2GenViews | None) -> dict[str, Any]:
+def _study(entry: Any, position: int, split: str, image_folder: str, view_of: ViewOf | None) -> dict[str, Any]:
     where = f"{ANNOTATION_FILE}, {split} entry {position}"
     if not isinstance(entry, dict) or not {"id", "report", "image_path"} <= entry.keys():
         raise DataError(f"{where}: it must be an object with the keys id, report and image_path")
@@ -100,5 +103,5 @@ def _study(entry: Any, position: int, split: str, image_folder: str, views: R2Ge
     paths = [path for path in paths if path.strip()]
     name, report = study_id(entry["id"], where), " ".join(entry["report"].split())
     images = [join_inside(image_folder, path) for path in paths]
-    known = [views.view(name, path) for path in paths] if views else None
-    return make_study(id=name, images=images, views=known, findings=report, report=report)
+    views = [view_of(name, path) for path in paths] if view_of else None
+    return make_study(id=name, images=images, views=views, findings=report, report=report)

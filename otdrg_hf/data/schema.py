@@ -1,10 +1,9 @@
-"""The one schema of every study dataset: its columns, splits, views and label states."""
+"""The one schema of every study dataset: its columns, splits, views and label states, and what a source declares."""
 
+from dataclasses import dataclass
 from typing import Any
 
-from otdrg_hf.images.dicom import view_of as view_of
-
-from .errors import DataError, require_datasets
+from otdrg_hf.data.errors import DataError, require_datasets
 
 STUDY_COLUMNS = (
     "id",
@@ -18,8 +17,6 @@ STUDY_COLUMNS = (
     "disease_labels",
 )
 INPUT_COLUMNS = ("images", "views", "indication", "comparison")  # what a report is written from
-PHANTOM_NAMES = ("phantom", "phantom_hard")
-HARD_PHANTOM, BROKEN_SPLIT = "phantom_hard", "test_broken"
 TEXT_COLUMNS = ("id", "indication", "comparison", "findings", "impression", "report")
 VIEWS = ("frontal", "lateral", "unknown")
 SPLITS = ("train", "validation", "test")
@@ -35,6 +32,37 @@ _SPLIT_NAMES = {
     "dev": "validation",
     "test": "test",
 }
+
+
+@dataclass(frozen=True)
+class Source:
+    """
+    A source of studies, as cards describe it; each module of a source has its own.
+
+    Attributes:
+        title (`str`): Readable name.
+        description (`str`): What the studies are, in a sentence or two.
+        splits (`tuple[str, ...]`): The splits that it may have.
+        license (`str`, *optional*): The Hub's identifier of the licence; `None` where it is not known.
+        license_name, license_link (`str`, *optional*): Of a licence that the Hub calls `"other"`.
+        url (`str`, *optional*): Where the data comes from.
+        citation (`str`, *optional*): Whom to cite for it.
+        synthetic (`bool`): Whether it shows no patient.
+        credentialed (`bool`): Whether it may only be shared with people who have signed its data use agreement.
+        known (`bool`): Whether the package knows the terms; a folder of the user's own may hold anything.
+    """
+
+    title: str
+    description: str
+    splits: tuple[str, ...] = SPLITS
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    url: str | None = None
+    citation: str | None = None
+    synthetic: bool = False
+    credentialed: bool = False
+    known: bool = True
 
 
 def study_features(decode: bool = True):
@@ -57,21 +85,22 @@ def study_features(decode: bool = True):
 
 
 def split_name(name: str) -> str | None:
-    """`train`, `validation` or `test` for any of the usual spellings ("val", " Test "), else `None`."""
+    """`"train"`, `"validation"` or `"test"` for any of the usual spellings ("val", " Test "), else `None`."""
     return _SPLIT_NAMES.get(str(name).strip().lower())
 
 
-def require_split(name: str) -> str:
-    """Like [`split_name`], but raises [`DataError`] for a name that is no split."""
-    known = split_name(name)
+def require_split(name: str, splits: tuple[str, ...] = SPLITS) -> str:
+    """
+    Like [`split_name`], but raises [`DataError`] for a name that is not a split.
+
+    Args:
+        name (`str`): A split in any of the usual spellings, or one of `splits`.
+        splits (`tuple[str, ...]`): Of the source.
+    """
+    known = name if name in splits else split_name(name)
     if known is None:
-        raise DataError(f"Unknown split {name!r}: ask for one of {', '.join(SPLITS)} ('val' is accepted)")
+        raise DataError(f"Unknown split {name!r}: ask for one of {', '.join(splits)} ('val' is accepted)")
     return known
-
-
-def require_split_of(dataset: str, name: str) -> str:
-    """Like [`require_split`], with the split that the hard phantoms alone have."""
-    return name if (dataset, name) == (HARD_PHANTOM, BROKEN_SPLIT) else require_split(name)
 
 
 def compose_report(findings: str, impression: str) -> str:
@@ -81,8 +110,11 @@ def compose_report(findings: str, impression: str) -> str:
 
 def study_id(value: Any, where: str) -> str:
     """
-    The id that a file gives a study, as text. Raises [`DataError`] for anything but text and whole numbers: 3.0, which
-    pandas makes of 3 in a column with gaps, would not be found under the name "3".
+    The id that a file gives a study, as text.
+
+    Raises:
+        [`DataError`]: for anything but text and whole numbers: 3.0, which pandas makes of 3 in a column with gaps,
+            would not be found under the name "3".
     """
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
         raise DataError(f"{where}: the id must be text or a whole number, not {value!r}")
@@ -101,3 +133,9 @@ def make_study(**columns: Any) -> dict[str, Any]:
     if not study["views"]:
         study["views"] = ["unknown"] * len(study["images"])
     return study
+
+
+def frontal_first(study: dict[str, Any]) -> dict[str, Any]:
+    """The study with its frontal images, and their views, in front; otherwise their order stays."""
+    order = sorted(range(len(study["images"])), key=lambda position: study["views"][position] != "frontal")
+    return {**study, **{name: [study[name][position] for position in order] for name in ("images", "views")}}

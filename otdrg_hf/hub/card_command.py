@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ..data.schema import PHANTOM_NAMES
+from otdrg_hf.data.phantom import PHANTOM_NAMES
+
 from .dataset_card import write_dataset_card, write_phantom_card
 from .figures import read_figures
 from .model_card import write_model_card

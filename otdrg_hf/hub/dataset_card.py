@@ -5,9 +5,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from otdrg_hf.data.sources import SOURCES
+
 from .card_file import CARD_FILE, render_card, save_card
 from .figures import TASK_TYPE
-from .sources import SOURCES
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
@@ -62,8 +63,8 @@ def phantom_summary(studies: dict[str, int], name: str = "phantom") -> dict[str,
     from ..data.phantom.dataset import GENERATOR_VERSION, HARD_VERSION
     from ..data.phantom.hard import plan_hard_study
     from ..data.phantom.study import plan_study
-    from ..data.schema import require_split_of
-    from ..data.tally import count_studies, describe_counts
+    from ..data.preparing.summary import count_studies, describe_counts
+    from ..data.schema import require_split
     from ..labeling import LABELS
 
     is_hard = name == "phantom_hard"
@@ -81,7 +82,7 @@ def phantom_summary(studies: dict[str, int], name: str = "phantom") -> dict[str,
     wrong = [f"{split}={number}" for split, number in studies.items() if number < 1]
     if wrong or not studies:
         raise ValueError(f"{', '.join(wrong) or 'Nothing'}: a split of phantoms has at least one study.")
-    studies = {require_split_of(name, split): number for split, number in studies.items()}
+    studies = {require_split(split, SOURCES[name].splits): number for split, number in studies.items()}
     counts = {split: count_studies(rows(split, number)) for split, number in studies.items()}
     total = sum(counts.values(), start=type(next(iter(counts.values())))())
     splits = {split: describe_counts(count) for split, count in counts.items()}

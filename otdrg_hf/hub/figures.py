@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .sources import SOURCES
+from otdrg_hf.data.sources import SOURCES
 
 UNCERTAIN_POSITIVE = "_uncertain_positive"
 CLINICAL = re.compile(r"ce(14|5)_(micro|macro|example)_(precision|recall|f1)")

@@ -5,10 +5,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from otdrg_hf.data.schema import Source
+from otdrg_hf.data.sources import SOURCES
+
 from .card_file import CARD_FILE, render_card, save_card
 from .figures import HEAD, TASK_TYPE, Figures, eval_results, figure_rows, label_rows
 from .provenance import is_credentialed, read_stages, sources_of
-from .sources import SOURCES, Source
 
 PAPER = "2507.03908"
 TAGS = ["radiology-report-generation", "radiology", "chest-x-ray", "medical", "otdrg", f"arxiv:{PAPER}"]

@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .sources import SOURCES, Source
+from otdrg_hf.data.schema import Source
+from otdrg_hf.data.sources import SOURCES
 
 RECORD_FILE = "training_record.json"
 FORMAT = 1

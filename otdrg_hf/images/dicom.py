@@ -15,6 +15,7 @@ from PIL import Image, ImageFile
 from otdrg_hf.extras import require
 from otdrg_hf.images.dicom_decoding import DicomFault, ImageHeader, MissingDecoder, StoredPixels, decode_pixels
 from otdrg_hf.images.dicom_display import displayed, is_padding, shutter, stored_values
+from otdrg_hf.images.views import view_of
 from otdrg_hf.modeling.image_loading import DICOM, INSTALL, MAX_BYTES, MAX_PIXELS, VIEW, eight_bit, is_dicom
 
 # Digitised film (HC) and converted images (OT) are radiographs often enough.
@@ -146,21 +147,6 @@ _NO_QUOTES = _NoQuotes()
 
 
 # Views
-
-
-def view_of(position: str | None) -> str:
-    """
-    Map a DICOM ViewPosition, as in MIMIC-CXR's metadata, or a plain word to one of "frontal", "lateral", "unknown".
-
-    PA and AP, also axial or decubitus (`AP AXIAL`, `AP LLD`, `PA RLD`), are frontal; LATERAL, LL, RL and
-    `XTABLE LATERAL` are lateral; obliques (LAO, RPO, ...), `SWIMMERS` and an empty position are unknown.
-    """
-    words = (position or "").upper().replace("-", " ").split()
-    if "LATERAL" in words or words in (["LL"], ["RL"], ["LAT"]):
-        return "lateral"
-    if words and words[0] in ("PA", "AP", "FRONTAL"):
-        return "frontal"
-    return "unknown"
 
 
 def file_view(data) -> str:

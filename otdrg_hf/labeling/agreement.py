@@ -162,7 +162,7 @@ def agreement_table(rows: list[Agreement]) -> str:
 
 def iu_texts(reports: str | os.PathLike) -> dict[str, str]:
     """Findings and impression of every report of NLMCXR_reports.tgz (or its folder) that has either."""
-    from otdrg_hf.data.iu_xray import iter_iu_reports
+    from otdrg_hf.data.iu_reports import iter_iu_reports
 
     texts = {}
     for report in iter_iu_reports(os.fspath(reports)):

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from ..data.schema import INPUT_COLUMNS, PHANTOM_NAMES, split_name
+from ..data.phantom import PHANTOM_NAMES
+from ..data.schema import INPUT_COLUMNS, split_name
 from ..labeling import LABELS, STATES, label_reports
 from .prediction_file import PredictionFile
 from .report_files import check_section

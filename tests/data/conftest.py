@@ -1,6 +1,5 @@
 """Made-up downloads of IU X-Ray and MIMIC-CXR in their exact layouts, for the tests of the readers."""
 
-import importlib.util
 import io
 import json
 import tarfile
@@ -9,8 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-HERE = Path(__file__).parent
-SHARED_IU = HERE.parents[2] / "shared" / "data" / "iu_xray"
+from otdrg_hf.data import load_study_dataset
+
+SHARED_IU = Path(__file__).parents[3] / "shared" / "data" / "iu_xray"
 
 IU_REPORT = """<?xml version="1.0" encoding="utf-8"?>
 <eCitation><uId id="CXR{number}"/><MedlineCitation><Article><Abstract>
@@ -26,10 +26,9 @@ IU_IMAGE = '<parentImage id="{stem}"><caption>{caption}</caption></parentImage>'
 @pytest.fixture(scope="session")
 def mimic_tree():
     """The module that writes MIMIC-CXR trees."""
-    spec = importlib.util.spec_from_file_location("mimic_tree", HERE / "mimic_tree.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    from tests.data import mimic_tree
+
+    return mimic_tree
 
 
 @pytest.fixture(scope="session")
@@ -110,3 +109,23 @@ def make():
         tar = staticmethod(write_tar)
 
     return Make
+
+
+@pytest.fixture
+def warned(caplog, monkeypatch):
+    """What was logged, which transformers' loggers keep to themselves."""
+    import transformers
+
+    for name in ("transformers", "otdrg_hf"):
+        monkeypatch.setattr(transformers.utils.logging.get_logger(name), "propagate", True)
+    return lambda: caplog.text
+
+
+@pytest.fixture
+def load(tmp_path):
+    """`load_study_dataset` with a cache of the test's own."""
+
+    def load(*arguments, **options):
+        return load_study_dataset(*arguments, cache_dir=tmp_path / "cache", **options)
+
+    return load

@@ -4,20 +4,12 @@ import json
 
 import pytest
 
-from otdrg_hf.data import load_study_dataset, prepare_dataset
+from otdrg_hf.data import prepare_dataset
 from otdrg_hf.data.errors import DataError
 from tests.data import test_mimic_cxr
 from tests.support.shared_cases import shared_cases
 
 REPORT = "Small left pleural effusion."
-
-
-@pytest.fixture
-def load(tmp_path):
-    def load(*arguments, **options):
-        return load_study_dataset(*arguments, cache_dir=tmp_path / "cache", **options)
-
-    return load
 
 
 @pytest.fixture
@@ -147,16 +139,6 @@ def test_a_split_without_a_single_image(r2gen, load, tmp_path):
     with pytest.raises(DataError, match=r"split 'train' has no study to load \(1 no image named\)"):
         load(folder)
     assert prepare_dataset("folder", tmp_path / "out", folder)["studies"] == 2
-
-
-@pytest.fixture
-def warned(caplog, monkeypatch):
-    """What was logged, which transformers' loggers keep to themselves."""
-    import transformers
-
-    for name in ("transformers", "otdrg_hf"):
-        monkeypatch.setattr(transformers.utils.logging.get_logger(name), "propagate", True)
-    return lambda: caplog.text
 
 
 def test_backslashes_in_image_paths(r2gen, load):

@@ -8,18 +8,12 @@ import pytest
 
 from otdrg_hf.data import STUDY_COLUMNS, load_study_dataset, prepare_dataset
 from otdrg_hf.data.errors import DataError
-from otdrg_hf.data.projections import R2GenViews, frontal_first, image_key, study_number
+from otdrg_hf.data.iu_reports import study_number
+from otdrg_hf.data.iu_xray import R2GenViews, image_key
+from otdrg_hf.data.schema import frontal_first
 from tests.data.kaggle_iu import PROJECTION_COLUMNS, REPORT_COLUMNS, rebuild_kaggle, write_table
 
 TEXTS = [name for name in STUDY_COLUMNS if name != "images"]
-
-
-@pytest.fixture
-def load(tmp_path):
-    def load(*arguments, **options):
-        return load_study_dataset(*arguments, cache_dir=tmp_path / "cache", **options)
-
-    return load
 
 
 def report_rows(numbers, **changed):

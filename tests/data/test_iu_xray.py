@@ -4,12 +4,11 @@ import json
 
 import pytest
 
-from otdrg_hf.data.errors import DataError
-from otdrg_hf.data.iu_reports import parse_iu_report
-from otdrg_hf.data.iu_xray import iter_iu_reports, seeded_splits
-from otdrg_hf.data.prepare import prepare_dataset
+from otdrg_hf.data import prepare_dataset
+from otdrg_hf.data.errors import DataError, Rejected
+from otdrg_hf.data.iu_reports import iter_iu_reports, parse_iu_report
+from otdrg_hf.data.iu_xray import seeded_splits
 from otdrg_hf.data.r2gen import read_annotation
-from otdrg_hf.data.rejections import Rejected
 
 BOMB = b"""<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;">]><x>&b;</x>"""
 EXTERNAL = b"""<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><x>&a;</x>"""

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from otdrg_hf.data import load_study_dataset
+from otdrg_hf.data import load_study_dataset, prepare_dataset
 from otdrg_hf.data.errors import DataError
-from otdrg_hf.data.prepare import prepare_dataset
+from otdrg_hf.data.mimic_cxr import find_inputs, list_studies
+from otdrg_hf.data.preparing.study_index import write_index
 from otdrg_hf.labeling import LABELS
 
 SPLIT = ("dicom_id", "study_id", "subject_id", "split")
@@ -257,3 +258,27 @@ def test_no_usable_study_at_all(tree, tmp_path):
     with pytest.raises(DataError, match="No study could be prepared .5 report missing"):
         prepare_dataset("mimic_cxr", tmp_path / "out", tree)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["rejected.jsonl"]
+
+
+def test_the_join_does_not_scan_a_table_for_each_study(tmp_path, mimic_tree):
+    """The steps that SQLite takes grow with the number of studies and not with its square."""
+
+    def steps(count):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        ids = [{"dicom_id": f"{n * 7919 % count:06d}", "study_id": 50000000 + n, "subject_id": n} for n in range(count)]
+        write_table = mimic_tree.write_table
+        write_table(folder / "mimic-cxr-2.0.0-split.csv.gz", SPLIT, [{**row, "split": "train"} for row in ids])
+        metadata = [{**row, "ViewPosition": "PA", "StudyDate": 21800506, "StudyTime": 0} for row in ids]
+        write_table(folder / "mimic-cxr-2.0.0-metadata.csv.gz", mimic_tree.METADATA_COLUMNS, metadata)
+        chexpert = [{"subject_id": row["subject_id"], "study_id": row["study_id"]} for row in ids]
+        columns = ("subject_id", "study_id", *mimic_tree.LABELS_AS_IN_CSV)
+        write_table(folder / "mimic-cxr-2.0.0-chexpert.csv.gz", columns, chexpert)
+        taken = []
+        with write_index(str(folder / "index.sqlite")) as index:
+            index.database.set_progress_handler(lambda: taken.append(1), 100)
+            inputs = find_inputs(str(folder), {})
+            assert sum(1 for _ in list_studies(inputs, index.database, index.reject, use_chexpert=True)) == count
+        return len(taken)
+
+    assert steps(1600) < 2.5 * steps(800)

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from transformers import pipeline
 
-from otdrg_hf.data.tally import count_studies, describe_counts
+from otdrg_hf.data.preparing.summary import count_studies, describe_counts
 from otdrg_hf.hub.figures import read_figures
 from otdrg_hf.hub.model_card import write_model_card
 from otdrg_hf.hub.provenance import FORMAT, RECORD_FILE

@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import DatasetCard, metadata_load
 
 from otdrg_hf.data.phantom import make_hard_phantom, make_phantom
-from otdrg_hf.data.tally import count_studies, describe_counts
+from otdrg_hf.data.preparing.summary import count_studies, describe_counts
 from otdrg_hf.hub.dataset_card import phantom_summary, write_dataset_card, write_phantom_card
 from otdrg_hf.labeling import LABELS
 from tests.hub.conftest import prepared

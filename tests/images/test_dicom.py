@@ -16,7 +16,7 @@ pytest.importorskip("imagecodecs")
 
 from pydicom import uid  # noqa: E402
 
-from otdrg_hf.images.dicom import view_of  # noqa: E402
+from otdrg_hf.images.views import view_of  # noqa: E402
 from otdrg_hf.modeling.image_loading import is_dicom, load_radiograph, view_in  # noqa: E402
 from tests.support.dicom_files import LOSSLESS, LOSSY, SECRETS, lut, make_dicom  # noqa: E402
 from tests.support.mutations import mutated  # noqa: E402

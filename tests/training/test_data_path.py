@@ -7,9 +7,8 @@ import pytest
 import torch
 from tiny_training import tiny_model, tiny_rows, tiny_trainer, write_study_folder
 
-from otdrg_hf.data import load_study_dataset
+from otdrg_hf.data import load_study_dataset, prepare_dataset
 from otdrg_hf.data.errors import DataError
-from otdrg_hf.data.prepare import prepare_dataset
 from otdrg_hf.data.schema import study_features
 from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.collator import StudyCollator

@@ -1,4 +1,4 @@
-"""What a run writes down of itself, stage after stage, and that MIMIC-CXR is known in whatever form it comes."""
+"""What a run writes down of itself, stage after stage."""
 
 import json
 from pathlib import Path
@@ -6,19 +6,16 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from tiny_training import LLAMA, OTDRG, VIT, tiny_rows, tiny_studies
+from tiny_training import LLAMA, OTDRG, VIT, tiny_rows
 from transformers import AutoModelForImageTextToText, pipeline
 
 from otdrg_hf.hub.merge_adapter import main as merge
 from otdrg_hf.hub.model_card import write_model_card
 from otdrg_hf.hub.provenance import read_stages
 from otdrg_hf.hub.push import plan_push
-from otdrg_hf.training.arguments import StudyArguments
-from otdrg_hf.training.record import _public_name, _stated_license, data_source
+from otdrg_hf.training.record import _public_name, _stated_license
 from otdrg_hf.training.sft import main
 from tests.modeling.families import save_text, save_vision
-
-DICOM = "02aa804e-bde0afdd-112c0b34-7bc16630-4e384014"
 
 
 @pytest.fixture
@@ -217,37 +214,3 @@ def test_phantoms_are_named_and_pushed(tmp_path):
     listed = {file.name for file in plan_push(folder, "org/phantoms").files}
     assert "training_record.json" in listed
     assert not listed & {"training_log.json", "trainer_state.json", "training_args.bin"}
-
-
-@pytest.mark.parametrize(
-    "ids, dataset, expected",
-    [
-        (["study-0", "study-1"], "some/folder", "folder"),
-        (["study-0", "study-1"], "iu_xray", "iu_xray"),
-        (["study-0", "study-1"], "mimic_cxr", "mimic_cxr"),
-        (["study-0", "s50414267"], "some/folder", "mimic_cxr"),
-        (["study-0", DICOM], "some/folder", "mimic_cxr"),
-        (["study-0", DICOM], "iu_xray", "mimic_cxr"),
-        (["CXR2384_IM-0942", "s5041"], "iu_xray", "iu_xray"),
-    ],
-)
-def test_mimic_cxr_is_known_by_its_names(ids, dataset, expected):
-    studies = tiny_studies(2).remove_columns("id").add_column("id", ids)
-    assert data_source(StudyArguments(dataset=dataset), studies) == expected
-
-
-def test_mimic_cxr_is_known_by_its_paths_and_summaries(tmp_path):
-    from datasets import Dataset
-
-    from otdrg_hf.data.schema import study_features
-
-    place = tmp_path / "p10" / "p10000032" / "s50414267"
-    place.mkdir(parents=True)
-    row = tiny_rows(1)[0]
-    row["images"][0].save(place / "film.jpg")
-    studies = Dataset.from_list([row | {"images": [str(place / "film.jpg")]}], features=study_features())
-    assert data_source(StudyArguments(dataset="some/folder"), studies) == "mimic_cxr"
-    (tmp_path / "summary.json").write_text('{"source": "mimic_cxr"}')
-    assert data_source(StudyArguments(dataset=str(tmp_path)), tiny_studies(2)) == "mimic_cxr"
-    (tmp_path / "summary.json").write_text('{"source": "folder"}')
-    assert data_source(StudyArguments(dataset=str(tmp_path)), tiny_studies(2)) == "folder"

@@ -16,7 +16,7 @@ from tiny_training import LLAMA, OTDRG, RESNET, VIT, tiny_rows, tiny_studies, wr
 from transformers import AutoModel, AutoModelForImageTextToText
 
 from otdrg_hf import OTDRGForConditionalGeneration
-from otdrg_hf.data.schema import PHANTOM_NAMES
+from otdrg_hf.data.phantom import PHANTOM_NAMES
 from otdrg_hf.labeling import label_reports
 from otdrg_hf.metrics.generation import generate_predictions
 from otdrg_hf.modeling.backbones_otdrg import encode_label_phrases

@@ -1,4 +1,4 @@
-"""The patient and the film of a healthy chest: outlines shared by anatomy and signs, and the frontal projection."""
+"""The patient and the healthy chest: outlines shared by anatomy and signs, and the frontal projection."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .canvas import Sheet, axis, blob, blur, cloud, filled, spline, stream
+from otdrg_hf.data.phantom.canvas import Sheet, axis, blob, blur, cloud, filled, spline, stream
 
 SIDES = {"right": -1.0, "left": 1.0}  # the patient's left is on the image's right
 
 
 @dataclass(frozen=True)
 class Patient:
-    """What differs from patient to patient; lengths in units of the film's width."""
+    """What differs from patient to patient; lengths in units of the radiograph's width."""
 
     split: str
     seed: int
@@ -109,7 +109,7 @@ def sample_patient(split: str, seed: int) -> Patient:
     )
 
 
-class Film:
+class Radiograph:
     """A radiograph in the making: attenuation `density` [S, S] (0 air .. 1 white), the layers that signs
     need to know (lungs, heart with mediastinum, vessels, bone), and where each sign was drawn."""
 
@@ -160,19 +160,19 @@ def vessel_strokes(rng: np.random.Generator, root: tuple[float, float], sign: fl
     return np.concatenate(starts), np.concatenate(ends), np.concatenate(widths)
 
 
-def draw_vessels(film: Film, lateral: bool = False) -> None:
-    """Pulmonary vessels over the lungs, kept apart in `film.vessels` for the signs that blur or remove them."""
-    p = film.patient
+def draw_vessels(radiograph: Radiograph, lateral: bool = False) -> None:
+    """Pulmonary vessels over the lungs, kept apart in `radiograph.vessels` for the signs that blur or remove them."""
+    p = radiograph.patient
     rng = stream(p.split, p.seed, 2, int(lateral))
-    sheet = Sheet(film.size)
+    sheet = Sheet(radiograph.size)
     roots = [((0.50, p.apex + 0.34), 1.0), ((0.50, p.apex + 0.34), -1.0)] if lateral else None
     for root, sign in roots or [(p.hilum(s), SIDES[s]) for s in SIDES]:
         starts, ends, widths = vessel_strokes(rng, root, sign, 0.052, 1.0)
         for k in np.argsort(widths):
             shade = min(1.0, 0.22 + 55 * widths[k])
             sheet.line(np.stack([starts[k], ends[k]]), max(widths[k], 0.0022), shade)
-    film.vessels = blur(sheet.field(), 0.0022) * film.lungs * (1 - 0.75 * film.centre) * 0.15
-    film.density += film.vessels
+    radiograph.vessels = blur(sheet.field(), 0.0022) * radiograph.lungs * (1 - 0.75 * radiograph.centre) * 0.15
+    radiograph.density += radiograph.vessels
 
 
 def rib_arc(p: Patient, number: int, side: str, front: bool = False) -> np.ndarray:
@@ -197,9 +197,9 @@ def clavicle(p: Patient, side: str) -> np.ndarray:
     return spline(np.array([(p.middle + sign * x, v) for x, v in points], dtype=np.float32))
 
 
-def draw_bones(film: Film, skip: set[tuple[str, int]] | None = None) -> None:
+def draw_bones(radiograph: Radiograph, skip: set[tuple[str, int]] | None = None) -> None:
     """Ribs with bright cortices, clavicles, and the spine seen through the mediastinum."""
-    p, size = film.patient, film.size
+    p, size = radiograph.patient, radiograph.size
     bands, edges = Sheet(size), Sheet(size)
     for side in SIDES:
         for number in range(1, 11):
@@ -216,11 +216,11 @@ def draw_bones(film: Film, skip: set[tuple[str, int]] | None = None) -> None:
         blades.ellipse(p.middle + sign * 0.475, p.apex + 0.065, 0.042, 0.045, 0.8)
         arm = [(0.475, p.apex + 0.065), (0.53, p.apex + 0.3)]
         blades.line(np.array([(p.middle + sign * x, y) for x, y in arm]), 0.055, 0.8)
-    film.density += blur(blades.field(), 0.004) * 0.075 * p.bone
+    radiograph.density += blur(blades.field(), 0.004) * 0.075 * p.bone
     cage = np.clip(blob(size, p.middle, 0.46, p.half_width * 1.22, 0.44, 8), 0, 1)
-    seen = np.clip(0.45 + 0.55 * film.lungs + np.clip((p.apex + 0.13 - axis(size)) / 0.04, 0, 0.5)[:, None], 0, 1)
-    film.bone_gain = p.bone * (0.35 + 0.65 * cage) * seen * (1 - 0.45 * film.centre)
-    film.density += bone_shadow(bands, edges) * film.bone_gain
+    seen = np.clip(0.45 + 0.55 * radiograph.lungs + np.clip((p.apex + 0.13 - axis(size)) / 0.04, 0, 0.5)[:, None], 0, 1)
+    radiograph.bone_gain = p.bone * (0.35 + 0.65 * cage) * seen * (1 - 0.45 * radiograph.centre)
+    radiograph.density += bone_shadow(bands, edges) * radiograph.bone_gain
     spine = Sheet(size)
     for k in range(15):
         y = 0.03 + 0.065 * k
@@ -228,7 +228,7 @@ def draw_bones(film: Film, skip: set[tuple[str, int]] | None = None) -> None:
         body = np.array([(-wide, y), (wide, y), (wide * 0.92, y + 0.05), (-wide * 0.92, y + 0.05)])
         spine.polygon(body + [p.middle, 0], 0.8)
         spine.ellipse(p.middle, y + 0.03, 0.006, 0.012, 1.0)
-    film.density += blur(spine.field(), 0.005) * 0.075 * p.bone
+    radiograph.density += blur(spine.field(), 0.005) * 0.075 * p.bone
 
 
 def bone_shadow(bands: Sheet, edges: Sheet) -> np.ndarray:
@@ -256,42 +256,44 @@ def body_outline(p: Patient) -> np.ndarray:
     return spline(np.array([(p.middle + x, y) for x, y in half] + right, dtype=np.float32), closed=True)
 
 
-def frontal_film(patient: Patient, size: int, skip: set[tuple[str, int]] | None = None) -> Film:
+def frontal_radiograph(patient: Patient, size: int, skip: set[tuple[str, int]] | None = None) -> Radiograph:
     """A healthy frontal chest of this patient; `skip` leaves out bones that a sign will draw broken (0: clavicle)."""
-    p, film = patient, Film(patient, size)
+    p, radiograph = patient, Radiograph(patient, size)
     u = axis(size)
     body = blur(filled(size, body_outline(p)), 0.006)
     rim = blur(body, 0.05)
-    film.density = body * (0.30 + (0.30 + 0.10 * p.habitus) * rim)
+    radiograph.density = body * (0.30 + (0.30 + 0.10 * p.habitus) * rim)
     lungs = np.maximum(filled(size, p.lung("right")), filled(size, p.lung("left")))
-    film.lungs = blur(lungs, 0.004)
-    air = film.lungs * (0.62 + 0.38 * np.clip(blur(lungs, 0.045), 0, 1))
+    radiograph.lungs = blur(lungs, 0.004)
+    air = radiograph.lungs * (0.62 + 0.38 * np.clip(blur(lungs, 0.045), 0, 1))
     rng = stream(p.split, p.seed, 3)
     air *= 1 + 0.035 * cloud(rng, size) - (0.10 * (u - 0.35))[:, None]
     centre = np.maximum(blur(filled(size, p.heart()), 0.006), blur(filled(size, mediastinal_outline(p)), 0.007))
-    film.centre = centre
-    film.density -= (0.40 - 0.05 * p.habitus) * air * (1 - 0.84 * centre)
-    film.density += 0.05 * centre
-    belly = np.clip((u - 0.62) / 0.3, 0, 1)[:, None] * (1 - film.lungs)
-    film.density += 0.13 * belly * body
+    radiograph.centre = centre
+    radiograph.density -= (0.40 - 0.05 * p.habitus) * air * (1 - 0.84 * centre)
+    radiograph.density += 0.05 * centre
+    belly = np.clip((u - 0.62) / 0.3, 0, 1)[:, None] * (1 - radiograph.lungs)
+    radiograph.density += 0.13 * belly * body
     if p.breasts:
         for side, sign in SIDES.items():
             x, y = p.middle + sign * p.half_width * 0.58, p.dome(side) - 0.03
-            film.density += 0.075 * p.breasts * disc_like(size, x, y, p.half_width * 0.5)
+            radiograph.density += 0.075 * p.breasts * disc_like(size, x, y, p.half_width * 0.5)
     gas = (p.middle + rng.uniform(0.13, 0.2), p.dome_left + rng.uniform(0.055, 0.08))
-    film.density -= rng.uniform(0.0, 0.14) * blob(size, *gas, rng.uniform(0.03, 0.06), rng.uniform(0.018, 0.03), 3)
+    radiograph.density -= rng.uniform(0.0, 0.14) * blob(
+        size, *gas, rng.uniform(0.03, 0.06), rng.uniform(0.018, 0.03), 3
+    )
     trachea = np.array([(0.0, -0.02), (0.002, p.apex + 0.1), (-0.004, p.apex + 0.235)]) + [p.middle, 0]
     airway = Sheet(size)
     airway.line(trachea, 0.034)
     for sign in (-1, 1):
         airway.line(np.array([trachea[-1], trachea[-1] + [sign * 0.06, 0.07]]), 0.02, 0.8)
-    film.density -= blur(airway.field(), 0.005) * 0.085
+    radiograph.density -= blur(airway.field(), 0.005) * 0.085
     for side in SIDES:
         x, y = p.hilum(side)
-        film.density += 0.075 * blob(size, x, y, 0.035, 0.055) * (1 - 0.8 * centre)
-    draw_bones(film, skip)
-    draw_vessels(film)
-    return film
+        radiograph.density += 0.075 * blob(size, x, y, 0.035, 0.055) * (1 - 0.8 * centre)
+    draw_bones(radiograph, skip)
+    draw_vessels(radiograph)
+    return radiograph
 
 
 def disc_like(size: int, x: float, y: float, radius: float) -> np.ndarray:

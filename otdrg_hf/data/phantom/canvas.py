@@ -1,4 +1,4 @@
-"""Drawing on one film in unit coordinates: fine strokes and outlines by Pillow, soft fields by separable numpy."""
+"""Drawing in unit coordinates: fine strokes and outlines by Pillow, soft fields by separable numpy."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-_FINE = 448  # strokes are drawn at this width or more, then averaged down: thin lines stay thin on small films
+_FINE = 448  # strokes are drawn at this width or more, then averaged down: thin lines stay thin on small radiographs
 
 
 def stream(split: str, seed: int, concern: int, *more: int) -> np.random.Generator:
-    """A generator of its own for each concern, so that dropping one sign moves nothing else on the film."""
+    """A generator of its own for each concern, so that dropping one sign moves nothing else on the radiograph."""
     name = split.encode("utf-8")
     return np.random.default_rng(np.random.SeedSequence([concern, seed, *more, len(name), *name]))
 
 
 @lru_cache(maxsize=8)
 def axis(size: int) -> np.ndarray:
-    """Pixel centres of a film of `size` pixels in unit coordinates, float32 [size]."""
+    """Pixel centres of a radiograph of `size` pixels in unit coordinates, float32 [size]."""
     return ((np.arange(size, dtype=np.float32) + 0.5) / size).astype(np.float32)
 
 

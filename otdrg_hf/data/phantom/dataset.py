@@ -8,15 +8,15 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from otdrg_hf.labeling.labels import LABELS
-
-from .hard import HARD_SPLITS, make_hard_phantom
-from .study import PhantomStudy, make_phantom
+from otdrg_hf.data.errors import require_datasets
+from otdrg_hf.data.phantom.hard import HARD_SPLITS, make_hard_phantom
+from otdrg_hf.data.phantom.study import PhantomStudy, make_phantom
+from otdrg_hf.data.schema import study_features
 
 if TYPE_CHECKING:
     import datasets
 
-GENERATOR_VERSION = 2  # raise it whenever the drawing or the grammar changes: caches of older films are left alone
+GENERATOR_VERSION = 2  # raise it whenever the drawing or the grammar changes: caches of older images are left alone
 HARD_VERSION = 1  # the same for what only hard phantoms have
 
 
@@ -66,13 +66,13 @@ def phantom_dataset(
 
     Columns: id, images, views, indication, comparison (empty), findings, impression, report, disease_labels (int8
     [14], the states that the report states) and, of phantoms only, boxes and sides (JSON strings).
-    The films are drawn once per (split, num_studies, image_size) and read from the cache afterwards; a run that is
+    The images are drawn once per (split, num_studies, image_size) and read from the cache afterwards; a run that is
     killed leaves nothing that a later one takes for complete.
 
     Args:
         split (`str`): name of the split; studies of different splits never coincide.
         num_studies (`int`): studies with the seeds 0 .. num_studies - 1.
-        image_size (`int`): side of the films in pixels.
+        image_size (`int`): side of the images in pixels.
         num_proc (`int`, *optional*): processes to draw with; all give the same dataset.
         cache_dir (`str`, *optional*): where to keep it; the datasets library's cache by default.
 
@@ -80,9 +80,9 @@ def phantom_dataset(
         ImportError: if the datasets library is missing.
         ValueError: if `num_studies` is not positive.
     """
-    datasets = require_datasets("phantom_dataset", num_studies)
+    require_datasets()
     return draw_dataset(
-        phantom_rows, phantom_features(datasets), split, num_studies, image_size, GENERATOR_VERSION, num_proc, cache_dir
+        phantom_rows, phantom_features(), split, num_studies, image_size, GENERATOR_VERSION, num_proc, cache_dir
     )
 
 
@@ -101,7 +101,7 @@ def hard_phantom_dataset(
     Args:
         split (`str`): "train", "validation", "test" or "test_broken".
         num_studies (`int`): studies with the seeds 0 .. num_studies - 1.
-        image_size (`int`): side of the films in pixels.
+        image_size (`int`): side of the images in pixels.
         num_proc (`int`, *optional*): processes to draw with; all give the same dataset.
         cache_dir (`str`, *optional*): where to keep it; the datasets library's cache by default.
 
@@ -109,49 +109,29 @@ def hard_phantom_dataset(
         ImportError: if the datasets library is missing.
         ValueError: if `num_studies` is not positive or the split unknown.
     """
-    datasets = require_datasets("hard_phantom_dataset", num_studies)
+    datasets = require_datasets()
     if split not in HARD_SPLITS:
         raise ValueError(f"split {split!r} is unknown: hard phantoms have {', '.join(HARD_SPLITS)}.")
-    features = phantom_features(datasets)
+    features = phantom_features()
     features["severities"] = datasets.Value("string")
     features["look_alikes"] = datasets.List(datasets.Value("string"))
     version = (GENERATOR_VERSION, HARD_VERSION)
     return draw_dataset(hard_phantom_rows, features, split, num_studies, image_size, version, num_proc, cache_dir)
 
 
-def require_datasets(name: str, num_studies: int):
-    """The datasets library, for the function `name` that was asked for `num_studies`."""
-    try:
-        import datasets
-    except ImportError:
-        raise ImportError(f"{name} needs the datasets library: pip install 'otdrg-hf[train]'") from None
-    if num_studies < 1:
-        raise ValueError(f"num_studies is {num_studies}: ask for at least one phantom.")
-    return datasets
+def phantom_features():
+    """The schema of a study, and the boxes and sides of signs as JSON."""
+    from datasets import Features, Value
 
-
-def phantom_features(datasets) -> datasets.Features:
-    return datasets.Features(
-        {
-            "id": datasets.Value("string"),
-            "images": datasets.List(datasets.Image()),
-            "views": datasets.List(datasets.Value("string")),
-            "indication": datasets.Value("string"),
-            "comparison": datasets.Value("string"),
-            "findings": datasets.Value("string"),
-            "impression": datasets.Value("string"),
-            "report": datasets.Value("string"),
-            "disease_labels": datasets.List(datasets.Value("int8"), length=len(LABELS)),
-            "boxes": datasets.Value("string"),
-            "sides": datasets.Value("string"),
-        }
-    )
+    return Features({**study_features(), "boxes": Value("string"), "sides": Value("string")})
 
 
 def draw_dataset(rows, features, split, num_studies, image_size, version, num_proc, cache_dir) -> datasets.Dataset:
     """The rows of seeds 0 .. num_studies - 1, from the cache if they were drawn before."""
     import datasets
 
+    if num_studies < 1:
+        raise ValueError(f"num_studies is {num_studies}: ask for at least one phantom.")
     arguments = {"seeds": list(range(num_studies)), "split": split, "image_size": image_size, "version": version}
     workers = min(num_proc, num_studies) if num_proc else None
     return datasets.Dataset.from_generator(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from .anatomy import SIDES, Film
-from .canvas import Sheet, blur, spline
-from .finding import Finding
+from otdrg_hf.data.phantom.anatomy import SIDES, Radiograph
+from otdrg_hf.data.phantom.canvas import Sheet, blur, spline
+from otdrg_hf.data.phantom.finding import Finding
 
 METAL, PLASTIC = 0.46, 0.33
 
 
-def frontal_devices(film: Film, f: Finding, rng: np.random.Generator) -> None:
-    p, metal, plastic = film.patient, Sheet(film.size), Sheet(film.size)
+def frontal_devices(radiograph: Radiograph, f: Finding, rng: np.random.Generator) -> None:
+    p, metal, plastic = radiograph.patient, Sheet(radiograph.size), Sheet(radiograph.size)
     m, top, sign = p.middle, p.apex, SIDES[f.side or "right"]
 
     def path(*points: tuple[float, float]) -> np.ndarray:
@@ -53,11 +53,11 @@ def frontal_devices(film: Film, f: Finding, rng: np.random.Generator) -> None:
         drain = path((sign * (wall + 0.12), y + 0.14), (sign * wall, y + 0.05), (sign * 0.19, top + 0.16))
         plastic.line(drain, 0.013)
     drawn = blur(metal.field(), 0.0012) * METAL + blur(plastic.field(), 0.0012) * PLASTIC
-    film.add(drawn, f.label)
+    radiograph.add(drawn, f.label)
 
 
-def lateral_devices(film: Film, f: Finding, rng: np.random.Generator) -> None:
-    p, metal, plastic = film.patient, Sheet(film.size), Sheet(film.size)
+def lateral_devices(radiograph: Radiograph, f: Finding, rng: np.random.Generator) -> None:
+    p, metal, plastic = radiograph.patient, Sheet(radiograph.size), Sheet(radiograph.size)
     top = p.apex
 
     def path(*points: tuple[float, float]) -> np.ndarray:
@@ -81,4 +81,4 @@ def lateral_devices(film: Film, f: Finding, rng: np.random.Generator) -> None:
             metal.ellipse(0.285 - 0.17 * (y - 0.2), y, 0.010, 0.010, 0.95, width=0.0075)
     elif f.kind == "chest tube":
         plastic.line(path((0.52, 0.62), (0.50, 0.4), (0.47, top + 0.12)), 0.013)
-    film.add(blur(metal.field(), 0.0012) * METAL + blur(plastic.field(), 0.0012) * PLASTIC, f.label)
+    radiograph.add(blur(metal.field(), 0.0012) * METAL + blur(plastic.field(), 0.0012) * PLASTIC, f.label)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from otdrg_hf.data.phantom.canvas import stream
 from otdrg_hf.labeling.labels import LABELS
-
-from .canvas import stream
 
 
 @dataclass(frozen=True)

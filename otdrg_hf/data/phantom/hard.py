@@ -1,4 +1,4 @@
-"""Hard phantoms: faint signs among look-alikes, rare labels, and company of labels that one test split breaks."""
+"""Hard phantoms: faint signs among look-alikes, rare labels, and co-occurrence of labels that a test split breaks."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from PIL import Image
 
-from .anatomy import Film, Patient, sample_patient
-from .canvas import stream
-from .hard_sampling import LOOK_ALIKES, sample_hard_findings, sample_traits
-from .look_alikes import FRONTAL_LOOK_ALIKES, monitor_leads
-from .nuisance import Nuisance, sample_nuisance
-from .report import write_report
-from .study import (
+from otdrg_hf.data.phantom.anatomy import Patient, Radiograph, sample_patient
+from otdrg_hf.data.phantom.canvas import stream
+from otdrg_hf.data.phantom.hard_sampling import LOOK_ALIKES, sample_hard_findings, sample_traits
+from otdrg_hf.data.phantom.look_alikes import FRONTAL_LOOK_ALIKES, monitor_leads
+from otdrg_hf.data.phantom.nuisance import Nuisance, sample_nuisance
+from otdrg_hf.data.phantom.report import write_report
+from otdrg_hf.data.phantom.study import (
     BOTH_LUNGS,
     VIEWS,
     Box,
     PhantomStudy,
     StudyPlan,
     check_phantom,
-    draw_film,
-    expose_film,
+    draw_radiograph,
+    expose_radiograph,
     mark_boxes,
     study_fields,
 )
@@ -86,33 +86,33 @@ def hard_nuisance(plan: HardPlan, view: int) -> Nuisance:
 
 
 def draw_hard_view(plan: HardPlan, view: int, size: int) -> tuple[Image.Image, dict[str, list[Box]]]:
-    """One film of the plan and the boxes of the signs on it; look-alikes have none."""
+    """One radiograph of the plan and the boxes of the signs on it; look-alikes have none."""
     strength = float(stream(plan.split, plan.seed, 23).uniform(0.55, 0.9))
-    film = draw_film(plan, view, size, strength)
+    radiograph = draw_radiograph(plan, view, size, strength)
     for number, name in enumerate(LOOK_ALIKES):
         rng = stream(plan.split, plan.seed, 30 + number, view)
         if name not in plan.look_alikes:
             continue
         if view == 0 and name in FRONTAL_LOOK_ALIKES:
-            FRONTAL_LOOK_ALIKES[name](film, rng)
+            FRONTAL_LOOK_ALIKES[name](radiograph, rng)
         elif name == "monitor leads":
-            monitor_leads(film, rng, lateral=True)
+            monitor_leads(radiograph, rng, lateral=True)
     nuisance = hard_nuisance(plan, view)
     if view == 0:
-        split_sides(film)
-    boxes = {label: mark_boxes(film, label, nuisance, halves=False) for label in film.marks}
-    return expose_film(plan, view, film, nuisance), boxes
+        split_sides(radiograph)
+    boxes = {label: mark_boxes(radiograph, label, nuisance, halves=False) for label in radiograph.marks}
+    return expose_radiograph(plan, view, radiograph, nuisance), boxes
 
 
-def split_sides(film: Film) -> None:
-    """Marks of one sign on both lungs as one for each side, before the film is tilted."""
-    for label in set(BOTH_LUNGS) & set(film.marks):
+def split_sides(radiograph: Radiograph) -> None:
+    """Marks of one sign on both lungs as one for each side, before the radiograph is tilted."""
+    for label in set(BOTH_LUNGS) & set(radiograph.marks):
         parts = []
-        for mark in film.marks[label]:
-            left_of = (np.arange(mark.shape[1]) + 0.5) / mark.shape[1] < film.patient.middle
+        for mark in radiograph.marks[label]:
+            left_of = (np.arange(mark.shape[1]) + 0.5) / mark.shape[1] < radiograph.patient.middle
             halves = [mark * left_of, mark * ~left_of]
             parts += [half for half in halves if half.max() > 0.3 * mark.max()]
-        film.marks[label] = parts
+        radiograph.marks[label] = parts
 
 
 def make_hard_phantom(seed: int, split: str = "train", image_size: int = 224) -> HardPhantomStudy:
@@ -122,7 +122,7 @@ def make_hard_phantom(seed: int, split: str = "train", image_size: int = 224) ->
         seed (`int`): 0 or more; the same seed gives the same study, on every machine and in every process.
         split (`str`): "train", "validation" or "test", or "test_broken", where labels and look-alikes that go together
             in the others avoid each other.
-        image_size (`int`): side of the square films in pixels, 64 to 1024.
+        image_size (`int`): side of the square radiographs in pixels, 64 to 1024.
 
     Raises:
         ValueError: for a negative seed, an image size out of range or an unknown split.

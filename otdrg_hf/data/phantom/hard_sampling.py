@@ -1,4 +1,4 @@
-"""Which signs, devices and look-alikes a hard phantom has: rare labels, and company that is kept or broken by split."""
+"""Which signs, devices and look-alikes a hard phantom has: rare labels, and co-occurrence by split."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from .finding import Finding
-from .sampling import DEVICES, DISEASES, SUBTLE, sample_finding
+from otdrg_hf.data.phantom.finding import Finding
+from otdrg_hf.data.phantom.sampling import DEVICES, DISEASES, SUBTLE, sample_finding
 
 LOOK_ALIKES = (
     "monitor leads",  # wires and electrodes on the skin over the lungs: no support device that a report names
@@ -29,7 +29,7 @@ PREVALENCE = {
 
 # A trait's latent is the sum of its loadings times standard normal factors, one for each line, plus noise of its own
 # up to unit variance; the trait is there where the latent is among its prevalence's highest. So the prevalences are
-# the same in every split, and only the company differs.
+# the same in every split, and only the co-occurrence differs.
 KEPT = (
     {"Cardiomegaly": 0.92, "Edema": 0.92, "Pleural Effusion": 0.88, "tilted film": 0.60},
     {"Support Devices": 0.92, "Pneumothorax": 0.92, "monitor leads": 0.70},
@@ -51,11 +51,11 @@ HEDGED = 0.2  # share of the barely visible that reports hedge on
 
 def sample_traits(rng: np.random.Generator, broken: bool) -> set[str]:
     """What a study has, of `TRAITS`."""
-    company = BROKEN if broken else KEPT
-    factors, own = rng.standard_normal(len(company)), rng.standard_normal(len(TRAITS))
+    co_occurrence = BROKEN if broken else KEPT
+    factors, own = rng.standard_normal(len(co_occurrence)), rng.standard_normal(len(TRAITS))
     present = set()
     for trait, noise in zip(TRAITS, own, strict=True):
-        loadings = [line.get(trait, 0.0) for line in company]
+        loadings = [line.get(trait, 0.0) for line in co_occurrence]
         shared = sum(loading * factor for loading, factor in zip(loadings, factors, strict=True))
         latent = shared + (1 - sum(loading**2 for loading in loadings)) ** 0.5 * noise
         if latent > NormalDist().inv_cdf(1 - PREVALENCE[trait]):
@@ -82,7 +82,7 @@ def subtle(rng: np.random.Generator, f: Finding) -> Finding:
 
 
 def hard_devices(rng: np.random.Generator, findings: list[Finding], broken: bool) -> list[Finding]:
-    """One or two devices; a chest tube also where nothing is drained, and, in broken company, on either side."""
+    """One or two devices; a chest tube also where nothing is drained; on either side where co-occurrence is broken."""
     air = next((f for f in findings if f.label == "Pneumothorax"), None)
     with_air, without = DRAIN_BROKEN if broken else DRAIN_KEPT
     side = str(rng.choice(["left", "right"]))

@@ -1,13 +1,13 @@
-"""The lateral film: a healthy chest seen from the side, front to the left, and the signs that show on it."""
+"""The lateral radiograph: a healthy chest seen from the side, front to the left, and the signs that show on it."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from .anatomy import Film, Patient, draw_vessels
-from .canvas import Sheet, axis, blob, blur, cloud, disc, filled, spline, stream
-from .devices import lateral_devices
-from .finding import Finding
+from otdrg_hf.data.phantom.anatomy import Patient, Radiograph, draw_vessels
+from otdrg_hf.data.phantom.canvas import Sheet, axis, blob, blur, cloud, disc, filled, spline, stream
+from otdrg_hf.data.phantom.devices import lateral_devices
+from otdrg_hf.data.phantom.finding import Finding
 
 CENTRES = {"upper": (0.50, 0.20), "mid": (0.52, 0.46), "lower": (0.66, 0.66)}
 
@@ -39,25 +39,25 @@ def lateral_heart(p: Patient) -> np.ndarray:
     return spline(np.array(points, dtype=np.float32), closed=True)
 
 
-def lateral_film(patient: Patient, size: int) -> Film:
-    p, film, u, d = patient, Film(patient, size), axis(size), shift(patient)
+def lateral_radiograph(patient: Patient, size: int) -> Radiograph:
+    p, radiograph, u, d = patient, Radiograph(patient, size), axis(size), shift(patient)
     stout = 0.03 * p.habitus
     front = [(0.36, -0.02), (0.33, 0.06), (0.27 - stout, 0.15), (0.20 - stout, 0.36), (0.165 - stout, 0.56)]
     front += [(0.17 - stout - 0.05 * p.breasts, 0.62), (0.16 - stout, 0.8), (0.15 - stout, 1.03)]
     back = [(0.87 + stout, 1.03), (0.90 + stout, 0.7), (0.91 + stout, 0.45), (0.86 + stout, 0.2)]
     back += [(0.74, 0.07), (0.68, -0.02)]
     body = blur(filled(size, spline(np.array(front + back, dtype=np.float32), closed=True)), 0.006)
-    film.density = body * (0.28 + (0.32 + 0.1 * p.habitus) * blur(body, 0.05))
+    radiograph.density = body * (0.28 + (0.32 + 0.1 * p.habitus) * blur(body, 0.05))
     lungs = filled(size, lateral_lung(p))
-    film.lungs = blur(lungs, 0.004)
-    air = film.lungs * (0.6 + 0.4 * np.clip(blur(lungs, 0.05), 0, 1))
+    radiograph.lungs = blur(lungs, 0.004)
+    air = radiograph.lungs * (0.6 + 0.4 * np.clip(blur(lungs, 0.05), 0, 1))
     air *= 1 + 0.035 * cloud(stream(p.split, p.seed, 5), size) + (0.30 * (u - 0.45))[:, None]
     heart = blur(filled(size, lateral_heart(p)), 0.008)
-    film.density -= (0.38 - 0.05 * p.habitus) * air * (1 - 0.72 * heart)
+    radiograph.density -= (0.38 - 0.05 * p.habitus) * air * (1 - 0.72 * heart)
     wide = (p.mediastinum - 0.065) / 0.09
-    film.density += 0.05 * heart + (0.10 + 0.14 * max(wide, 0)) * blob(size, 0.47, p.apex + 0.16, 0.10, 0.16, 2.5)
-    film.density += 0.07 * blob(size, 0.50, p.apex + 0.35, 0.05, 0.05) * film.lungs
-    film.density += 0.10 * np.clip((u - 0.72) / 0.2, 0, 1)[:, None] * body * (1 - film.lungs)
+    radiograph.density += 0.05 * heart + (0.10 + 0.14 * max(wide, 0)) * blob(size, 0.47, p.apex + 0.16, 0.10, 0.16, 2.5)
+    radiograph.density += 0.07 * blob(size, 0.50, p.apex + 0.35, 0.05, 0.05) * radiograph.lungs
+    radiograph.density += 0.10 * np.clip((u - 0.72) / 0.2, 0, 1)[:, None] * body * (1 - radiograph.lungs)
     bones, lines = Sheet(size), Sheet(size)
     column = spline(np.array([(0.66, 0.02), (0.745, 0.2), (0.785, 0.4), (0.79, 0.6), (0.76, 0.8), (0.73, 1.0)]))
     for k in range(13):
@@ -70,54 +70,58 @@ def lateral_film(patient: Patient, size: int) -> Film:
     lines.line(np.array([(0.335, p.apex + 0.09), (0.225, p.apex + 0.42)]) - [0.008, 0], 0.017, 0.9)
     dome = [(0.24, 0.70 + d), (0.36, 0.655 + d), (0.50, 0.68 + d), (0.66, 0.745 + d), (0.80, 0.86 + d)]
     lines.line(spline(np.array(dome, dtype=np.float32)), 0.007, 0.35)
-    film.density += blur(bones.field(), 0.005) * 0.13 * p.bone
-    film.density += blur(lines.field(), 0.003) * 0.11 * p.bone * (0.35 + 0.65 * film.lungs)
+    radiograph.density += blur(bones.field(), 0.005) * 0.13 * p.bone
+    radiograph.density += blur(lines.field(), 0.003) * 0.11 * p.bone * (0.35 + 0.65 * radiograph.lungs)
     airway = Sheet(size)
     airway.line(np.array([(0.46, -0.02), (0.485, p.apex + 0.1), (0.51, p.apex + 0.32)]), 0.032)
-    film.density -= blur(airway.field(), 0.006) * 0.10
-    film.density += 0.14 * blob(size, 0.52, 0.02, 0.16, 0.13, 3)  # shoulders and raised arms
-    film.centre = heart
-    draw_vessels(film, lateral=True)
-    return film
+    radiograph.density -= blur(airway.field(), 0.006) * 0.10
+    radiograph.density += 0.14 * blob(size, 0.52, 0.02, 0.16, 0.13, 3)  # shoulders and raised arms
+    radiograph.centre = heart
+    draw_vessels(radiograph, lateral=True)
+    return radiograph
 
 
-def draw_lateral_sign(film: Film, f: Finding, rng: np.random.Generator) -> None:
+def draw_lateral_sign(radiograph: Radiograph, f: Finding, rng: np.random.Generator) -> None:
     """Draw a finding where it shows from the side; some (a rib fracture, air over the apex) do not."""
-    p, size, s, d = film.patient, film.size, f.severity, shift(film.patient)
+    p, size, s, d = radiograph.patient, radiograph.size, f.severity, shift(radiograph.patient)
     x, y = CENTRES.get(f.place, CENTRES["mid"])
     x, y = x + rng.uniform(-0.03, 0.03), y + rng.uniform(-0.03, 0.03)
     if f.label == "Cardiomegaly":
-        film.mark(filled(size, lateral_heart(p)), f.label)
+        radiograph.mark(filled(size, lateral_heart(p)), f.label)
     elif f.label == "Enlarged Cardiomediastinum":
-        film.mark(blob(size, 0.47, p.apex + 0.16, 0.10, 0.16, 2.5) > 0.4, f.label)
+        radiograph.mark(blob(size, 0.47, p.apex + 0.16, 0.10, 0.16, 2.5) > 0.4, f.label)
     elif f.label == "Lung Opacity":
-        film.add((0.10 + 0.12 * s) * blob(size, x, y, 0.095, 0.095) * film.lungs, f.label)
+        radiograph.add((0.10 + 0.12 * s) * blob(size, x, y, 0.095, 0.095) * radiograph.lungs, f.label)
     elif f.label == "Lung Lesion":
         radius = 0.050 + 0.026 * s if f.kind == "mass" else 0.027 + 0.014 * s
         for k in range(3 if f.kind == "nodules" else 1):
             dx, dy = ((0.0, -0.05), (0.11, 0.05), (-0.11, 0.15))[k]
-            film.add((0.18 + 0.08 * s) * disc(size, x + dx, y + dy, radius, 0.01), f.label)
+            radiograph.add((0.18 + 0.08 * s) * disc(size, x + dx, y + dy, radius, 0.01), f.label)
     elif f.label == "Edema":
         haze = blob(size, 0.53, 0.45, 0.17, 0.19)
-        film.add(
-            (0.08 + 0.12 * s) * haze * film.lungs * (1 - 0.6 * film.centre) * (1 + 0.25 * cloud(rng, size, (10, 20))),
+        radiograph.add(
+            (0.08 + 0.12 * s)
+            * haze
+            * radiograph.lungs
+            * (1 - 0.6 * radiograph.centre)
+            * (1 + 0.25 * cloud(rng, size, (10, 20))),
             f.label,
         )
     elif f.label == "Consolidation":
-        mask = blur(blob(size, x, y, 0.12 + 0.04 * s, 0.085 + 0.04 * s, 7), 0.004) * film.lungs
-        film.fill(mask * (0.65 + 0.25 * s), 0.60, f.label)
+        mask = blur(blob(size, x, y, 0.12 + 0.04 * s, 0.085 + 0.04 * s, 7), 0.004) * radiograph.lungs
+        radiograph.fill(mask * (0.65 + 0.25 * s), 0.60, f.label)
     elif f.label == "Pneumonia":
-        total = np.zeros_like(film.density)
+        total = np.zeros_like(radiograph.density)
         for _ in range(int(9 + 6 * s)):
             r = rng.uniform(0.012, 0.026)
             total += blob(size, x + rng.normal(0, 0.05), y + rng.normal(0, 0.05), r, r)
-        film.add((0.14 + 0.11 * s) * np.clip(total, 0, 1.25) * film.lungs, f.label)
+        radiograph.add((0.14 + 0.11 * s) * np.clip(total, 0, 1.25) * radiograph.lungs, f.label)
     elif f.label == "Atelectasis":
         sheet = Sheet(size)
         for k in range(2):
             v = 0.64 + d - 0.05 * k
             sheet.line(spline(np.array([(0.53, v - 0.01), (0.63, v + 0.01), (0.76, v + 0.045)])), 0.011)
-        film.add((0.14 + 0.12 * s) * blur(sheet.field(), 0.0025) * film.lungs, f.label)
+        radiograph.add((0.14 + 0.12 * s) * blur(sheet.field(), 0.0025) * radiograph.lungs, f.label)
     elif f.label == "Pleural Effusion":
         level = 0.80 + d - 0.22 * s
         outline = [
@@ -128,9 +132,9 @@ def draw_lateral_sign(film: Film, f: Finding, rng: np.random.Generator) -> None:
             (0.87, level - 0.11),
         ]
         outline = np.concatenate([spline(np.array(outline)), [(0.9, 1.0), (0.4, 1.0)]])
-        film.fill(blur(filled(size, outline), 0.006) * film.lungs * 0.92, 0.66, f.label)
+        radiograph.fill(blur(filled(size, outline), 0.006) * radiograph.lungs * 0.92, 0.66, f.label)
     elif f.label == "Pleural Other" and f.kind == "apical":
-        cap = film.lungs * np.clip((p.apex + 0.03 + 0.035 * s - axis(size)) / 0.012, 0, 1)[:, None]
-        film.fill(cap * 0.8, 0.58, f.label)
+        cap = radiograph.lungs * np.clip((p.apex + 0.03 + 0.035 * s - axis(size)) / 0.012, 0, 1)[:, None]
+        radiograph.fill(cap * 0.8, 0.58, f.label)
     elif f.label == "Support Devices":
-        lateral_devices(film, f, rng)
+        lateral_devices(radiograph, f, rng)

@@ -1,4 +1,4 @@
-"""What differs between two films of the same chest: pose, elastic warp, exposure, noise, markers and collimation."""
+"""What differs between two radiographs of one chest: pose, elastic warp, exposure, noise, markers and collimation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .canvas import Sheet, axis, stream
+from otdrg_hf.data.phantom.canvas import Sheet, axis, stream
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Nuisance:
     exposure: float
     contrast: float
     curve: float
-    tilt: tuple[float, float]  # uneven exposure across the film
+    tilt: tuple[float, float]  # uneven exposure across the radiograph
     grain: float
     marker: str
     marker_place: tuple[float, float]
@@ -53,7 +53,7 @@ def sample_nuisance(split: str, seed: int, view: int) -> Nuisance:
 
 
 def warp_map(n: Nuisance, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each pixel of the final film, the place on the ideal film that it shows, in unit coordinates [S, S] each."""
+    """For each pixel of the final radiograph, the position on the ideal one, in unit coordinates [S, S] each."""
     u = axis(size) - 0.5
     cos, sin = np.float32(np.cos(n.angle) / n.zoom), np.float32(np.sin(n.angle) / n.zoom)
     x = cos * u[None, :] - sin * u[:, None] + np.float32(0.5 - n.shift[0])
@@ -83,7 +83,7 @@ def sample_at(field: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def expose(density: np.ndarray, n: Nuisance, rng: np.random.Generator) -> Image.Image:
-    """Warped attenuation [S, S] to an 8-bit film: characteristic curve, quantum noise, border and marker."""
+    """Warped attenuation [S, S] to an 8-bit radiograph: characteristic curve, quantum noise, border and marker."""
     size = density.shape[0]
     u = axis(size) - 0.5
     level = (density - 0.42) * n.contrast + n.exposure
@@ -106,7 +106,7 @@ def expose(density: np.ndarray, n: Nuisance, rng: np.random.Generator) -> Image.
 
 
 def draw_marker(shade: np.ndarray, n: Nuisance) -> None:
-    """A lead letter on the proper side of the film, drawn in place."""
+    """A lead letter on the proper side of the radiograph, drawn in place."""
     if not n.marker:
         return
     strokes = {

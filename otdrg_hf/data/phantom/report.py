@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from otdrg_hf.data.phantom import phrases
+from otdrg_hf.data.phantom.finding import Finding
 from otdrg_hf.labeling.labels import BLANK, LABELS, NEGATIVE, POSITIVE, UNCERTAIN
-
-from . import phrases
-from .finding import Finding
 
 
 @dataclass
@@ -36,7 +35,7 @@ def severity_word(f: Finding) -> str:
 
 
 def place_phrase(f: Finding) -> str:
-    """The place with its side, as read off the film."""
+    """The place with its side, as read off the radiograph."""
     if f.label == "Fracture":
         return (
             f"{f.side} clavicle"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .finding import Finding
+from otdrg_hf.data.phantom.finding import Finding
 
 DISEASES = (
     "Enlarged Cardiomediastinum",

@@ -1,4 +1,4 @@
-"""The radiographic signs on the frontal film, one function per label; each adds to the film and marks what it drew."""
+"""The signs on the frontal radiograph, one function per label; each adds to the radiograph and marks what it drew."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from .anatomy import (
+from otdrg_hf.data.phantom.anatomy import (
     SIDES,
-    Film,
     Patient,
+    Radiograph,
     bone_shadow,
     clavicle,
     draw_clavicle,
@@ -17,9 +17,9 @@ from .anatomy import (
     mediastinal_outline,
     rib_arc,
 )
-from .canvas import Sheet, axis, blob, blur, cloud, disc, filled, spline
-from .devices import frontal_devices
-from .finding import Finding
+from otdrg_hf.data.phantom.canvas import Sheet, axis, blob, blur, cloud, disc, filled, spline
+from otdrg_hf.data.phantom.devices import frontal_devices
+from otdrg_hf.data.phantom.finding import Finding
 
 ZONES = {"upper": 0.20, "mid": 0.50, "lower": 0.78}  # height between apex and costophrenic angle
 
@@ -54,7 +54,7 @@ def reshape_patient(p: Patient, findings: list[Finding]) -> Patient:
 
 
 def broken_bones(findings: list[Finding], p: Patient) -> set[tuple[str, int]]:
-    """Bones that the healthy film leaves out because a sign draws them broken."""
+    """Bones that the healthy radiograph leaves out because a sign draws them broken."""
     return {(f.side, number) for f in findings if f.label == "Fracture" for number in fractured(f, p)}
 
 
@@ -65,32 +65,34 @@ def fractured(f: Finding, p: Patient) -> list[int]:
     return list(range(first, first + (1 if f.severity < 0.25 else 2 if f.severity < 0.7 else 3)))
 
 
-def enlarged_cardiomediastinum(film: Film, f: Finding, rng: np.random.Generator) -> None:
-    p = film.patient
-    mask = filled(film.size, mediastinal_outline(p))
-    window = np.clip((axis(film.size) - p.apex) / 0.02, 0, 1) * np.clip((p.apex + 0.42 - axis(film.size)) / 0.08, 0, 1)
-    film.fill(blur(mask, 0.006) * 0.5 * window[:, None], 0.62)
-    film.mark(mask * window[:, None], f.label)
+def enlarged_cardiomediastinum(radiograph: Radiograph, f: Finding, rng: np.random.Generator) -> None:
+    p = radiograph.patient
+    mask = filled(radiograph.size, mediastinal_outline(p))
+    window = np.clip((axis(radiograph.size) - p.apex) / 0.02, 0, 1) * np.clip(
+        (p.apex + 0.42 - axis(radiograph.size)) / 0.08, 0, 1
+    )
+    radiograph.fill(blur(mask, 0.006) * 0.5 * window[:, None], 0.62)
+    radiograph.mark(mask * window[:, None], f.label)
 
 
-def cardiomegaly(film: Film, f: Finding, rng: np.random.Generator) -> None:
-    film.mark(filled(film.size, film.patient.heart()), f.label)
+def cardiomegaly(radiograph: Radiograph, f: Finding, rng: np.random.Generator) -> None:
+    radiograph.mark(filled(radiograph.size, radiograph.patient.heart()), f.label)
 
 
-def lung_opacity(film: Film, f: Finding, rng: np.random.Generator) -> None:
+def lung_opacity(radiograph: Radiograph, f: Finding, rng: np.random.Generator) -> None:
     """A hazy, ill-defined ground-glass patch through which vessels still show."""
-    size, haze = film.size, 0.0
+    size, haze = radiograph.size, 0.0
     for side in f.sides:
-        x, y = zone_centre(film.patient, side, f.place, rng, 0.7)
+        x, y = zone_centre(radiograph.patient, side, f.place, rng, 0.7)
         rx, ry = rng.uniform(0.085, 0.115), rng.uniform(0.08, 0.115)
         haze = haze + blob(size, x, y, rx, ry, 2.2)
     ragged = np.clip(1 + 0.28 * cloud(rng, size, (5, 9)), 0.2, 1.8)
-    film.add((0.14 + 0.115 * f.severity) * np.clip(haze, 0, 1.1) * ragged * film.lungs, f.label)
+    radiograph.add((0.14 + 0.115 * f.severity) * np.clip(haze, 0, 1.1) * ragged * radiograph.lungs, f.label)
 
 
-def lung_lesion(film: Film, f: Finding, rng: np.random.Generator) -> None:
+def lung_lesion(radiograph: Radiograph, f: Finding, rng: np.random.Generator) -> None:
     """Round, sharply outlined nodules or one mass."""
-    p = film.patient
+    p = radiograph.patient
     count = int(rng.integers(3, 6)) if f.kind == "nodules" else 1
     for k in range(count):
         side = f.sides[k % len(f.sides)]
@@ -99,20 +101,22 @@ def lung_lesion(film: Film, f: Finding, rng: np.random.Generator) -> None:
         radius = 0.029 + 0.014 * f.severity
         if f.kind == "mass":
             radius = 0.050 + 0.030 * f.severity
-        ball = disc(film.size, x, y, radius * rng.uniform(0.92, 1.08), 0.010)
-        film.add((0.22 + 0.08 * f.severity) * ball * np.clip(film.lungs + 0.15, 0, 1), f.label)
+        ball = disc(radiograph.size, x, y, radius * rng.uniform(0.92, 1.08), 0.010)
+        radiograph.add((0.22 + 0.08 * f.severity) * ball * np.clip(radiograph.lungs + 0.15, 0, 1), f.label)
 
 
-def edema(film: Film, f: Finding, rng: np.random.Generator) -> None:
+def edema(radiograph: Radiograph, f: Finding, rng: np.random.Generator) -> None:
     """Perihilar haze on both sides, blurred and cephalised vessels, septal lines at the bases."""
-    p, size = film.patient, film.size
+    p, size = radiograph.patient, radiograph.size
     haze = sum(
         blob(size, p.middle + sign * (0.135 + 0.02 * f.severity), p.apex + 0.37, 0.105 + 0.03 * f.severity, 0.19, 2)
         for sign in SIDES.values()
     )
-    soft = blur(film.vessels, 0.010)
-    change = (0.5 + 0.4 * f.severity) * (1.7 * soft - film.vessels)
-    change += (0.10 + 0.15 * f.severity) * haze * (1 - 0.6 * film.centre) * (1 + 0.22 * cloud(rng, size, (10, 20)))
+    soft = blur(radiograph.vessels, 0.010)
+    change = (0.5 + 0.4 * f.severity) * (1.7 * soft - radiograph.vessels)
+    change += (
+        (0.10 + 0.15 * f.severity) * haze * (1 - 0.6 * radiograph.centre) * (1 + 0.22 * cloud(rng, size, (10, 20)))
+    )
     lines = Sheet(size)
     for side, sign in SIDES.items():
         for _ in range(int(10 + 16 * f.severity)):
@@ -123,13 +127,13 @@ def edema(film: Film, f: Finding, rng: np.random.Generator) -> None:
         for _ in range(8):
             end = (x + sign * rng.uniform(0.02, 0.09), y - rng.uniform(0.10, 0.22))
             lines.line(spline(np.array([(x, y - 0.02), ((x + end[0]) / 2, (y + end[1]) / 2 - 0.01), end])), 0.009, 0.55)
-    film.add((change + blur(lines.field(), 0.0025) * 0.16) * film.lungs, f.label)
+    radiograph.add((change + blur(lines.field(), 0.0025) * 0.16) * radiograph.lungs, f.label)
 
 
-def consolidation(film: Film, f: Finding, rng: np.random.Generator) -> None:
+def consolidation(radiograph: Radiograph, f: Finding, rng: np.random.Generator) -> None:
     """A dense lobe or segment with a straight fissural border and dark air bronchograms."""
-    p, size = film.patient, film.size
-    side, sign, u = f.side, SIDES[f.side], axis(film.size)
+    p, size = radiograph.patient, radiograph.size
+    side, sign, u = f.side, SIDES[f.side], axis(radiograph.size)
     x, y = zone_centre(p, side, f.place, rng, 0.4)
     tall = 0.085 + 0.05 * f.severity
     tilt = rng.uniform(-0.12, 0.12)
@@ -142,34 +146,34 @@ def consolidation(film: Film, f: Finding, rng: np.random.Generator) -> None:
         fissure, reach = y - 0.75 * tall, 2.6 * tall
         band = np.clip((height - fissure) / 0.010, 0, 1) * np.clip((fissure + reach - height + ragged) / 0.06, 0, 1)
     half = 0.105 + 0.045 * f.severity
-    mask = band * np.clip((half - np.abs(u - x)[None, :] + ragged) / 0.045, 0, 1) * film.lungs
+    mask = band * np.clip((half - np.abs(u - x)[None, :] + ragged) / 0.045, 0, 1) * radiograph.lungs
     airways = Sheet(size)
     hx, hy = p.middle + sign * 0.09, p.apex + 0.34
     for _ in range(5):
         end = np.array([x + rng.uniform(-0.7, 0.7) * half, y + rng.uniform(-0.7, 0.7) * tall])
         bend = (np.array([hx, hy]) + end) / 2 + rng.normal(0, 0.012, 2)
         airways.line(spline(np.array([(hx, hy), bend, end])), 0.0085)
-    before = film.density.copy()
-    film.fill(mask * (0.68 + 0.27 * f.severity), 0.65)
-    film.density -= blur(airways.field(), 0.002) * mask * 0.13
-    film.mark(film.density - before, f.label)
+    before = radiograph.density.copy()
+    radiograph.fill(mask * (0.68 + 0.27 * f.severity), 0.65)
+    radiograph.density -= blur(airways.field(), 0.002) * mask * 0.13
+    radiograph.mark(radiograph.density - before, f.label)
 
 
-def pneumonia(film: Film, f: Finding, rng: np.random.Generator) -> None:
+def pneumonia(radiograph: Radiograph, f: Finding, rng: np.random.Generator) -> None:
     """Bronchopneumonia: a cluster of blotches that run together, with clear lung between them."""
-    size, total = film.size, 0.0
+    size, total = radiograph.size, 0.0
     for side in f.sides:
-        x, y = zone_centre(film.patient, side, f.place, rng, 0.7)
+        x, y = zone_centre(radiograph.patient, side, f.place, rng, 0.7)
         for _ in range(int(11 + 7 * f.severity)):
             bx, by = x + rng.normal(0, 0.052), y + rng.normal(0, 0.058)
             r = rng.uniform(0.012, 0.026)
             total = total + rng.uniform(0.6, 1.0) * blob(size, bx, by, r, r * rng.uniform(0.8, 1.3))
-    film.add((0.16 + 0.12 * f.severity) * np.clip(total, 0, 1.25) * film.lungs, f.label)
+    radiograph.add((0.16 + 0.12 * f.severity) * np.clip(total, 0, 1.25) * radiograph.lungs, f.label)
 
 
-def atelectasis(film: Film, f: Finding, rng: np.random.Generator) -> None:
+def atelectasis(radiograph: Radiograph, f: Finding, rng: np.random.Generator) -> None:
     """Bands at the bases; with loss of volume also a raised diaphragm (see reshape_patient)."""
-    p, sheet = film.patient, Sheet(film.size)
+    p, sheet = radiograph.patient, Sheet(radiograph.size)
     for side in f.sides:
         sign = SIDES[side]
         for k in range(2 if f.severity < 0.5 else 3):
@@ -181,15 +185,15 @@ def atelectasis(film: Film, f: Finding, rng: np.random.Generator) -> None:
             slope = rng.uniform(-0.02, 0.035)
             arc = [(inner, y), ((inner + outer) / 2, y + slope / 2 - 0.006), (outer, y + slope)]
             sheet.line(spline(np.array([(p.middle + sign * a, b) for a, b in arc])), rng.uniform(0.010, 0.013))
-    film.add((0.17 + 0.13 * f.severity) * blur(sheet.field(), 0.0028) * film.lungs, f.label)
+    radiograph.add((0.17 + 0.13 * f.severity) * blur(sheet.field(), 0.0028) * radiograph.lungs, f.label)
     if f.kind == "volume loss":
         x, y = p.middle + SIDES[f.side] * 0.5 * p.half_width, p.dome(f.side) + 0.05
-        film.mark(blob(film.size, x, y, 0.4 * p.half_width, 0.10, 8), f.label)
+        radiograph.mark(blob(radiograph.size, x, y, 0.4 * p.half_width, 0.10, 8), f.label)
 
 
-def pneumothorax(film: Film, f: Finding, rng: np.random.Generator) -> None:
+def pneumothorax(radiograph: Radiograph, f: Finding, rng: np.random.Generator) -> None:
     """A visceral pleural line with black, vessel-free space beyond it, and the lung drawn in."""
-    p, size, sign = film.patient, film.size, SIDES[f.side]
+    p, size, sign = radiograph.patient, radiograph.size, SIDES[f.side]
     y = np.linspace(p.apex, p.angle(f.side) - 0.02, 14, dtype=np.float32)
     t = (y - p.apex) / (y[-1] - p.apex)
     depth = 0.03 + 0.13 * f.severity
@@ -205,16 +209,16 @@ def pneumothorax(film: Film, f: Finding, rng: np.random.Generator) -> None:
     collapsed = own_lung - free
     stroke = Sheet(size)
     stroke.line(line, 0.0042)
-    change = -free * (film.vessels + 0.085 + 0.03 * f.severity)
+    change = -free * (radiograph.vessels + 0.085 + 0.03 * f.severity)
     change += blur(stroke.field(), 0.0015) * own_lung * (0.17 + 0.05 * f.severity)
-    film.density += 0.05 * f.severity * collapsed
-    film.add(change, f.label)
-    film.vessels = film.vessels * (1 - free)
+    radiograph.density += 0.05 * f.severity * collapsed
+    radiograph.add(change, f.label)
+    radiograph.vessels = radiograph.vessels * (1 - free)
 
 
-def pleural_effusion(film: Film, f: Finding, rng: np.random.Generator) -> None:
+def pleural_effusion(radiograph: Radiograph, f: Finding, rng: np.random.Generator) -> None:
     """Fluid from the costophrenic angle up, its upper border a meniscus that climbs the chest wall."""
-    p, size = film.patient, film.size
+    p, size = radiograph.patient, radiograph.size
     for side in f.sides:
         sign = SIDES[side]
         level = p.angle(side) - 0.075 - (0.27 * f.severity) * rng.uniform(0.9, 1.1)
@@ -225,12 +229,12 @@ def pleural_effusion(film: Film, f: Finding, rng: np.random.Generator) -> None:
         outline = np.concatenate([np.stack([x, y], axis=1), [(wall, 0.97), (p.middle, 0.97)]])
         lung = filled(size, p.lung(side))
         fluid = blur(filled(size, outline), 0.006) * blur(lung, 0.003)
-        film.fill(fluid * 0.95, 0.68, f.label)
+        radiograph.fill(fluid * 0.95, 0.68, f.label)
 
 
-def pleural_other(film: Film, f: Finding, rng: np.random.Generator) -> None:
+def pleural_other(radiograph: Radiograph, f: Finding, rng: np.random.Generator) -> None:
     """Thickened pleura: a cap over the apex, a rind along the wall, or calcified plaques."""
-    p, size = film.patient, film.size
+    p, size = radiograph.patient, radiograph.size
     for side in f.sides:
         sign = SIDES[side]
         lung = filled(size, p.lung(side))
@@ -239,7 +243,7 @@ def pleural_other(film: Film, f: Finding, rng: np.random.Generator) -> None:
             thick = 0.036 + 0.040 * f.severity
             inner = filled(size, p.lung(side, 0.35 * thick) + np.float32([0, thick]))
             cap = np.clip((p.apex + 0.15 - u) / 0.05, 0, 1)[:, None]
-            film.fill(blur(np.clip(lung - inner, 0, 1) * cap, 0.003) * 0.9, 0.60, f.label)
+            radiograph.fill(blur(np.clip(lung - inner, 0, 1) * cap, 0.003) * 0.9, 0.60, f.label)
         elif f.kind == "plaque":
             sheet = Sheet(size)
             for _ in range(2 + int(2 * f.severity)):
@@ -248,7 +252,7 @@ def pleural_other(film: Film, f: Finding, rng: np.random.Generator) -> None:
                 angles = np.linspace(0, 6.28, 9)[:-1]
                 r = rng.uniform(0.6, 1.3, 8) * (0.022 + 0.012 * f.severity)
                 sheet.polygon(spline(np.stack([x + r * np.cos(angles) * 0.75, y + r * np.sin(angles)], 1), closed=True))
-            film.add(blur(sheet.field(), 0.002) * (0.32 + 0.12 * f.severity) * lung, f.label)
+            radiograph.add(blur(sheet.field(), 0.002) * (0.32 + 0.12 * f.severity) * lung, f.label)
         else:
             thick = 0.024 + 0.028 * f.severity
             y = np.linspace(p.apex + 0.20, p.angle(side) - 0.03, 12, dtype=np.float32)
@@ -257,12 +261,12 @@ def pleural_other(film: Film, f: Finding, rng: np.random.Generator) -> None:
             inner = np.stack([wall - sign * bulge, y], axis=1)
             outer = np.stack([wall + sign * 0.02, y], axis=1)
             rind = filled(size, np.concatenate([spline(inner), outer[::-1]]))
-            film.fill(blur(rind, 0.003) * blur(lung, 0.002) * 0.95, 0.62, f.label)
+            radiograph.fill(blur(rind, 0.003) * blur(lung, 0.002) * 0.95, 0.62, f.label)
 
 
-def fracture(film: Film, f: Finding, rng: np.random.Generator) -> None:
+def fracture(radiograph: Radiograph, f: Finding, rng: np.random.Generator) -> None:
     """Displaced ends of a rib or clavicle with a dark gap between them."""
-    p, size = film.patient, film.size
+    p, size = radiograph.patient, radiograph.size
     bands, edges, gaps, where = (Sheet(size) for _ in range(4))
     step = 0.020 + 0.022 * f.severity
     for number in fractured(f, p):
@@ -282,11 +286,11 @@ def fracture(film: Film, f: Finding, rng: np.random.Generator) -> None:
         gaps.line(np.stack([gap - normal * 0.026, gap + normal * 0.026]), 0.010)
         where.ellipse(*gap, 0.03 + 0.4 * step, 0.03 + 0.4 * step)
         where.line(outer[: max(2, int(0.6 * len(outer)))], 0.05)
-    film.density += bone_shadow(bands, edges) * film.bone_gain
+    radiograph.density += bone_shadow(bands, edges) * radiograph.bone_gain
     near = blur(where.field(), 0.008)
-    film.density += near * (0.14 * blur(bands.field(), 0.004) + 0.11 * blur(edges.field(), 0.003))
-    film.density -= blur(gaps.field(), 0.002) * 0.14
-    film.mark(where.field(), f.label)
+    radiograph.density += near * (0.14 * blur(bands.field(), 0.004) + 0.11 * blur(edges.field(), 0.003))
+    radiograph.density -= blur(gaps.field(), 0.002) * 0.14
+    radiograph.mark(where.field(), f.label)
 
 
 FRONTAL_SIGNS = {

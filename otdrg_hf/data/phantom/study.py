@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from otdrg_hf.data.phantom.anatomy import Patient, Radiograph, frontal_radiograph, sample_patient
+from otdrg_hf.data.phantom.canvas import axis, stream
+from otdrg_hf.data.phantom.finding import Finding
+from otdrg_hf.data.phantom.lateral import draw_lateral_sign, lateral_radiograph
+from otdrg_hf.data.phantom.nuisance import Nuisance, expose, sample_at, sample_nuisance, warp_map
+from otdrg_hf.data.phantom.report import WrittenReport, write_report
+from otdrg_hf.data.phantom.sampling import sample_findings
+from otdrg_hf.data.phantom.signs import FRONTAL_SIGNS, broken_bones, reshape_patient
 from otdrg_hf.labeling.labels import LABELS
-
-from .anatomy import Film, Patient, frontal_film, sample_patient
-from .canvas import axis, stream
-from .finding import Finding
-from .lateral import draw_lateral_sign, lateral_film
-from .nuisance import Nuisance, expose, sample_at, sample_nuisance, warp_map
-from .report import WrittenReport, write_report
-from .sampling import sample_findings
-from .signs import FRONTAL_SIGNS, broken_bones, reshape_patient
 
 VIEWS = ("frontal", "lateral")
 BOTH_LUNGS = ("Edema", "Lung Opacity", "Pneumonia", "Atelectasis")  # drawn as one layer on both sides
@@ -28,11 +27,11 @@ Box = list[float]
 
 @dataclass
 class PhantomStudy:
-    """A synthetic study: drawn films, the report on them and what was drawn.
+    """A synthetic study: drawn radiographs, the report on them and what was drawn.
 
     Attributes:
         id (`str`): `phantom-{split}-{seed:06d}`.
-        images (`list[PIL.Image.Image]`): 8-bit greyscale films, square.
+        images (`list[PIL.Image.Image]`): 8-bit greyscale radiographs, square.
         views (`list[str]`): `"frontal"` or `"lateral"` for each image.
         indication (`str`): may be empty.
         findings (`str`), impression (`str`): the two sections of the report.
@@ -83,46 +82,46 @@ def plan_study(seed: int, split: str, lateral: bool | None = None, findings: lis
     return StudyPlan(split, seed, sample_patient(split, seed), tuple(found), views, text)
 
 
-def draw_film(plan: StudyPlan, view: int, size: int, strength: float = 1.0) -> Film:
+def draw_radiograph(plan: StudyPlan, view: int, size: int, strength: float = 1.0) -> Radiograph:
     """The attenuation of a view of the plan and where each sign is; `strength` below 1 lets soft signs fade."""
     findings = list(plan.findings)
     # from the side the two domes overlap: one that is raised changes little, so it is left where it was
     patient = reshape_patient(plan.patient, [f for f in findings if view == 0 or f.kind != "volume loss"])
     if view == 0:
-        film = frontal_film(patient, size, broken_bones(findings, patient))
+        radiograph = frontal_radiograph(patient, size, broken_bones(findings, patient))
     else:
-        film = lateral_film(patient, size)
+        radiograph = lateral_radiograph(patient, size)
     for f in sorted(findings, key=lambda f: DRAWING_ORDER.index(f.label)):
-        before = film.density.copy()
+        before = radiograph.density.copy()
         sign = FRONTAL_SIGNS[f.label] if view == 0 else draw_lateral_sign
-        sign(film, f, f.rng(plan.split, plan.seed, view))
+        sign(radiograph, f, f.rng(plan.split, plan.seed, view))
         if strength < 1 and f.label not in OPAQUE:
-            film.density = before + np.float32(strength) * (film.density - before)
-    return film
+            radiograph.density = before + np.float32(strength) * (radiograph.density - before)
+    return radiograph
 
 
 def draw_view(plan: StudyPlan, view: int, size: int) -> tuple[Image.Image, dict[str, list[Box]]]:
-    """One film of the plan and the boxes of the signs on it."""
-    film, nuisance = draw_film(plan, view, size), sample_nuisance(plan.split, plan.seed, view)
-    boxes = {label: mark_boxes(film, label, nuisance, halves=view == 0) for label in film.marks}
-    return expose_film(plan, view, film, nuisance), boxes
+    """One radiograph of the plan and the boxes of the signs on it."""
+    radiograph, nuisance = draw_radiograph(plan, view, size), sample_nuisance(plan.split, plan.seed, view)
+    boxes = {label: mark_boxes(radiograph, label, nuisance, halves=view == 0) for label in radiograph.marks}
+    return expose_radiograph(plan, view, radiograph, nuisance), boxes
 
 
-def expose_film(plan: StudyPlan, view: int, film: Film, nuisance: Nuisance) -> Image.Image:
-    density = sample_at(film.density, *warp_map(nuisance, film.size))
+def expose_radiograph(plan: StudyPlan, view: int, radiograph: Radiograph, nuisance: Nuisance) -> Image.Image:
+    density = sample_at(radiograph.density, *warp_map(nuisance, radiograph.size))
     return expose(density, nuisance, stream(plan.split, plan.seed, 8, view))
 
 
-def mark_boxes(film: Film, label: str, nuisance: Nuisance, halves: bool) -> list[Box]:
+def mark_boxes(radiograph: Radiograph, label: str, nuisance: Nuisance, halves: bool) -> list[Box]:
     """The boxes of a label's marks after the warp; marks of one sign on both lungs get a box each."""
     boxes = []
-    for mark in film.marks[label]:
+    for mark in radiograph.marks[label]:
         u, step = axis(mark.shape[0]), 1.0 / mark.shape[0]
         seen = sample_at(mark.astype(np.float32), *warp_map(nuisance, mark.shape[0]))
         drawn = seen > 0.2 * max(float(mark.max()), 1e-6)
         parts = [np.ones_like(u, dtype=bool)]
         if halves and label in BOTH_LUNGS:
-            middle = film.patient.middle + nuisance.shift[0]
+            middle = radiograph.patient.middle + nuisance.shift[0]
             parts = [u < middle, u >= middle]
         for half in parts:
             columns, rows = np.flatnonzero((drawn & half).any(0)), np.flatnonzero(drawn[:, half].any(1))
@@ -139,8 +138,8 @@ def make_phantom(seed: int, split: str = "train", image_size: int = 224, lateral
     Args:
         seed (`int`): 0 or more; the same seed gives the same study, on every machine and in every process.
         split (`str`): part of the seed: studies of different splits never coincide.
-        image_size (`int`): side of the square films in pixels, 64 to 1024.
-        lateral (`bool`, *optional*): whether there is a lateral film; by default half of the studies have one.
+        image_size (`int`): side of the square radiographs in pixels, 64 to 1024.
+        lateral (`bool`, *optional*): whether there is a lateral radiograph; by default half of the studies have one.
 
     Raises:
         ValueError: for a negative seed, an image size out of range or an empty split name.
@@ -162,7 +161,7 @@ def check_phantom(seed: int, image_size: int) -> None:
 
 
 def study_fields(plan: StudyPlan, drawn: list[tuple[Image.Image, dict[str, list[Box]]]]) -> dict[str, Any]:
-    """The fields of [`PhantomStudy`] but for its id, of a plan and its films with their boxes."""
+    """The fields of [`PhantomStudy`] but for its id, of a plan and its radiographs with their boxes."""
     return {
         "images": [image for image, _ in drawn],
         "views": list(plan.views),

@@ -6,10 +6,11 @@ import os
 
 import pytest
 
-from otdrg_hf.data import image_files, load_study_dataset, prepare, prepare_dataset, shards
+from otdrg_hf.data import load_study_dataset, prepare_dataset
 from otdrg_hf.data.errors import DataError
-from otdrg_hf.data.study_index import StudyIndexWriter, read_studies
-from otdrg_hf.data.summary_text import summary_text
+from otdrg_hf.data.preparing import command, images, shards
+from otdrg_hf.data.preparing.study_index import StudyIndexWriter, read_studies, write_index
+from otdrg_hf.data.preparing.summary import summary_text
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_interrupted_and_resumed_is_identical(tree, tmp_path, monkeypatch, unbro
         calls.append(path)
         if len(calls) == stop_at:
             raise Killed
-        return image_files.resized_jpeg(path, image_size)
+        return images.resized_jpeg(path, image_size)
 
     monkeypatch.setattr(shards, "resized_jpeg", resized)
     with pytest.raises(Killed):
@@ -61,7 +62,7 @@ def test_killed_while_finishing(tree, tmp_path, monkeypatch, unbroken):
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("otdrg_hf.data.preparation.shutil.rmtree", refuse)
+        patch.setattr("otdrg_hf.data.preparing.folder.shutil.rmtree", refuse)
         with pytest.raises(Killed):
             prepare_dataset("mimic_cxr", tmp_path / "out", tree, shard_size=7, image_size=24)
     prepare_dataset("mimic_cxr", tmp_path / "out", tree, shard_size=7, image_size=24)
@@ -70,12 +71,12 @@ def test_killed_while_finishing(tree, tmp_path, monkeypatch, unbroken):
 
 def test_what_a_kill_leaves_behind_is_not_trusted(tree, tmp_path, monkeypatch, unbroken):
     output = tmp_path / "out"
-    monkeypatch.setattr(prepare.PreparationFolder, "finish", lambda *arguments: {})
+    monkeypatch.setattr(command.PreparationFolder, "finish", lambda *arguments: {})
     prepare_dataset("mimic_cxr", output, tree, shard_size=7, image_size=24)
     monkeypatch.undo()
     shard = sorted((output / "data").glob("*.parquet"))
     shard[0].write_bytes(shard[0].read_bytes()[:-10])
-    (output / "data" / (shard[1].name + ".tmp")).write_bytes(b"half")
+    (output / "data" / f".{shard[1].name}.0a1b2c3d.tmp").write_bytes(b"half")
     shard[1].unlink()
     next((output / ".prepare").glob("*-00002-*.json")).write_text('{"bytes": ')
     prepare_dataset("mimic_cxr", output, tree, shard_size=7, image_size=24)
@@ -172,11 +173,11 @@ def test_image_folder_is_prepared(tmp_path, make):
 
 def test_index_appears_only_when_whole(tmp_path):
     path = tmp_path / "index.sqlite"
-    with pytest.raises(Killed), StudyIndexWriter(str(path)) as index:
+    with pytest.raises(Killed), write_index(str(path)) as index:
         index.add("train", "a", {"x": 1})
         raise Killed
     assert list(tmp_path.iterdir()) == []
-    with StudyIndexWriter(str(path)) as index:
+    with write_index(str(path)) as index:
         for number in range(5):
             index.add("train", str(number), {"x": number})
     assert list(read_studies(str(path), "train", 1, 3)) == [("1", {"x": 1}), ("2", {"x": 2})]
@@ -184,7 +185,7 @@ def test_index_appears_only_when_whole(tmp_path):
 
 def test_a_first_call_that_came_to_nothing_binds_no_other(tree, tmp_path):
     (tmp_path / "reports.zip").write_bytes(b"cut short")
-    with pytest.raises(DataError, match="no zip archive"):
+    with pytest.raises(DataError, match="not a zip archive"):
         prepare_dataset("mimic_cxr", tmp_path / "out", tree, reports=tmp_path / "reports.zip")
     assert prepare_dataset("mimic_cxr", tmp_path / "out", tree)["studies"] == 60
 
@@ -199,3 +200,11 @@ def test_summary_as_text(tree, tmp_path):
     counts = [str(edema[state]) for state in ("positive", "negative", "uncertain", "blank")]
     assert ["Edema", *counts, f"{100 * edema['positive'] / 60:.1f}"] in lines
     assert lines[-2:] == [["empty", "report", "1,234"], ["image", "missing", "2"]]
+
+
+def test_the_command_prints_the_summary(r2gen_folder, tmp_path, capsys):
+    for as_json in (True, False):
+        command.run("folder", tmp_path / "out", r2gen_folder, as_json, image_size=16)
+        printed = capsys.readouterr().out
+        summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+        assert json.loads(printed) == summary if as_json else printed == summary_text(summary) + "\n"

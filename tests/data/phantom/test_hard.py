@@ -18,7 +18,7 @@ from otdrg_hf.data.phantom.hard import breathe_out, draw_hard_view, hard_nuisanc
 from otdrg_hf.data.phantom.hard_sampling import LOOK_ALIKES, PREVALENCE, STEEPEST, sample_traits
 from otdrg_hf.data.phantom.look_alikes import FRONTAL_LOOK_ALIKES
 from otdrg_hf.data.phantom.sampling import DISEASES
-from otdrg_hf.data.phantom.study import draw_film, plan_study
+from otdrg_hf.data.phantom.study import draw_radiograph, plan_study
 from otdrg_hf.labeling import label_reports
 from otdrg_hf.labeling.labels import LABELS
 
@@ -150,9 +150,9 @@ def test_strength_fades_soft_signs():
         plan = plan_hard_study(seed, "train")
         soft = tuple(Finding(label, 0.3, "left", "lower") for label in ("Lung Opacity", "Edema", "Pneumonia"))
         plan = replace(plan, findings=soft, look_alikes=())
-        bare = draw_film(replace(plan, findings=()), 0, SIZE).density
-        usual += np.abs(draw_film(plan, 0, SIZE).density - bare).sum()
-        faint += np.abs(draw_film(plan, 0, SIZE, strength=0.6).density - bare).sum()
+        bare = draw_radiograph(replace(plan, findings=()), 0, SIZE).density
+        usual += np.abs(draw_radiograph(plan, 0, SIZE).density - bare).sum()
+        faint += np.abs(draw_radiograph(plan, 0, SIZE, strength=0.6).density - bare).sum()
     assert usual > 0 and 0.55 * usual < faint < 0.65 * usual
 
 

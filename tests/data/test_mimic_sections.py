@@ -4,8 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otdrg_hf.data.section_names import REPORTS_CUT_BY_POSITION, REPORTS_READ_FROM_SECTION, SECTION_NAMES
-from otdrg_hf.data.sections import normalize_section_name, read_sections, split_sections
+from otdrg_hf.data.mimic_sections import (
+    REPORTS_CUT_BY_POSITION,
+    REPORTS_READ_FROM_SECTION,
+    SECTION_NAMES,
+    normalize_section_name,
+    read_sections,
+    split_sections,
+)
 from tests.support.shared_cases import shared_cases
 
 PLAIN = (

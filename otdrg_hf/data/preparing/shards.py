@@ -1,24 +1,24 @@
-"""Writes one shard of a prepared dataset: reads its studies, checks their images, labels them, writes Parquet."""
+"""One shard of a prepared dataset: its studies are read, their images checked, labels filled in, Parquet written."""
 
 import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from . import mimic_cxr
-from .image_files import check_image, resized_jpeg
-from .label_filling import fill_labels
-from .language import report_problem
-from .rejections import NO_USABLE_IMAGE, Rejected, rejection
-from .schema import make_study, study_features
-from .study_index import read_studies
-from .tally import count_studies, counts_from_json, counts_to_json
+from otdrg_hf.data import iu_xray, mimic_cxr
+from otdrg_hf.data.errors import NO_USABLE_IMAGE, Rejected, rejection
+from otdrg_hf.data.preparing.images import check_image, resized_jpeg
+from otdrg_hf.data.preparing.study_index import read_studies
+from otdrg_hf.data.preparing.summary import count_studies, counts_from_json, counts_to_json
+from otdrg_hf.data.reports import fill_labels, report_problem
+from otdrg_hf.data.schema import make_study, study_features
+from otdrg_hf.files import atomic_path, write_json
 
 ROWS_PER_GROUP = 32
+EXTRA_COLUMNS = {"iu_xray": iu_xray.EXTRA_COLUMNS, "mimic_cxr": mimic_cxr.EXTRA_COLUMNS}
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,13 @@ class Shard:
         return self.record.removesuffix(".json") + ".rejected.jsonl"
 
 
-def extra_features(source: str) -> dict[str, Any]:
-    """The columns that a source adds to the schema in its Parquet files; `load_study_dataset` leaves them out."""
-    from datasets import List, Value
+def shard_features(source: str):
+    """The schema and the columns that a source adds to it in its shards; `load_study_dataset` leaves those out."""
+    from datasets import Features, List, Value
 
-    if source == "iu_xray":
-        return {"mesh": List(Value("string"))}
-    if source == "mimic_cxr":
-        texts = {"patient_id": Value("string"), "study_date": Value("string")}
-        return {**texts, "view_positions": List(Value("string"))}
-    return {}
+    types = {str: Value("string"), list: List(Value("string"))}
+    extra = {name: types[kind] for name, kind in EXTRA_COLUMNS.get(source, {}).items()}
+    return Features({**study_features(), **extra})
 
 
 def read_record(shard: Shard) -> tuple[Counter, Counter] | None:
@@ -67,39 +64,30 @@ def read_record(shard: Shard) -> tuple[Counter, Counter] | None:
 
 def write_shard(shard: Shard, progress: Callable[[int], Any] = lambda count: None) -> None:
     """
-    Write a shard's Parquet file, its lines of rejected.jsonl and, last of all, the record that says that it is whole.
+    Writes a shard's Parquet file, its lines of rejected.jsonl and, last of all, the record that says that it is whole.
 
     Each file appears under its name only when it is complete, and holds the same bytes whenever it is written again.
     """
-    import datasets
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = datasets.Features({**study_features(), **extra_features(shard.source)}).arrow_schema
+    schema = shard_features(shard.source).arrow_schema
     kept: Counter = Counter()
     left_out: Counter = Counter()
-    temporary = [path + ".tmp" for path in (shard.parquet, shard.rejected, shard.record)]
-    try:
-        with pq.ParquetWriter(temporary[0], schema) as writer, open(temporary[1], "w", encoding="utf-8") as rejected:
+    with atomic_path(shard.rejected) as rejected, atomic_path(shard.parquet) as parquet:
+        with pq.ParquetWriter(parquet, schema) as writer, rejected.open("w", encoding="utf-8") as lines:
 
             def reject(**entry: Any) -> None:
                 left_out[entry["reason"]] += 1
-                rejected.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
             studies = fill_labels(_usable_studies(shard, reject, progress), ROWS_PER_GROUP)
             while rows := list(islice(studies, ROWS_PER_GROUP)):
                 writer.write_table(pa.Table.from_pylist(rows, schema=schema))
                 kept += count_studies(rows)
-        record = {"bytes": os.path.getsize(temporary[0]), "counts": counts_to_json(kept), "rejected": dict(left_out)}
-        with open(temporary[2], "w", encoding="utf-8") as file:
-            json.dump(record, file)
-        for path, final in zip(temporary, (shard.parquet, shard.rejected, shard.record), strict=True):
-            os.replace(path, final)
-    except BaseException:
-        for path in temporary:
-            with suppress(OSError):
-                os.remove(path)
-        raise
+    size = os.path.getsize(shard.parquet)
+    record = {"bytes": size, "counts": counts_to_json(kept), "rejected": dict(left_out)}
+    write_json(shard.record, record, indent=None)
 
 
 def _usable_studies(shard: Shard, reject: Callable[..., None], progress: Callable) -> Iterator[dict[str, Any]]:
@@ -123,7 +111,7 @@ def _read(shard: Shard, content: dict[str, Any]) -> dict[str, Any]:
 def _with_images(study: dict[str, Any], shard: Shard, reject: Callable[..., None]) -> dict[str, Any]:
     """The study with its usable images, by path or embedded; the others are rejected one by one."""
     images, kept = [], []
-    for place, name in enumerate(study["images"]):
+    for position, name in enumerate(study["images"]):
         try:
             path = os.path.join(shard.image_root, *name.split("/"))
             if shard.image_size is None:
@@ -132,11 +120,11 @@ def _with_images(study: dict[str, Any], shard: Shard, reject: Callable[..., None
             else:
                 content = resized_jpeg(path, shard.image_size)
                 images.append({"bytes": content, "path": os.path.splitext(os.path.basename(name))[0] + ".jpg"})
-            kept.append(place)
+            kept.append(position)
         except Rejected as error:
             reject(**rejection(error.reason, error.detail, id=study["id"], split=shard.split, image=name))
     if not kept:
         raise Rejected(NO_USABLE_IMAGE)
     study["images"] = images
     per_image = [name for name in ("views", "view_positions") if name in study]
-    return {**study, **{name: [study[name][place] for place in kept] for name in per_image}}
+    return {**study, **{name: [study[name][position] for position in kept] for name in per_image}}

@@ -1,6 +1,7 @@
-"""Prepares a download of IU X-Ray or MIMIC-CXR, or a folder of studies, as Parquet shards in the one schema."""
+"""`otdrg prepare`: a download of IU X-Ray or MIMIC-CXR, or a folder of studies, as Parquet shards in the one schema."""
 
 import errno
+import json
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -11,22 +12,28 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from . import iu_xray, mimic_cxr, study_folder
-from .csv_tables import find_table
-from .errors import DataError, require_datasets
-from .iu_images import unpack_images
-from .mimic_tables import TABLES
-from .paths import require_inputs
-from .preparation import PreparationFolder
-from .shards import Shard, read_record, write_shard
-from .study_index import StudyIndexWriter
+from otdrg_hf.data import iu_xray, loading, mimic_cxr
+from otdrg_hf.data.errors import UNKNOWN_COLUMN, DataError, Reject, require_datasets
+from otdrg_hf.data.preparing.folder import PreparationFolder
+from otdrg_hf.data.preparing.images import unpack_images
+from otdrg_hf.data.preparing.shards import Shard, read_record, write_shard
+from otdrg_hf.data.preparing.study_index import StudyIndexWriter, write_index
+from otdrg_hf.data.preparing.summary import plot_label_prevalence, summary_text
+from otdrg_hf.data.schema import SPLITS, STUDY_COLUMNS
+from otdrg_hf.data.source_files import find_table, require_inputs
 
-SOURCES = ("iu_xray", "mimic_cxr", "folder")
-_GIVEN_INPUTS = {
+# The inputs that may be given for each source, apart from its folder.
+GIVEN_INPUTS = {
     "iu_xray": {"reports", "images", "annotation", "projections"},
     "mimic_cxr": {"reports", "images"},
     "folder": {"projections"},
 }
+
+
+def run(source: str, output_dir: str | os.PathLike, data_dir: str | os.PathLike, as_json: bool, **options: Any) -> None:
+    """Prepares a dataset and prints its summary, as tables or JSON; `options` are those of [`prepare_dataset`]."""
+    summary = prepare_dataset(source, output_dir, data_dir, **options)
+    print(json.dumps(summary, indent=2) if as_json else summary_text(summary))
 
 
 def prepare_dataset(
@@ -46,9 +53,9 @@ def prepare_dataset(
     plot: bool = False,
 ) -> dict[str, Any]:
     """
-    Write `data/{train,validation,test}-*.parquet`, `rejected.jsonl` and `summary.json` to `output_dir`, for
-    [`load_study_dataset`] to load. Killed or out of disk, it leaves the finished shards; the same call takes it up
-    again, and ends in the same bytes. The memory it needs does not grow with the dataset.
+    Writes `data/{train,validation,test}-*.parquet`, `rejected.jsonl` and `summary.json` to `output_dir`, for
+    [`load_study_dataset`] to load. When it is killed or runs out of disk, the finished shards are kept; the same call
+    resumes, and ends in the same bytes. The memory it needs does not grow with the dataset.
 
     Every study, image and archive member that is left out has a line in `rejected.jsonl` with the reason.
 
@@ -72,13 +79,13 @@ def prepare_dataset(
         projections (`str` or `os.PathLike`, *optional*):
             IU X-Ray, also in R2Gen's folder: a csv with the columns uid, filename and projection (Frontal or Lateral),
             which puts frontal images first in their study; of IU X-Ray, indiana_projections.csv in `data_dir` by
-            default. Neither Open-i's reports nor R2Gen's annotation says which they are.
+            default. Neither Open-i's reports nor R2Gen's annotation names the views.
         image_size (`int`, *optional*):
             Embed the images, with the grey values that [`load_radiograph`] gives, as 8-bit grayscale JPEGs whose
-            shorter side has this many pixels. Without it they stay where they are and are named by path (those of an
+            shorter side has this many pixels. Without it they stay in their folder and are named by path (those of an
             archive are unpacked to `output_dir`/images).
         labels (`str`, *optional*, defaults to `"auto"`):
-            `"auto"` takes MIMIC's CheXpert table where it has the study, else the labeler; `"labeler"` always the
+            `"auto"` takes MIMIC's CheXpert table for the studies in it, else the labeler; `"labeler"` always the
             labeler.
         num_proc (`int`, *optional*, defaults to 1):
             Processes to work with. They are spawned: a script needs its `if __name__ == "__main__":`.
@@ -111,8 +118,6 @@ def prepare_dataset(
     try:
         summary = folder.open() or _prepare(folder, inputs, num_proc)
         if plot:
-            from .prevalence import plot_label_prevalence
-
             plot_label_prevalence(summary, os.path.join(folder.path, "label_prevalence.png"))
         return summary
     except (OSError, sqlite3.OperationalError, DataError) as error:
@@ -124,8 +129,8 @@ def prepare_dataset(
         raise
     except BrokenProcessPool as error:
         raise DataError(
-            "A worker process died, most often for want of memory: run the same command again, with fewer processes; "
-            "what is finished is kept"
+            "A worker process died, most often because memory ran out: run the same command again, with fewer "
+            "processes; what is finished is kept"
         ) from error
 
 
@@ -133,12 +138,12 @@ def _prepare(folder: PreparationFolder, inputs: dict[str, str], num_proc: int) -
     options = folder.options
     image_root = inputs["images"]
     if os.path.isfile(image_root):
-        place = folder.path if options["image_size"] is None else folder.state
-        image_root = os.path.join(place, "images")
-        unpack_images(inputs["images"], image_root, folder.unpacked)
+        image_root = os.path.join(folder.path if options["image_size"] is None else folder.state, "images")
+        unpack_images(inputs["images"], iu_xray.IMAGE_SUFFIXES, image_root, folder.unpacked)
     if not os.path.exists(folder.index):
-        with StudyIndexWriter(folder.index) as index:
-            _build_index(index, options, inputs, image_root)
+        with write_index(folder.index) as index:
+            for split, name, content in _list_studies(index, options, inputs, image_root):
+                index.add(split, name, content)
     shards = folder.shards(
         options["shard_size"],
         source=options["source"],
@@ -151,13 +156,28 @@ def _prepare(folder: PreparationFolder, inputs: dict[str, str], num_proc: int) -
     return folder.finish(shards, _relative(image_root, folder.path) if by_path else None)
 
 
-def _build_index(index: StudyIndexWriter, options: dict[str, Any], inputs: dict[str, str], image_root: str) -> None:
+def _list_studies(
+    index: StudyIndexWriter, options: dict[str, Any], inputs: dict[str, str], image_root: str
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yields `(split, id, content)` of every study of the source; what is left out is recorded in the index."""
     if options["source"] == "iu_xray":
-        iu_xray.build_index(index, inputs, image_root, options["seed"])
-    elif options["source"] == "mimic_cxr":
-        mimic_cxr.build_index(index, inputs["tables"], inputs["reports"], options["labels"] == "auto")
-    else:
-        study_folder.build_index(index, inputs["images"], inputs.get("projections"))
+        return iu_xray.list_studies(inputs, image_root, index.reject, options["seed"])
+    if options["source"] == "mimic_cxr":
+        return mimic_cxr.list_studies(inputs, index.database, index.reject, use_chexpert=options["labels"] == "auto")
+    return _list_folder(inputs["images"], inputs.get("projections"), index.reject)
+
+
+def _list_folder(folder: str, projections: str | None, reject: Reject) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yields the studies of an R2Gen-format or image folder, split by split, with the paths of images inside it."""
+    if not loading.is_study_folder(folder):
+        raise DataError("The folder to prepare has neither annotation.json (R2Gen) nor metadata.jsonl (image folder)")
+    for key in loading.ignored_keys(folder):
+        reject(UNKNOWN_COLUMN, column=key)
+    known = loading.folder_splits(folder)
+    for split in filter(known.__contains__, SPLITS):
+        for study in loading.folder_studies(folder, split, projections, reject):
+            study["images"] = [os.path.relpath(path, folder).replace(os.sep, "/") for path in study["images"]]
+            yield split, study["id"], {name: study[name] for name in STUDY_COLUMNS if name != "id"}
 
 
 def _write_shards(shards: list[Shard], num_proc: int) -> None:
@@ -187,8 +207,8 @@ def _write_in_parallel(todo: list[Shard], num_proc: int) -> Iterator[Shard]:
 
 
 def _check_arguments(source: str, image_size: int | None, labels: str, num_proc: int, shard_size: int) -> None:
-    if source not in SOURCES:
-        raise DataError(f"Unknown source {source!r}: prepare one of {', '.join(SOURCES)}")
+    if source not in GIVEN_INPUTS:
+        raise DataError(f"Unknown source {source!r}: prepare one of {', '.join(GIVEN_INPUTS)}")
     if labels not in ("auto", "labeler"):
         raise DataError(f"labels must be 'auto' or 'labeler', not {labels!r}")
     for name, value in (("image_size", image_size or 1), ("num_proc", num_proc), ("shard_size", shard_size)):
@@ -203,10 +223,10 @@ def _locate(source: str, data_dir: Any, reports: Any, images: Any, annotation: A
         raise DataError(f"data_dir {os.fspath(data_dir)!r} is not a folder")
     given = {"reports": reports, "images": images, "annotation": annotation, "projections": projections}
     inputs = {role: os.path.abspath(os.fspath(path)) for role, path in given.items() if path}
-    if unused := sorted(inputs.keys() - _GIVEN_INPUTS[source]):
+    if unused := sorted(inputs.keys() - GIVEN_INPUTS[source]):
         raise DataError(f"{' and '.join(unused)} cannot be given for {source}, whose own files say it")
     if source == "mimic_cxr":
-        inputs = {"tables": folder, "images": folder, "reports": mimic_cxr.find_reports(folder), **inputs}
+        inputs = mimic_cxr.find_inputs(folder, inputs)
     elif source == "iu_xray":
         inputs = iu_xray.find_inputs(folder, inputs)
     else:
@@ -218,14 +238,14 @@ def _locate(source: str, data_dir: Any, reports: Any, images: Any, annotation: A
 def _tables(source: str, inputs: dict[str, str]) -> dict[str, str]:
     """The files inside an input folder that say which studies there are, by name."""
     if source == "mimic_cxr":
-        found = [find_table(inputs["tables"], name) for name in TABLES]
+        found = [find_table(inputs["tables"], name) for name in mimic_cxr.TABLES]
     else:
-        found = study_folder.list_files(inputs["images"]) if source == "folder" else []
+        found = loading.study_files(inputs["images"]) if source == "folder" else []
     return {os.path.basename(path): path for path in found if path}
 
 
 def _sizes(inputs: dict[str, str]) -> dict[str, Any]:
-    """What tells inputs apart without naming a place on this machine: the name and, of a file, the size."""
+    """What tells inputs apart without a path of this machine: the name and, of a file, the size."""
     return {
         role: [os.path.basename(path), os.path.getsize(path) if os.path.isfile(path) else None]
         for role, path in inputs.items()

@@ -2,8 +2,8 @@
 
 import pytest
 
-from otdrg_hf.data.iu_xray import iter_iu_reports
-from otdrg_hf.data.language import report_problem
+from otdrg_hf.data.iu_reports import iter_iu_reports
+from otdrg_hf.data.reports import report_problem
 
 
 @pytest.mark.parametrize("report", ["", " \n", "XXXX.", "___ . 1.", "XXXX XXXX, ___"])

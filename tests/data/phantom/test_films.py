@@ -42,7 +42,7 @@ def change(number: int, findings: list[Finding], view: int) -> tuple[np.ndarray,
 
 def test_another_process_draws_the_same():
     # by path, so that the child needs nothing but what this process imports from
-    code = "import sys; sys.path[:0] = sys.argv[1:]\nfrom test_phantom_films import digest\n"
+    code = "import sys; sys.path[:0] = sys.argv[1:]\nfrom test_films import digest\n"
     code += "print(digest(11, 'train'), digest(12, 'test'))"
     places = [str(Path(__file__).parent), *sys.path]
     result = subprocess.run([sys.executable, "-c", code, *places], capture_output=True, text=True, check=True)

@@ -1,17 +1,19 @@
-"""The folder that a preparation works in: what it was started with, which shards it needs, and how it ends."""
+"""The output folder of a preparation: the options it was started with, the shards it needs, and its end."""
 
 import json
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
-from .errors import DataError
-from .prepared import SHARD_FOLDER, STATE_FOLDER, SUMMARY_FILE
-from .schema import SPLITS
-from .shards import Shard, read_record
-from .study_index import count_studies, read_rejected
-from .tally import describe_counts
+from otdrg_hf.data.errors import DataError
+from otdrg_hf.data.prepared import SHARD_FOLDER, STATE_FOLDER, SUMMARY_FILE
+from otdrg_hf.data.preparing.shards import Shard, read_record
+from otdrg_hf.data.preparing.study_index import count_studies, read_rejected
+from otdrg_hf.data.preparing.summary import describe_counts
+from otdrg_hf.data.schema import SPLITS
+from otdrg_hf.files import atomic_path, remove_unfinished, write_json
 
 REJECTED_FILE = "rejected.jsonl"
 FORMAT = 2  # 1 had other grey values
@@ -29,14 +31,15 @@ class PreparationFolder:
         self.state = os.path.join(path, STATE_FOLDER)
         self.index = os.path.join(self.state, "index.sqlite")
         self.unpacked = os.path.join(self.state, "unpacked.jsonl")
+        self.image_folders = tuple(os.path.join(parent, "images") for parent in (self.path, self.state))
 
     def open(self) -> dict[str, Any] | None:
-        """Start or take up the preparation; gives the summary of one that was finished already."""
+        """Starts or resumes the preparation; returns the summary of one that was finished already."""
         summary = _read_json(os.path.join(self.path, SUMMARY_FILE))
         started = _read_json(os.path.join(self.state, "options.json"))
         known = (summary or {}).get("options", started)
         if summary is None and not self._has_begun():
-            # Nothing came of the first call, such as one with a damaged archive: its inputs do not bind this one.
+            # The first call came to nothing, as with a damaged archive: this one may have other inputs.
             known = None
         if known is not None and known != self.options:
             changed = sorted(key for key in {*known, *self.options} if known.get(key) != self.options.get(key))
@@ -51,13 +54,14 @@ class PreparationFolder:
             raise DataError("The output folder holds a data folder of something else: choose another folder")
         os.makedirs(self.state, exist_ok=True)
         os.makedirs(os.path.join(self.path, SHARD_FOLDER), exist_ok=True)
-        write_atomically(os.path.join(self.state, "options.json"), json.dumps(self.options))
+        for folder in (self.path, self.state, os.path.join(self.path, SHARD_FOLDER), *self.image_folders):
+            remove_unfinished(folder)
+        write_json(os.path.join(self.state, "options.json"), self.options, indent=None)
         return None
 
     def _has_begun(self) -> bool:
-        """Whether more than the options is there: the list of studies, or images that were unpacked."""
-        places = (self.index, *(os.path.join(place, "images") for place in (self.path, self.state)))
-        return any(map(os.path.exists, places))
+        """Whether there is more than the options: the list of studies, or images that were unpacked."""
+        return any(map(os.path.exists, (self.index, *self.image_folders)))
 
     def shards(self, size: int, **common: Any) -> list[Shard]:
         """All shards of the dataset, in order; `common` are the fields that they share."""
@@ -81,8 +85,10 @@ class PreparationFolder:
 
     def finish(self, shards: list[Shard], image_root: str | None) -> dict[str, Any]:
         """
-        Gather rejected.jsonl and summary.json, and remove `.prepare/`. Raises [`DataError`] when no study is left,
-        leaving rejected.jsonl alone.
+        Gathers rejected.jsonl and summary.json, and removes `.prepare/`.
+
+        Raises:
+            [`DataError`]: when no study is left, and only rejected.jsonl with it.
         """
         rejected = self._gather_rejected(shards)
         by_split: dict[str, Counter] = {}
@@ -103,22 +109,21 @@ class PreparationFolder:
             "splits": {split: describe_counts(counts) for split, counts in by_split.items()},
             "rejected": dict(sorted(rejected.items())),
         }
-        write_atomically(os.path.join(self.path, SUMMARY_FILE), json.dumps(summary, indent=2) + "\n")
+        write_json(os.path.join(self.path, SUMMARY_FILE), summary, indent=2)
         shutil.rmtree(self.state)
         return summary
 
     def _gather_rejected(self, shards: list[Shard]) -> Counter:
-        """Join the lines of all steps, in an order that does not depend on which was written when."""
+        """Joins the lines of all steps, in an order that does not depend on which was written when."""
         reasons: Counter = Counter()
         path = os.path.join(self.path, REJECTED_FILE)
-        with open(path + ".tmp", "w", encoding="utf-8") as joined:
+        with atomic_path(path) as unfinished, unfinished.open("w", encoding="utf-8") as joined:
             for line in self._rejected_lines(shards):
                 reasons[json.loads(line)["reason"]] += 1
                 joined.write(line.rstrip("\n") + "\n")
-        os.replace(path + ".tmp", path)
         return reasons
 
-    def _rejected_lines(self, shards: list[Shard]):
+    def _rejected_lines(self, shards: list[Shard]) -> Iterator[str]:
         if os.path.exists(self.unpacked):
             with open(self.unpacked, encoding="utf-8") as lines:
                 yield from lines
@@ -126,13 +131,6 @@ class PreparationFolder:
         for shard in shards:
             with open(shard.rejected, encoding="utf-8") as lines:
                 yield from lines
-
-
-def write_atomically(path: str, text: str) -> None:
-    """Write a text file that is either whole or not there."""
-    with open(path + ".tmp", "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(path + ".tmp", path)
 
 
 def _read_json(path: str) -> dict[str, Any] | None:

@@ -7,8 +7,8 @@ import zipfile
 
 import pytest
 
-from otdrg_hf.data.archives import is_safe_member, iter_files
 from otdrg_hf.data.errors import DataError
+from otdrg_hf.data.source_files import is_safe_member, iter_files, join_inside
 
 
 class Rejections(list):
@@ -105,3 +105,9 @@ def test_no_archive_at_all(tmp_path):
         read(tmp_path / "a.tgz")
     with pytest.raises(DataError, match="no folder or archive"):
         read(tmp_path / "b.tgz")
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "C:/x", "a\\..\\x", ""])
+def test_paths_cannot_leave_their_folder(name):
+    with pytest.raises(DataError, match="leaves its dataset folder"):
+        join_inside("/data", name)

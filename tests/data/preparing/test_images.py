@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from otdrg_hf.data import load_study_dataset
-from otdrg_hf.data.image_files import check_image, resized_jpeg
-from otdrg_hf.data.rejections import IMAGE_MISSING, IMAGE_UNREADABLE, Rejected
+from otdrg_hf.data.errors import IMAGE_MISSING, IMAGE_UNREADABLE, Rejected
+from otdrg_hf.data.preparing.images import check_image, resized_jpeg
 from otdrg_hf.modeling.image_loading import load_radiograph
 from tests.support.deep_images import deep_png, deep_tiff
 
