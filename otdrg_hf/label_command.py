@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from .json_lines import decode_line, numbered_lines, parse_object
+from otdrg_hf.files import decode_line, numbered_lines, parse_object
+
 from .labeling import LABELS, STATES, Mention, label_reports
 
 

@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from ..json_lines import numbered_lines, parse_object
+from otdrg_hf.files import numbered_lines, parse_object
+
 from .dicom import view_in_file
 from .errors import DataError
 from .paths import join_inside

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..json_lines import HALF_SURROGATE, half_surrogate
+from otdrg_hf.files import HALF_SURROGATE, half_surrogate
+
 from .errors import DataError
 from .paths import join_inside
 from .projections import R2GenViews, frontal_first

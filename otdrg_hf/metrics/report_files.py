@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..json_lines import numbered_lines, parse_object
+from otdrg_hf.files import numbered_lines, parse_object
+
 from ..labeling import LABELS, STATES
 from ..labeling.sections import split_sections
 
