@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Iterator
 
-from otdrg_hf.reviewing import review_answer
+from otdrg_hf.reporting import review_answer
 
 from . import film_view, label_table, report_view
 from .film_study import FilmStudy, study_of_phantom, study_of_uploads

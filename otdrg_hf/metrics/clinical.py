@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..labeling import LABELS, LABELS_5, label_reports
-from ..labeling.labels import POSITIVE, UNCERTAIN
-from .bootstrap import Statistics
-from .pairs import as_pairs
+from otdrg_hf.labeling import LABELS, LABELS_5, label_reports
+from otdrg_hf.labeling.labels import POSITIVE, UNCERTAIN
+from otdrg_hf.metrics.bootstrap import Statistics
+from otdrg_hf.metrics.pairs import as_pairs
 
 Labeler = Callable[[Sequence[str]], np.ndarray]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .pairs import as_pairs
+from otdrg_hf.metrics.pairs import as_pairs
 
 NEEDS_JAVA = "not computed: needs Java"
 NEEDS_JAR = "not computed: needs pycocoevalcap, which brings the jar; run pip install pycocoevalcap"

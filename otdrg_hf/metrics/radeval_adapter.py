@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from numbers import Real
 
-from .pairs import as_pairs
+from otdrg_hf.metrics.pairs import as_pairs
 
 SCORES = ("radgraph", "ratescore", "green")
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .pairs import as_pairs
+from otdrg_hf.metrics.pairs import as_pairs
 
 BETA = 1.2
 

@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 from otdrg_hf.data.phantom import make_phantom
 from otdrg_hf.film_files import find_films
-from otdrg_hf.reporting import load_reporter, report_films
+from otdrg_hf.reporting import load_reporter, report_image_files
 
 
 def write_films(folder: str, count: int, image_size: int) -> None:
@@ -33,7 +33,7 @@ def measure(report, films: list, batch_sizes: list[int], max_new_tokens: int) ->
         return [report(film.location, max_new_tokens=max_new_tokens) for film in films]
 
     def batched(batch_size: int) -> list:
-        return list(report_films(report, films, "benchmark", batch_size, max_new_tokens))
+        return list(report_image_files(report, films, "benchmark", batch_size, max_new_tokens))
 
     batched(batch_sizes[-1])  # warm up
     alone, expected = seconds(one_by_one)

@@ -95,7 +95,7 @@ def _models(folder, monkeypatch) -> None:
     # The bundled model takes longer, and has tests of its own.
     default = PIPELINE_REGISTRY.supported_tasks["radiology-report"]["default"]
     monkeypatch.setitem(default, "model", (str(short), "main"))
-    for module in ("otdrg_hf.reporting", "otdrg_hf.demo.run", "otdrg_hf.app.server", "otdrg_hf"):
+    for module in ("otdrg_hf.app.server", "otdrg_hf"):
         monkeypatch.setattr(f"{module}.DEMO_CHECKPOINT", short)
 
 

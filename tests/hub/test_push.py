@@ -133,7 +133,7 @@ def test_drafts_adapters_and_models_without_code_are_refused(published, tmp_path
     with pytest.raises(ValueError, match="does not carry its code"):
         plan_push(published, "org/model")
     (published / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="LoRA adapter.*merge_adapter"):
+    with pytest.raises(ValueError, match="LoRA adapter.*otdrg merge"):
         plan_push(published, "org/model")
     with pytest.raises(ValueError, match="There is no folder nowhere"):
         plan_push(tmp_path / "nowhere", "org/model")

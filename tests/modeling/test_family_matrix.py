@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, pipeline
 from trl import ModelConfig
 
 from otdrg_hf import OTDRGForConditionalGeneration, OTDRGProcessor
-from otdrg_hf.hub.merge_adapter import merge_adapter
+from otdrg_hf.hub.command import merge_adapter
 from otdrg_hf.training.adapters import adapter_config
 from otdrg_hf.training.stages import apply_stage
 from tests.conftest import make_films
