@@ -85,13 +85,13 @@ def label(
 @app.command()
 def prepare(
     source: Annotated[str, typer.Argument(help="iu_xray, mimic_cxr, or folder: R2Gen-format or metadata.jsonl.")],
-    data_dir: Annotated[Path, typer.Argument(help="Where the download, or the folder, lies.")],
+    data_dir: Annotated[Path, typer.Argument(help="The download, or the folder.")],
     output_dir: Annotated[Path, typer.Argument(help="For Parquet shards, summary.json and rejected.jsonl.")],
     annotation: Annotated[
         Path | None, typer.Option("--annotation", help="IU X-Ray: R2Gen annotation.json to split by.")
     ] = None,
     reports: Annotated[Path | None, typer.Option("--reports", help="The reports, if not in DATA_DIR.")] = None,
-    images: Annotated[Path | None, typer.Option("--images", help="The films, if not in DATA_DIR.")] = None,
+    images: Annotated[Path | None, typer.Option("--images", help="The images, if not in DATA_DIR.")] = None,
     projections: Annotated[
         Path | None, typer.Option("--projections", help="IU X-Ray, also R2Gen's: csv of uid, filename, projection.")
     ] = None,
@@ -99,13 +99,13 @@ def prepare(
         str, typer.Option("--labels", help="auto: MIMIC's table, else the labeler. labeler: always the labeler.")
     ] = "auto",
     image_size: Annotated[
-        int | None, typer.Option("--image_size", help="Embed films at this shorter side; else by path.")
+        int | None, typer.Option("--image_size", help="Embed images at this shorter side; else by path.")
     ] = None,
     num_proc: Annotated[int, typer.Option("--num_proc", min=1, help="Processes.")] = 1,
     plot: Annotated[bool, typer.Option("--plot", help="Draw label_prevalence.png in OUTPUT_DIR.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn a download of IU X-Ray or MIMIC-CXR into a dataset that loads in one line; goes on where it was cut off."""
+    """Turn a download of IU X-Ray or MIMIC-CXR into a dataset that loads in one line; an interrupted run resumes."""
     from otdrg_hf.data import prepare_dataset
     from otdrg_hf.data.summary_text import summary_text
 
@@ -271,7 +271,7 @@ def web_page(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes one that is free.")] = 7860,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
 ) -> None:
-    """Open a page to drop films on: the report as it is written, labels to correct, evidence; on this machine only."""
+    """Open a page to drop images on: the report as it is written, labels to correct, evidence; on this machine only."""
     from otdrg_hf.app.server import run_app
 
     run_app(model, host, port, device)

@@ -16,7 +16,8 @@ from yaml import YAMLError
 from otdrg_hf.data.prepared import read_summary
 from otdrg_hf.hub.card_file import CARD_FILE, is_replaceable
 from otdrg_hf.hub.model_card import write_model_card
-from otdrg_hf.hub.provenance import FORMAT, RECORD_FILE, SOURCES, read_file, read_stages
+from otdrg_hf.hub.provenance import FORMAT, RECORD_FILE, read_file, read_stages
+from otdrg_hf.hub.sources import SOURCES
 
 from .arguments import LABEL_RATES, StudyArguments
 from .report_metrics import LOGGED

@@ -27,15 +27,15 @@ def plot_label_f1(cards: dict[str, ReportCard], path: str | os.PathLike) -> None
     figure = Figure(figsize=(7.5, 4.5 + len(cards)), layout="constrained")
     axes = figure.subplots()
     step = 0.8 / len(cards)
-    for place, (system, card) in enumerate(cards.items()):
+    for position, (system, card) in enumerate(cards.items()):
         rows = [row for row in card.labels if not row["uncertain_positive"]]
-        heights = [index + (place - (len(cards) - 1) / 2) * step for index in range(len(rows))]
+        heights = [index + (position - (len(cards) - 1) / 2) * step for index in range(len(rows))]
         scores = [row["f1"] for row in rows]
         bounds = [(row.get("f1_low"), row.get("f1_high")) for row in rows]
-        axes.plot(scores, heights, "o", markersize=5, color=f"C{place}", label=system)
+        axes.plot(scores, heights, "o", markersize=5, color=f"C{position}", label=system)
         for height, (low, high) in zip(heights, bounds, strict=True):
             if low is not None and high is not None:
-                axes.hlines(height, low, high, color=f"C{place}", linewidth=1.5)
+                axes.hlines(height, low, high, color=f"C{position}", linewidth=1.5)
     first = next(iter(cards.values()))
     support = [row["true_positives"] + row["false_negatives"] for row in first.labels if not row["uncertain_positive"]]
     axes.set_yticks(range(len(LABELS)), [f"{label} ({n})" for label, n in zip(LABELS, support, strict=True)])

@@ -33,7 +33,7 @@ class Studies:
         references (`list[list[str]]`): reference texts of each study.
         predictions (`dict[str, list[str]]`): N texts for each system, by its name.
         warnings (`list[str]`): what was accepted but deserves a look, such as empty texts.
-        predicted_labels (`dict[str, np.ndarray]`): states `[N, 14]` that a model predicted from the films, for each
+        predicted_labels (`dict[str, np.ndarray]`): states `[N, 14]` that a model predicted from the images, for each
             system whose file has them.
         files (`dict[str, Path]`): where the predictions of each system come from.
     """
@@ -63,7 +63,7 @@ def read_studies(
     Reads predictions, each file one system, and the references that belong to them by id.
 
     A line is `{"id": ..., "generated_text" or "prediction": str, "reference": str or list of str}`. References may
-    lie in their own file, as `reference`, `references` or `report`, or as `findings` and `impression`. A line may say
+    be in their own file, as `reference`, `references` or `report`, or as `findings` and `impression`. A line may say
     which `section` its reference is, and hold `predicted_labels`, `{label: state}` without the blank ones.
 
     Args:
@@ -282,6 +282,6 @@ def _system_names(paths: list[str]) -> dict[str, str]:
     folders = [f"{Path(path).absolute().parent.name}/{stem}" for path, stem in zip(paths, stems, strict=True)]
     names = [folder if stems.count(stem) > 1 else stem for folder, stem in zip(folders, stems, strict=True)]
     return {
-        path: name if names.count(name) == 1 else f"{name} ({names[: place + 1].count(name)})"
-        for place, (path, name) in enumerate(zip(paths, names, strict=True))
+        path: name if names.count(name) == 1 else f"{name} ({names[: position + 1].count(name)})"
+        for position, (path, name) in enumerate(zip(paths, names, strict=True))
     }

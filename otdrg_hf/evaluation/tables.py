@@ -51,7 +51,7 @@ def text_table(
         names = [name for name in figure_names(next(iter(heads.values()))) if not name.endswith(UNCERTAIN_POSITIVE)]
         rows = [[name, *(_cell(head, name) for head in heads.values())] for name in names]
         rows += [[label, *(_label_cell(head, label) for head in heads.values())] for label in labels]
-        lines += ["", *_columns(["labels predicted from the films", *heads], rows)]
+        lines += ["", *_columns(["labels predicted from the images", *heads], rows)]
     for pair, tests in (paired or {}).items():
         rows = [[name, *_test_cells(test)] for name, test in tests.items() if test["difference"] is not None]
         lines += ["", *_columns([pair, "difference", "interval", "p"], rows)]
@@ -120,6 +120,6 @@ def _with_bounds(value: float, low: float | None, high: float | None) -> str:
 
 
 def _columns(header: list[str], rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[place]) for row in [header, *rows]) for place in range(len(header))]
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
     return [line.rstrip() for line in [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]]

@@ -1,4 +1,4 @@
-"""An HTML page that shows the reports with the most wrong labels beside their references."""
+"""An HTML page that shows the reports with the most wrong labels, next to their references."""
 
 from collections.abc import Sequence
 from html import escape

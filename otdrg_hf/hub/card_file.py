@@ -38,7 +38,7 @@ def save_card(path: Path, content: str) -> None:
         FileNotFoundError: if the folder does not exist.
     """
     if not is_replaceable(path):
-        raise ValueError(f"{path.name} was written or edited by hand: delete it, or give --output for another name.")
+        raise ValueError(f"{path.name} was written or edited by someone: delete it, or give --output for another name.")
     write_text(path, f"{content}\n<!-- Written by otdrg card, {_digest(content)}. -->\n")
 
 

@@ -96,19 +96,19 @@ def merge_adapter(adapter_dir: str | os.PathLike, model_dir: str | os.PathLike) 
         model_dir (`str` or `os.PathLike`): A folder that is not there yet.
 
     Raises:
-        ValueError: if `adapter_dir` holds no adapter or `model_dir` is there already.
+        ValueError: if `adapter_dir` is not an adapter or `model_dir` exists.
         ImportError: without peft.
     """
+    source, target = Path(adapter_dir), Path(model_dir)
+    if not (source / "adapter_config.json").is_file():
+        raise ValueError(f"{source.name} is not an adapter: give the folder that training with --use_peft wrote.")
+    if target.exists():
+        raise ValueError(f"{target.name} is there already: choose another folder.")
     require("peft", extra="train")
     from peft import PeftConfig, PeftModel
 
     from otdrg_hf import OTDRGForConditionalGeneration, OTDRGProcessor
 
-    source, target = Path(adapter_dir), Path(model_dir)
-    if not (source / "adapter_config.json").is_file():
-        raise ValueError(f"{source.name} holds no adapter: give the folder that training with --use_peft wrote.")
-    if target.exists():
-        raise ValueError(f"{target.name} is there already: choose another folder.")
     base = source / "base"
     # Where the base was when the adapter was trained, if the adapter's folder no longer has it.
     base = base if base.is_dir() else Path(PeftConfig.from_pretrained(str(source)).base_model_name_or_path)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from otdrg_hf.hub.card_file import CARD_FILE, TASK_TYPE, render_card, save_card
-from otdrg_hf.hub.provenance import SOURCES
+from otdrg_hf.hub.sources import SOURCES
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 

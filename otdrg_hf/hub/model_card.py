@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from otdrg_hf.hub.card_file import CARD_FILE, render_card, save_card
-from otdrg_hf.hub.provenance import SOURCES, Source, is_credentialed, read_stages, sources_of
+from otdrg_hf.hub.provenance import is_credentialed, read_stages, sources_of
+from otdrg_hf.hub.sources import SOURCES, Source
 from otdrg_hf.metrics.clinical import UNCERTAIN_POSITIVE
 
 PAPER = "2507.03908"
@@ -34,7 +35,7 @@ COUNTED = {
     "omissions_per_report": "Labels left out, per report",
     "laterality_agreement": "Side agrees, where both reports name one",
 }
-# Of the labels that the disease head predicts from the films, apart from those that the written reports state.
+# Of the labels that the disease head predicts from the images, apart from those that the written reports state.
 HEAD = "disease_head_"
 TASK_TYPE, TASK_NAME = "image-to-text", "Radiology report generation"
 
@@ -340,7 +341,7 @@ def _bounds(scores: Scores, name: str) -> tuple[float, float] | None:
 
 
 def is_headline(name: str) -> bool:
-    """Whether a card shows the score at once: no precision or recall beside F1, nor the other mapping of uncertain."""
+    """Whether a card shows the score at once: neither precision and recall, nor the other mapping of uncertain."""
     return not name.endswith((UNCERTAIN_POSITIVE, "_precision", "_recall"))
 
 

@@ -104,7 +104,7 @@ def plan_push(
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ValueError(f"{repo_id!r} is no name of a repository, such as org/model: {error}") from None
+        raise ValueError(f"{repo_id!r} is not a name of a repository, such as org/model: {error}") from None
     folder = Path(model_dir)
     _refuse_datasets(folder)
     files = upload_list(folder)
@@ -229,8 +229,8 @@ def upload_list(model_dir: Path) -> list[UploadFile]:
     The files that go, by name. What is on no list stays: checkpoints, logs, data, anything else in the folder.
 
     Raises:
-        ValueError: for a folder that is no whole OTDRG model with its code and card, holds pickles, or names a path of
-            this machine in a file that would go.
+        ValueError: for a folder that is not a whole OTDRG model with its code and card, holds pickles, or names a path
+            of this machine in a file that would go.
     """
     _refuse_other_folders(model_dir)
     pickles = sorted(path.name for path in model_dir.iterdir() if path.suffix.lower() in PICKLES and path.is_file())

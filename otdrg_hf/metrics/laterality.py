@@ -108,7 +108,7 @@ def find_side_words(sentence: str) -> list[SideWord]:
 
 # The heart and the mediastinum lie in the middle; No Finding lies nowhere.
 _MIDLINE = frozenset({"No Finding", "Cardiomegaly", "Enlarged Cardiomediastinum"})
-# What is not where the finding listed before it is: edema is diffuse, a device has a place of its own.
+# What is not where the finding listed before it is: edema is diffuse, a device has a position of its own.
 _ALONE = frozenset({"Edema", "Support Devices"})
 
 _CLAUSE_END = re.compile(r"[;]|\b(?:but|while|whereas|although|though|however|except)\b", re.IGNORECASE)

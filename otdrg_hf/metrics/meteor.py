@@ -21,7 +21,7 @@ _NUM_STATISTICS = 23
 
 
 class MeteorUnavailableError(RuntimeError):
-    """METEOR cannot be computed here; the message is the reason to report in place of a figure."""
+    """METEOR cannot be computed here; the message is the reason to report instead of a score."""
 
 
 def meteor_statistics(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:

@@ -297,7 +297,7 @@ def _counts(predictions: list[str], references: list[list[str]]) -> dict[str, in
 
 
 def _digest(references: list[list[str]]) -> str:
-    """A fingerprint by which two report cards can be told to have had the same references in the same order."""
+    """A fingerprint that two report cards share if they had the same references in the same order."""
     return hashlib.sha256(repr(references).encode("utf-8", "surrogatepass")).hexdigest()
 
 

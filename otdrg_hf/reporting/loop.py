@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from otdrg_hf.film_files import Film, find_films
 from otdrg_hf.reporting.loading import load_reporter, model_name
 from otdrg_hf.reporting.review import review_answer
 
 if TYPE_CHECKING:
     from transformers import Pipeline
     from transformers.generation.streamers import BaseStreamer
+
+    from otdrg_hf.film_files import Film
 
 
 def report_studies(
@@ -51,8 +52,9 @@ def report_studies(
 
     def readable() -> Iterator[Any]:
         for study in studies:
-            errors.append(study if isinstance(study, ValueError) else None)
-            if errors[-1] is None:
+            unreadable = isinstance(study, ValueError)
+            errors.append(study if unreadable else None)
+            if not unreadable:
                 yield study
 
     options: dict[str, Any] = {"batch_size": batch_size, "streamer": streamer, "generate_kwargs": generate_kwargs or {}}
@@ -61,18 +63,18 @@ def report_studies(
     with tqdm(total=total, initial=finished, desc=description, unit=unit, disable=description is None) as progress:
         for answer in report(readable(), **options):
             while (error := errors.popleft()) is not None:
-                yield {"error": str(error)}
                 progress.update()
+                yield {"error": str(error)}
+            progress.update()
             yield answer
-            progress.update()
         for error in errors:
-            yield {"error": str(error)}
             progress.update()
+            yield {"error": str(error)}
 
 
 def report_image_files(
     report: "Pipeline",
-    files: Sequence[Film],
+    files: "Sequence[Film]",
     model: str,
     batch_size: int = 1,
     max_new_tokens: int | None = 256,
@@ -131,12 +133,14 @@ def report_images(
     Yields:
         `dict`: As of [`report_image_files`].
     """
+    from otdrg_hf.film_files import find_films
+
     files = find_films(images)
     report = load_reporter(model, device, dtype)
     yield from report_image_files(report, files, model_name(model), batch_size, max_new_tokens)
 
 
-def _read(file: Film):
+def _read(file: "Film"):
     """The image, or the `ValueError` of one that cannot be read."""
     from otdrg_hf.modeling.image_loading import load_radiograph
 

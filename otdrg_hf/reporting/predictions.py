@@ -1,4 +1,4 @@
-"""The files of a reported split: predictions.jsonl, generation.json beside it, and the shares of several processes."""
+"""The files of a reported split: predictions.jsonl with its generation.json, and the shares of several processes."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def finished_studies(predictions: Path, settings: dict) -> set[str]:
 
 
 def generation_settings(predictions: str | os.PathLike) -> dict | None:
-    """How the lines of a `predictions.jsonl` were made; `None` where no `generation.json` beside it says so."""
+    """How the lines of a `predictions.jsonl` were made; `None` where no `generation.json` next to it says so."""
     path = Path(predictions)
     if path.name != PREDICTIONS_FILE:
         return None

@@ -103,35 +103,36 @@ def write_share(
         "labels": "of the reference" if true_labels else "predicted",
     }
     references = dict(zip(studies["id"], studies[section], strict=True))
-    ids = list(references)
     written = {key for path in others for key in finished_studies(path, settings)}
-    index, number = share
+    process, num_processes = share
     with open_predictions(folder, settings, check=lambda row: _check_row(row, references)) as file:
         ready()
-        written |= file.finished.keys()
-        batches = [range(start, min(start + batch_size, len(ids))) for start in range(0, len(ids), batch_size)]
-        batches = [batch for batch in batches if any(ids[place] not in written for place in batch)][index::number]
-        places = [place for batch in batches for place in batch]
-        again = sum(ids[place] in file.finished for place in places)
+        batches = _unfinished_batches(list(references), written | file.finished.keys(), batch_size)
+        batches = batches[process::num_processes]
+        inputs = _read_studies(studies, [index for batch in batches for index in batch], section, true_labels)
+        again = sum(key in file.finished for batch in batches for key in batch.values())
         description = f"Reporting ({left_out} without {section} left out)" if left_out else "Reporting"
         answers = report_studies(
             report,
-            _read_studies(studies, places, section if true_labels else None),
+            inputs,
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
             generate_kwargs={"do_sample": False},
-            description=None if index > 0 else description,
-            total=len(file.finished) - again + len(places),
+            description=None if process > 0 else description,
+            total=len(file.finished) - again + sum(map(len, batches)),
             finished=len(file.finished) - again,
         )
-        rows, ends = [], {batch[-1] for batch in batches}
-        for place, answer in zip(places, answers, strict=True):
-            if ids[place] not in written:
-                rows.append(_row(ids[place], references[ids[place]], section, answer))
-            if place in ends:
-                file.append(*rows)
-                rows.clear()
-    return file.path, ids
+        for batch in batches:
+            rows = [_row(key, references[key], section, next(answers)) for key in batch.values()]
+            file.append(*(row for row in rows if row["id"] not in written and row["id"] not in file.finished))
+        answers.close()
+    return file.path, list(references)
+
+
+def _unfinished_batches(ids: list[str], finished: set[str], batch_size: int) -> list[dict[int, str]]:
+    """Of the batches of all studies, those with a study that has no report yet, each as `{index: id}`."""
+    batches = [dict(enumerate(ids[start : start + batch_size], start)) for start in range(0, len(ids), batch_size)]
+    return [batch for batch in batches if not finished.issuperset(batch.values())]
 
 
 def _load_studies(report, dataset, split, data_dir, section, num_studies):
@@ -165,13 +166,13 @@ def _check_row(row: dict, references: dict[str, str]) -> None:
         raise ValueError(f"the reference of id {row['id']!r} has changed since; give another --output_dir")
 
 
-def _read_studies(studies, indices: Sequence[int], label_section: str | None) -> Iterator[dict]:
+def _read_studies(studies, indices: Sequence[int], section: str, true_labels: bool) -> Iterator[dict]:
     """What the pipeline takes of each study, with the labels of its reference where they are asked for."""
     for index in indices:
         study = _read_study(studies, index)
         inputs = {key: study[key] for key in INPUT_COLUMNS}
-        if label_section is not None:
-            [codes] = label_reports([study[label_section]])
+        if true_labels:
+            [codes] = label_reports([study[section]])
             inputs["disease_labels"] = {label: STATES[code] for label, code in zip(LABELS, codes, strict=True)}
         yield inputs
 

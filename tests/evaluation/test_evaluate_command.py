@@ -62,7 +62,7 @@ def test_a_model_reports_a_split_and_is_scored_in_one_go(otdrg, folder, data, tm
     code, out, err = otdrg(*command, "--num_bootstrap", 20, "--section", "findings")
     assert code == 0, err
     assert f"{folder.name} on {data.name}, split test, references: findings" in out
-    assert "labels predicted from the films" in out
+    assert "labels predicted from the images" in out
     content = json.loads((tmp_path / "out/figures.json").read_text())["systems"]["predictions"]
     rows = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
     texts, references = [row["generated_text"] for row in rows], [row["reference"] for row in rows]
@@ -112,7 +112,7 @@ def test_csv_and_table_hold_the_predicted_labels(otdrg, predictions, tmp_path):
         rows = {(row["figure"], row["label"], row["uncertain"]): row["value"] for row in csv.DictReader(file)}
     assert rows["disease_head_label_f1", "Cardiomegaly", "not positive"] == "1.0"
     value = rows["disease_head_ce14_micro_f1", "", "not positive"]
-    table = out.split("labels predicted from the films")[1]
+    table = out.split("labels predicted from the images")[1]
     assert f"{float(value):.4f}" == next(line.split()[1] for line in table.splitlines() if "ce14_micro_f1" in line)
 
 

@@ -201,7 +201,7 @@ def test_datasets_are_refused_always(tmp_path, source, words):
 
 @pytest.mark.parametrize("name", ["", "a/b/c", "org/", "org/mo del", "-org/model", "org/model.git", "org/a--b"])
 def test_names_that_the_hub_would_not_take_are_refused(published, name):
-    with pytest.raises(ValueError, match="no name of a repository"):
+    with pytest.raises(ValueError, match="not a name of a repository"):
         plan_push(published, name)
 
 
