@@ -43,8 +43,9 @@ def load_reporter(
         except (RuntimeError, AssertionError, NotImplementedError):
             raise ValueError(f"There is no device {device!r} here; leave it out for the best there is.") from None
     location, name = str(model or DEMO_CHECKPOINT), model_name(model)
-    path = Path(location)
-    if not path.is_dir() and path.name != location and path.parent.is_dir():  # the Hub need not be asked
+    # Hub ids are NAME or ORGANISATION/NAME: for anything else the Hub need not be asked.
+    is_path = os.path.isabs(location) or location.startswith((".", "~")) or location.count("/") > 1
+    if is_path and not os.path.isdir(location):
         raise ValueError(f"The model {name!r} cannot be loaded: there is no such folder.")
     try:
         return pipeline(TASK, model=location, device=device, dtype=dtype or "auto")

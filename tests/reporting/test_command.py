@@ -128,7 +128,8 @@ def test_report_images_as_before(folder, films):
         ({"dtype": "int3"}, "'int3' is not a dtype; choose from auto, float32"),
         ({"device": "cuda:99"}, "There is no device 'cuda:99' here"),
         ({"device": "toaster"}, "There is no device 'toaster' here"),
-        ({"model": "no/such/folder"}, "The model 'no/such/folder' cannot be loaded"),
+        ({"model": "no/such/folder"}, "The model 'no/such/folder' cannot be loaded: there is no such folder"),
+        ({"model": "./none"}, "The model './none' cannot be loaded: there is no such folder"),
     ],
     ids=str,
 )
