@@ -56,8 +56,9 @@ def test_json_is_always_a_flag_and_output_always_a_path():
     seen = Counter()
     for command in cli.app.registered_commands:
         for hint in get_type_hints(command.callback, include_extras=True).values():
-            kind, *options = get_args(hint)
-            for name in getattr(options[0], "param_decls", ()) if options else ():
+            kind, option = (*get_args(hint), None, None)[:2]
+            # In Annotated, typer keeps the first name where a default would be.
+            for name in (getattr(option, "default", None), *(getattr(option, "param_decls", None) or ())):
                 assert kinds.get(name, kind) == kind, (command.callback.__name__, name)
                 seen[name] += 1
     assert seen["--json"] == 5 and seen["--output"] == seen["-o"] == 3
