@@ -1,6 +1,5 @@
 """The `otdrg` command: each subcommand parses its options and calls the module that does the work."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -24,27 +23,27 @@ ModelOption = Annotated[str | None, typer.Option("--model", help="Folder or Hub 
 @app.command()
 def report(
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE...", help="Films, a study each: files, folders, 'patterns*' or URLs.")
+        list[str], typer.Argument(metavar="IMAGE...", help="Images, a study each: files, folders, 'patterns*' or URLs.")
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="JSONL to write; goes on where it was cut off.")
+        Path | None, typer.Option("--output", "-o", help="JSONL to write; an interrupted run resumes.")
     ] = None,
     model: ModelOption = None,
     max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", help="Bound on a report's length.")] = 256,
-    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Films that run together.")] = 1,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Images that run together.")] = 1,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")] = None,
-    candidates: Annotated[int, typer.Option("--candidates", min=1, help="Reports per film, by beam search.")] = 1,
-    stream: Annotated[bool, typer.Option("--stream", help="Print one film's report as it is written.")] = False,
+    candidates: Annotated[int, typer.Option("--candidates", min=1, help="Reports per image, by beam search.")] = 1,
+    stream: Annotated[bool, typer.Option("--stream", help="Print one image's report as it is written.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the report of each film, with the label states behind it."""
-    from otdrg_hf.report_command import run_report, stream_report
+    """Write the report of each image, with the label states behind it."""
+    from otdrg_hf.reporting.command import run_report, run_report_streaming
 
     if stream and (len(images) > 1 or output or as_json or candidates > 1):
-        raise ValueError("--stream prints the text of one film, without -o, --json and --candidates.")
+        raise ValueError("--stream prints the text of one image, without -o, --json and --candidates.")
     if stream:
-        failures = stream_report(images[0], model, device, dtype, max_new_tokens)
+        failures = run_report_streaming(images[0], model, device, dtype, max_new_tokens)
     else:
         options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "candidates": candidates}
         failures = run_report(images, output, model, device, dtype, as_json, **options)
@@ -53,17 +52,16 @@ def report(
 
 @app.command()
 def demo(
-    images: Annotated[list[str] | None, typer.Argument(metavar="[IMAGE]...", help="Films to report as well.")] = None,
+    images: Annotated[list[str] | None, typer.Argument(metavar="[IMAGE]...", help="Images to report as well.")] = None,
     output_dir: Annotated[Path, typer.Option("--output_dir", help="For pictures and demo.json.")] = Path("demo_output"),
     num_studies: Annotated[int, typer.Option("--num_studies", min=0, help="Phantoms behind the table; 0: none.")] = 200,
     model: ModelOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Report three unseen synthetic phantoms, and films of yours, with evidence pictures and a table of figures."""
-    from otdrg_hf.demo.run import demo_text, run_demo
+    """Report three unseen synthetic phantoms, and images of yours, with evidence pictures and a table of metrics."""
+    from otdrg_hf.demo.command import run_demo
 
-    result = run_demo(images or [], output_dir, num_studies, model)
-    print(json.dumps(result) if as_json else demo_text(result, num_studies))
+    run_demo(images or [], output_dir, num_studies, model, as_json)
 
 
 @app.command()
@@ -78,22 +76,21 @@ def label(
     device: Annotated[str | None, typer.Option("--device", help="Of chexbert: cpu, cuda, cuda:1, mps.")] = None,
 ) -> None:
     """Read the 14 disease labels off reports; one JSON line a report."""
-    from otdrg_hf.label_command import label_file
+    from otdrg_hf.labeling.command import run_label
 
-    for row in label_file(reports, labeler, weights, explain, num_proc, device=device):
-        print(json.dumps(row))
+    run_label(reports, labeler, weights=weights, explain=explain, num_proc=num_proc, device=device)
 
 
 @app.command()
 def prepare(
     source: Annotated[str, typer.Argument(help="iu_xray, mimic_cxr, or folder: R2Gen-format or metadata.jsonl.")],
-    data_dir: Annotated[Path, typer.Argument(help="Where the download, or the folder, lies.")],
+    data_dir: Annotated[Path, typer.Argument(help="The download, or the folder.")],
     output_dir: Annotated[Path, typer.Argument(help="For Parquet shards, summary.json and rejected.jsonl.")],
     annotation: Annotated[
         Path | None, typer.Option("--annotation", help="IU X-Ray: R2Gen annotation.json to split by.")
     ] = None,
     reports: Annotated[Path | None, typer.Option("--reports", help="The reports, if not in DATA_DIR.")] = None,
-    images: Annotated[Path | None, typer.Option("--images", help="The films, if not in DATA_DIR.")] = None,
+    images: Annotated[Path | None, typer.Option("--images", help="The images, if not in DATA_DIR.")] = None,
     projections: Annotated[
         Path | None, typer.Option("--projections", help="IU X-Ray, also R2Gen's: csv of uid, filename, projection.")
     ] = None,
@@ -101,13 +98,13 @@ def prepare(
         str, typer.Option("--labels", help="auto: MIMIC's table, else the labeler. labeler: always the labeler.")
     ] = "auto",
     image_size: Annotated[
-        int | None, typer.Option("--image_size", help="Embed films at this shorter side; else by path.")
+        int | None, typer.Option("--image_size", help="Embed images at this shorter side; else by path.")
     ] = None,
     num_proc: Annotated[int, typer.Option("--num_proc", min=1, help="Processes.")] = 1,
     plot: Annotated[bool, typer.Option("--plot", help="Draw label_prevalence.png in OUTPUT_DIR.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn a download of IU X-Ray or MIMIC-CXR into a dataset that loads in one line; goes on where it was cut off."""
+    """Turn a download of IU X-Ray or MIMIC-CXR into a dataset that loads in one line; an interrupted run resumes."""
     from otdrg_hf.data.preparing import command
 
     command.run(
@@ -144,7 +141,7 @@ def evaluate(
         Path | None, typer.Option("--data_dir", help="Where iu_xray or mimic_cxr was prepared.")
     ] = None,
     output_dir: Annotated[
-        Path, typer.Option("--output_dir", help="For the model's predictions and their figures; a cut-off run goes on.")
+        Path, typer.Option("--output_dir", help="For the model's predictions and metrics; an interrupted run resumes.")
     ] = Path("evaluate_output"),
     num_studies: Annotated[
         int | None, typer.Option("--num_studies", min=1, help="Only so many studies, from the first.")
@@ -169,64 +166,57 @@ def evaluate(
     num_bootstrap: Annotated[
         int, typer.Option("--num_bootstrap", min=0, help="Resamples behind intervals and paired tests; 0: neither.")
     ] = 1000,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures here; - prints them.")] = None,
-    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write all figures here, one a row.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write all metrics here, as JSON.")] = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write all metrics here, one per row.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw F1 of each label here: .png, .pdf or .svg.")] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page of the worst cases here.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Score reports: BLEU, ROUGE-L, CIDEr, METEOR and clinical efficacy, with intervals; several files are compared.
 
     With --dataset a model reports the studies of a split first; its predictions are kept in --output_dir.
     """
-    from otdrg_hf.metrics.compare import check_output_paths, check_scoring, evaluate_files
-    from otdrg_hf.metrics.labelers import load_labeler
+    from otdrg_hf.evaluation.command import run_evaluate
 
-    if model is not None and dataset is None:
-        raise ValueError("--model needs --dataset, the studies that it is to report")
-    if not predictions and dataset is None:
-        raise ValueError("nothing to score: give files of predictions, or --dataset for a model to report")
-    to_stdout = json_file == Path("-")
-    outputs = (None if to_stdout else json_file, csv_file, html)
-    check_output_paths(*outputs, plot=plot, made_later=output_dir if dataset is not None else None)
-    scoring = {"section": section, "protocol": protocol, "vocabulary": vocabulary, "radeval": radeval or ()}
-    check_scoring(**scoring)
-    files, label = list(predictions or ()), load_labeler(labeler, weights, device=device)
-    if dataset is not None:
-        from otdrg_hf.metrics.generation import generate_predictions
-
-        options = {"data_dir": data_dir, "num_studies": num_studies, "batch_size": batch_size, "device": device}
-        options |= {"split": split, "section": section or "report", "max_new_tokens": max_new_tokens}
-        files.insert(0, generate_predictions(model, dataset, output_dir, **options))
-    evaluation = evaluate_files(files, references, labeler=label, num_bootstrap=num_bootstrap, **scoring)
-    for path, write in (
-        (None if to_stdout else json_file, evaluation.write_json),
-        (None if dataset is None else output_dir / "figures.json", evaluation.write_json),
-        (csv_file, evaluation.write_csv),
-        (plot, evaluation.write_plot),
-        (html, evaluation.write_html),
-    ):
-        if path is not None:
-            write(path)
-    # Last: a reader such as head may close the pipe, which must not cost the files.
-    print(evaluation.json() if to_stdout else evaluation.text())
+    generation = {"split": split, "data_dir": data_dir, "num_studies": num_studies}
+    generation |= {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    run_evaluate(
+        predictions or (),
+        references,
+        dataset=dataset,
+        model=model,
+        output_dir=output_dir,
+        generation=generation,
+        section=section,
+        labeler=labeler,
+        weights=weights,
+        device=device,
+        num_bootstrap=num_bootstrap,
+        scoring={"protocol": protocol, "vocabulary": vocabulary, "radeval": radeval or ()},
+        output=output,
+        csv_file=csv_file,
+        plot=plot,
+        html=html,
+        as_json=as_json,
+    )
 
 
 @app.command()
 def card(
     source: Annotated[Path, typer.Argument(help="A model's folder, one of otdrg prepare, or: phantom, phantom_hard.")],
-    evaluation: Annotated[Path | None, typer.Option("--evaluation", help="What otdrg evaluate --json wrote.")] = None,
+    evaluation: Annotated[Path | None, typer.Option("--evaluation", help="What otdrg evaluate -o wrote.")] = None,
     evaluated_on: Annotated[str | None, typer.Option("--evaluated_on", help="The dataset that it is about.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="The split that it is about.")] = None,
     system: Annotated[str | None, typer.Option("--system", help="Which system of the evaluation, of several.")] = None,
     license: Annotated[str | None, typer.Option("--license", help="Such as apache-2.0. Default: the data's.")] = None,
     repo_id: Annotated[str | None, typer.Option("--repo_id", help="The model's name in the card: org/model.")] = None,
     studies: Annotated[list[str] | None, typer.Option("--studies", help="Of phantoms: train=1000, and so on.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", help="Default: README.md in the folder.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: README.md in the folder.")] = None,
 ) -> None:
     """Write the card of a model or a dataset from what training, evaluation and preparation recorded."""
-    from otdrg_hf.hub.card_command import write_card
+    from otdrg_hf.hub.command import run_card
 
-    path = write_card(
+    run_card(
         source,
         evaluation=evaluation,
         evaluated_on=evaluated_on,
@@ -237,7 +227,17 @@ def card(
         studies=studies,
         output=output,
     )
-    print(f"wrote {path}")
+
+
+@app.command()
+def merge(
+    adapter_dir: Annotated[Path, typer.Argument(help="The folder that training with --use_peft wrote.")],
+    model_dir: Annotated[Path, typer.Argument(help="The folder to write, not there yet.")],
+) -> None:
+    """Make a whole model of a LoRA adapter and its base, ready for its card and the Hub."""
+    from otdrg_hf.hub.command import merge_adapter
+
+    merge_adapter(adapter_dir, model_dir)
 
 
 @app.command()
@@ -254,16 +254,10 @@ def push(
     as_json: JsonOption = False,
 ) -> None:
     """Upload model, processor, code and card to the Hub; refuses credentialed data and pickles."""
-    from otdrg_hf.hub.push import plan_push, push_model
+    from otdrg_hf.hub.command import run_push
 
-    plan = plan_push(model_dir, repo_id, private=private, revision=revision, data_may_be_public=data_may_be_public)
-    if not as_json:
-        print(plan.text(), flush=True)
-    address = None if dry_run else push_model(plan, message)
-    if as_json:
-        print(json.dumps({**plan.to_dict(), "commit": address}))
-    else:
-        print("dry run: nothing was uploaded" if dry_run else address)
+    options = {"private": private, "revision": revision, "data_may_be_public": data_may_be_public}
+    run_push(model_dir, repo_id, message=message, dry_run=dry_run, as_json=as_json, **options)
 
 
 @app.command(name="app")
@@ -275,7 +269,7 @@ def web_page(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes one that is free.")] = 7860,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
 ) -> None:
-    """Open a page to drop films on: the report as it is written, labels to correct, evidence; on this machine only."""
+    """Open a page to drop images on: the report as it is written, labels to correct, evidence; on this machine only."""
     from otdrg_hf.app.server import run_app
 
     run_app(model, host, port, device)
@@ -304,11 +298,18 @@ def train(context: typer.Context) -> None:
     raise typer.Exit(subprocess.run([*command, *context.args], env=environment).returncode)
 
 
-def main() -> None:
-    """Runs the command; what a user can mend is one line on stderr and exit code 2."""
-    from transformers.utils import logging
+def _hide_progress_bars() -> None:
+    """Of loading and downloading. transformers is not imported for this: --help and some commands do without it."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "transformers" in sys.modules:  # and has read its environment
+        from transformers.utils import logging
 
-    logging.disable_progress_bar()
+        logging.disable_progress_bar()
+
+
+def main() -> None:
+    """Runs the command; an error that a user can cause is one line on stderr and exit code 2."""
+    _hide_progress_bars()
     try:
         app()
     except (ValueError, ImportError, OSError) as error:

@@ -6,7 +6,6 @@ import pytest
 
 import otdrg_hf  # noqa: F401  (registers OTDRG with the Auto classes)
 from otdrg_hf import OTDRGForConditionalGeneration, OTDRGProcessor
-from tests.support.tiny_models import *  # noqa: F403  (for tests that still import them from here)
 from tests.support.tiny_models import make_films, make_model, make_processor
 
 # The same examples every time; `--hypothesis-profile=default` tries others.

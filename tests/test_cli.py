@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+from collections import Counter
+from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from PIL import Image
 
-from otdrg_hf import DEMO_CHECKPOINT
+from otdrg_hf import DEMO_CHECKPOINT, cli
 from tests.support.tiny_models import make_films
 
 pytestmark = pytest.mark.skipif(not DEMO_CHECKPOINT.exists(), reason="the demo checkpoint is not bundled yet")
@@ -20,8 +23,45 @@ def otdrg(*arguments, cwd):
 def test_help_names_every_command(tmp_path):
     result = otdrg("--help", cwd=tmp_path)
     assert result.returncode == 0
-    for command in ("report", "demo", "label", "prepare", "evaluate", "train"):
+    for command in ("report", "demo", "label", "prepare", "evaluate", "train", "card", "merge", "push", "app"):
         assert command in result.stdout
+
+
+# What is imported besides the package itself, whose own imports are the business of test_import.py.
+IMPORTED = """
+import sys, types
+package = types.ModuleType("otdrg_hf")
+package.__path__ = [{path!r}]
+sys.modules["otdrg_hf"] = package
+{statement}
+print(*sorted({{name.split(".")[0] for name in sys.modules}} & set({heavy!r})), file=sys.stderr)
+"""
+HELP = "sys.argv = ['otdrg', '--help']; from otdrg_hf.cli import main\ntry: main()\nexcept SystemExit: pass"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [HELP, *(f"import otdrg_hf.{name}" for name in ("labeling", "metrics", "evaluation.command", "reporting"))],
+    ids=["otdrg --help", "labeling", "metrics", "evaluation", "reporting"],
+)
+def test_no_model_is_imported_without_need(statement):
+    heavy = ("torch", "transformers", "datasets", "matplotlib", "pandas", "accelerate")
+    code = IMPORTED.format(path=str(DEMO_CHECKPOINT.parents[1]), statement=statement, heavy=heavy)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == ""
+
+
+def test_json_is_always_a_flag_and_output_always_a_path():
+    kinds = {"--json": bool, "--output": Path | None, "-o": Path | None}
+    seen = Counter()
+    for command in cli.app.registered_commands:
+        for hint in get_type_hints(command.callback, include_extras=True).values():
+            kind, option = (*get_args(hint), None, None)[:2]
+            # In Annotated, typer keeps the first name where a default would be.
+            for name in (getattr(option, "default", None), *(getattr(option, "param_decls", None) or ())):
+                assert kinds.get(name, kind) == kind, (command.callback.__name__, name)
+                seen[name] += 1
+    assert seen["--json"] == 5 and seen["--output"] == seen["-o"] == 3
 
 
 def test_report_goes_on_after_a_bad_file_and_says_so(tmp_path):

@@ -4,7 +4,7 @@ Reports a split with as many processes as there are devices, and scores the repo
     accelerate launch --num_processes 8 -m otdrg_hf.training.generate --model outputs/iu_xray_finetune \\
         --dataset data/iu_xray --split test --section findings --output_dir outputs/iu_xray_test
 
-Each process writes its share as it goes, and a run that was cut off goes on, with another number of processes if need
+Each process writes its share as it goes, and an interrupted run resumes, with another number of processes if need
 be. The shares become one predictions.jsonl, the same as `otdrg evaluate --dataset` writes with one process.
 """
 
@@ -17,9 +17,10 @@ import torch
 import typer
 from accelerate import PartialState
 
-from otdrg_hf.metrics.compare import check_scoring, evaluate_files
-from otdrg_hf.metrics.generation import write_share
-from otdrg_hf.metrics.prediction_shards import merge_shares, shard_folder, share_files
+from otdrg_hf.evaluation.command import METRICS_FILE
+from otdrg_hf.evaluation.compare import check_scoring, evaluate_files
+from otdrg_hf.reporting.predictions import merge_shares, share_files, share_folder
+from otdrg_hf.reporting.split import write_share
 
 # The shares of slow and fast processes end hours apart.
 PATIENCE = timedelta(days=2)
@@ -28,7 +29,7 @@ PATIENCE = timedelta(days=2)
 def generate(
     model: Annotated[str, typer.Option("--model", help="Folder or Hub id, of an adapter too.")],
     dataset: Annotated[str, typer.Option("--dataset", help="A folder, phantom or a prepared name.")],
-    output_dir: Annotated[Path, typer.Option("--output_dir", help="For predictions and figures.")],
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="For predictions and metrics.")],
     split: Annotated[str, typer.Option("--split", help="Of the dataset.")] = "test",
     data_dir: Annotated[Path | None, typer.Option("--data_dir", help="Of iu_xray or mimic_cxr.")] = None,
     section: Annotated[str, typer.Option("--section", help="findings, impression or report (both).")] = "report",
@@ -47,7 +48,7 @@ def generate(
     _, ids = write_share(
         model,
         dataset,
-        shard_folder(output_dir, state.process_index),
+        share_folder(output_dir, state.process_index),
         share=(state.process_index, state.num_processes),
         others=share_files(output_dir),
         ready=state.wait_for_everyone,
@@ -58,7 +59,7 @@ def generate(
         predictions = merge_shares(output_dir, ids)
         evaluation = evaluate_files([predictions], section=section, protocol=protocol)
         print(evaluation.text())
-        evaluation.write_json(output_dir / "figures.json")
+        evaluation.write_json(output_dir / METRICS_FILE)
     state.wait_for_everyone()
     state.destroy_process_group()
 

@@ -9,7 +9,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStr
 
 from otdrg_hf.app import views
 from otdrg_hf.app.study import PageStudy, study_of_phantom, study_of_uploads
-from otdrg_hf.reviewing import review_answer
+from otdrg_hf.reporting import review_answer
 
 logger = logging.getLogger(__name__)
 CLEARED = {

@@ -24,8 +24,8 @@ from otdrg_hf.data.iu_reports import IUReport, iter_iu_reports, study_number
 from otdrg_hf.data.r2gen import ANNOTATION_FILE, is_r2gen_folder, read_annotation
 from otdrg_hf.data.reports import report_problem
 from otdrg_hf.data.schema import Source, frontal_first, make_study, study_id
-from otdrg_hf.images.views import view_of
 from otdrg_hf.data.source_files import read_table
+from otdrg_hf.images.views import view_of
 
 SOURCE = Source(
     title="IU X-Ray",

@@ -23,8 +23,8 @@ from otdrg_hf.data.errors import (
 )
 from otdrg_hf.data.mimic_sections import read_sections
 from otdrg_hf.data.schema import VIEWS, Source, compose_report, split_name
-from otdrg_hf.images.views import view_of
 from otdrg_hf.data.source_files import find_table, iter_files, read_table
+from otdrg_hf.images.views import view_of
 from otdrg_hf.labeling import LABELS
 
 SOURCE = Source(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from otdrg_hf.files import atomic_path
 from otdrg_hf.hub.provenance import RECORD_FILE
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
@@ -14,18 +15,16 @@ from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 
 def export(source: str, target: str) -> None:
     """Writes model and processor of `source` to `target`, which appears whole or not at all."""
-    temporary = Path(target).with_suffix(".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    OTDRGForConditionalGeneration.from_pretrained(source, dtype=torch.float16).save_pretrained(temporary)
-    OTDRGProcessor.from_pretrained(source).save_pretrained(temporary)
-    _load_in_fp32(temporary / "config.json")
-    # What the card of a model that starts from this one will say of its training.
-    shutil.copy(Path(source, RECORD_FILE), temporary)
-    # The package has the code; a second copy of it would only drift.
-    for code in temporary.glob("*.py"):
-        code.unlink()
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
+    with atomic_path(target) as temporary:
+        OTDRGForConditionalGeneration.from_pretrained(source, dtype=torch.float16).save_pretrained(temporary)
+        OTDRGProcessor.from_pretrained(source).save_pretrained(temporary)
+        _load_in_fp32(temporary / "config.json")
+        # What the card of a model that starts from this one will say of its training.
+        shutil.copy(Path(source, RECORD_FILE), temporary)
+        # The package has the code; a second copy of it would only drift.
+        for code in temporary.glob("*.py"):
+            code.unlink()
+        shutil.rmtree(target, ignore_errors=True)
 
 
 def _load_in_fp32(path: Path) -> None:

@@ -5,7 +5,10 @@ import re
 from importlib import resources
 from pathlib import Path
 
+from otdrg_hf.files import write_text
+
 CARD_FILE = "README.md"
+TASK_TYPE, TASK_NAME = "image-to-text", "Radiology report generation"
 MARK = re.compile(r"\n<!-- Written by otdrg card, ([0-9a-f]{16}). -->\n$")
 # What the trainer of TRL leaves in README.md at each checkpoint.
 DRAFT = "generated_from_trainer"
@@ -34,12 +37,9 @@ def save_card(path: Path, content: str) -> None:
         ValueError: if there is a card that was not written by this function, or was edited since.
         FileNotFoundError: if the folder does not exist.
     """
-    from ..metrics.atomic import write_atomically
-
     if not is_replaceable(path):
-        raise ValueError(f"{path.name} was written or edited by hand: delete it, or give --output for another name.")
-    with write_atomically(path) as temporary:
-        temporary.write_text(f"{content}\n<!-- Written by otdrg card, {_digest(content)}. -->\n", encoding="utf-8")
+        raise ValueError(f"{path.name} was written or edited by someone: delete it, or give --output for another name.")
+    write_text(path, f"{content}\n<!-- Written by otdrg card, {_digest(content)}. -->\n")
 
 
 def is_replaceable(path: Path) -> bool:

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from otdrg_hf.data.sources import SOURCES
-
-from .card_file import CARD_FILE, render_card, save_card
-from .figures import TASK_TYPE
+from otdrg_hf.hub.card_file import CARD_FILE, TASK_TYPE, render_card, save_card
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
@@ -27,7 +25,7 @@ def write_dataset_card(
     Raises:
         ValueError: for a folder without a summary.json, a licence other than the source's, or a card that was edited.
     """
-    from ..data.prepared import SUMMARY_FILE, read_summary
+    from otdrg_hf.data.prepared import SUMMARY_FILE, read_summary
 
     folder = Path(data_dir)
     try:
@@ -60,12 +58,11 @@ def write_phantom_card(studies: dict[str, int], output: str | os.PathLike, name:
 
 def phantom_summary(studies: dict[str, int], name: str = "phantom") -> dict[str, Any]:
     """What summary.json of these phantoms would say; they are planned, but not drawn, which would take far longer."""
-    from ..data.phantom.dataset import GENERATOR_VERSION, HARD_VERSION
-    from ..data.phantom.hard import plan_hard_study
-    from ..data.phantom.study import plan_study
-    from ..data.preparing.summary import count_studies, describe_counts
-    from ..data.schema import require_split
-    from ..labeling import LABELS
+    from otdrg_hf.data.phantom.dataset import GENERATOR_VERSION, HARD_VERSION
+    from otdrg_hf.data.phantom.hard import plan_hard_study
+    from otdrg_hf.data.phantom.study import plan_study
+    from otdrg_hf.data.preparing.summary import count_studies, describe_counts
+    from otdrg_hf.labeling import LABELS
 
     is_hard = name == "phantom_hard"
     plan_of = plan_hard_study if is_hard else plan_study

@@ -1,30 +1,74 @@
-"""The model card, filled from what training and evaluation recorded."""
+"""The model card, filled from what training recorded and from the scores of an evaluation."""
 
 import json
 import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from otdrg_hf.data.schema import Source
 from otdrg_hf.data.sources import SOURCES
-
-from .card_file import CARD_FILE, render_card, save_card
-from .figures import HEAD, TASK_TYPE, Figures, eval_results, figure_rows, label_rows
-from .provenance import is_credentialed, read_stages, sources_of
+from otdrg_hf.hub.card_file import CARD_FILE, render_card, save_card
+from otdrg_hf.hub.provenance import is_credentialed, read_stages, sources_of
+from otdrg_hf.metrics.clinical import UNCERTAIN_POSITIVE
 
 PAPER = "2507.03908"
 TAGS = ["radiology-report-generation", "radiology", "chest-x-ray", "medical", "otdrg", f"arxiv:{PAPER}"]
 STAGE_TITLES = {
     "align": "alignment: vision encoder, transport and disease head",
-    "finetune": "fine-tuning: the language model and the bridges to it",
+    "finetune": "fine-tuning: the language model and the projectors to it",
     "joint": "joint training of all parts",
     "unknown": "not recorded",
 }
+CLINICAL = re.compile(r"ce(14|5)_(micro|macro|example)_(precision|recall|f1)")
+NLG = {
+    "bleu_1": ("bleu", "BLEU-1"),
+    "bleu_2": ("bleu", "BLEU-2"),
+    "bleu_3": ("bleu", "BLEU-3"),
+    "bleu_4": ("bleu", "BLEU-4"),
+    "rouge_l": ("rouge", "ROUGE-L"),
+    "cider": ("cider", "CIDEr"),
+    "meteor": ("meteor", "METEOR"),
+}
+COUNTED = {
+    "hallucinations_per_report": "Labels stated without cause, per report",
+    "omissions_per_report": "Labels left out, per report",
+    "laterality_agreement": "Side agrees, where both reports name one",
+}
+# Of the labels that the disease head predicts from the images, apart from those that the written reports state.
+HEAD = "disease_head_"
+TASK_TYPE, TASK_NAME = "image-to-text", "Radiology report generation"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """
+    One system's scores on one dataset.
+
+    Attributes:
+        values (`dict[str, float]`): By the names of `evaluate_reports`, and `disease_head_NAME` of the labels that the
+            model predicts, with `NAME_low` and `NAME_high` where there are intervals; without those not computed.
+        labels (`list[dict]`): F1 of each label, uncertain as not positive.
+        record (`dict`): Protocol, labeler, counts, bootstrap and versions; section and generation or `None`.
+        dataset, split (`str`): What was evaluated on.
+    """
+
+    values: dict[str, float]
+    labels: list[dict[str, Any]]
+    record: dict[str, Any]
+    dataset: str
+    split: str
+
+    @property
+    def confidence(self) -> float | None:
+        """Coverage of the intervals; `None` without."""
+        return (self.record["bootstrap"] or {}).get("confidence")
 
 
 def write_model_card(
     model_dir: str | os.PathLike,
-    figures: Figures | None = None,
+    scores: Scores | None = None,
     *,
     license: str | None = None,
     repo_id: str | None = None,
@@ -36,7 +80,7 @@ def write_model_card(
     Args:
         model_dir (`str` or `os.PathLike`): A folder with config.json, or of an adapter with its base; its
             training_record.json says how it came about.
-        figures ([`Figures`], *optional*): Of an evaluation; they become the model-index.
+        scores ([`Scores`], *optional*): Of an evaluation; they become the model-index.
         license (`str`, *optional*): The Hub's identifier of the model's licence. Default: that of the training data,
             where it is known.
         repo_id (`str`, *optional*): What the card calls the model. Default: the folder's name.
@@ -52,7 +96,7 @@ def write_model_card(
     adapter = (folder / "adapter_config.json").is_file()
     config = read_config(folder / "base" if adapter else folder)
     name = repo_id or folder.absolute().name
-    content = render_model_card(config, read_stages(folder), name, figures, license, adapter)
+    content = render_model_card(config, read_stages(folder), name, scores, license, adapter)
     path = Path(output) if output else folder / CARD_FILE
     save_card(path, content)
     return path
@@ -63,11 +107,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{folder.name} is no model folder: it has no config.json.") from None
+        raise ValueError(f"{folder.name} is not a model folder: it has no config.json.") from None
     except (NotADirectoryError, ValueError):
-        raise ValueError(f"{folder.name} is no model folder: its config.json cannot be read.") from None
+        raise ValueError(f"{folder.name} is not a model folder: its config.json cannot be read.") from None
     if not isinstance(config, dict) or config.get("model_type") != "otdrg":
-        raise ValueError(f"{folder.name} holds no OTDRG model: its config.json says another model_type.")
+        raise ValueError(f"{folder.name} does not hold an OTDRG model: its config.json says another model_type.")
     return config
 
 
@@ -75,7 +119,7 @@ def render_model_card(
     config: dict[str, Any],
     stages: list[dict[str, Any]],
     name: str,
-    figures: Figures | None = None,
+    scores: Scores | None = None,
     license: str | None = None,
     adapter: bool = False,
 ) -> str:
@@ -94,7 +138,7 @@ def render_model_card(
         tags=[*TAGS, *(["synthetic"] if synthetic else [])],
         base_model=bases or None,
         model_name=name,
-        eval_results=eval_results(figures) if figures else None,
+        eval_results=eval_results(scores) if scores else None,
     )
     return render_card(
         ModelCard,
@@ -115,11 +159,11 @@ def render_model_card(
         license_given=license is not None,
         paper=PAPER,
         labels=config.get("label_names", []),
-        figures=figures,
-        has_head=figures is not None and any(name.startswith(HEAD) for name in figures.values),
-        figure_rows=figure_rows(figures, headline=True) if figures else [],
-        other_rows=figure_rows(figures, headline=False) if figures else [],
-        label_rows=label_rows(figures) if figures else [],
+        scores=scores,
+        has_head=scores is not None and any(name.startswith(HEAD) for name in scores.values),
+        score_rows=score_rows(scores, headline=True) if scores else [],
+        other_rows=score_rows(scores, headline=False) if scores else [],
+        label_rows=label_rows(scores) if scores else [],
     )
 
 
@@ -172,3 +216,152 @@ def _stage(stage: dict[str, Any]) -> dict[str, Any]:
         fields |= {"precision": stage["precision"], "hardware": f"{stage['processes']} x {stage['device']}"}
         described["fields"] = fields
     return described
+
+
+def read_scores(
+    path: str | os.PathLike, dataset: str | None = None, split: str | None = None, system: str | None = None
+) -> Scores:
+    """
+    Reads what `otdrg evaluate -o` wrote.
+
+    Args:
+        path (`str` or `os.PathLike`): The file.
+        dataset, split (`str`, *optional*): What was evaluated on. Default: what the file says, which it does where
+            `otdrg evaluate --dataset` made the predictions, and the split `"test"` where it does not.
+        system (`str`, *optional*): Which system of the file, if it compares several.
+
+    Raises:
+        ValueError: for a file of another form, several systems without a choice, a system that it has not, or a dataset
+            or split that is not given, or is another than the file says.
+        FileNotFoundError: if there is no such file.
+    """
+    name = Path(path).name
+    try:
+        systems = dict(json.loads(Path(path).read_text(encoding="utf-8"))["systems"])
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no evaluation {name}: write it by otdrg evaluate -o {name}.") from None
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{name} is not an evaluation: give the file that otdrg evaluate -o wrote.") from None
+    if system is None and len(systems) != 1:
+        raise ValueError(f"{name} compares {', '.join(systems)}: choose one with --system.")
+    if system is not None and system not in systems:
+        raise ValueError(f"{name} has no system {system!r}, only {', '.join(systems)}.")
+    card = systems[system or next(iter(systems))]
+    try:
+        head = card.get("disease_head", {"figures": {}})["figures"]
+        values = {**card["figures"], **{f"{HEAD}{key}": value for key, value in head.items()}}
+        values = {key: value for key, value in values.items() if value is not None}
+        labels = [row for row in card["labels"] if not row["uncertain_positive"]]
+        record = {key: card["record"][key] for key in ("protocol", "clinical", "counts", "bootstrap", "versions")}
+        record |= {key: card["record"].get(key) for key in ("section", "generation")}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{name} is not an evaluation: its system lacks {error}.") from None
+    made = record["generation"] or {}
+    for option, given, said in (("dataset", dataset, made.get("dataset")), ("split", split, made.get("split"))):
+        if given is not None and said is not None and given != said:
+            raise ValueError(f"{name} is an evaluation on the {option} {said}, not {given}.")
+    dataset = dataset or made.get("dataset")
+    if dataset is None:
+        raise ValueError(f"{name} does not say which dataset it is about: give it by --evaluated_on.")
+    title = SOURCES[dataset].title if dataset in SOURCES else dataset
+    return Scores(values, labels, record, title, split or made.get("split", "test"))
+
+
+def score_names(scores: Scores) -> list[str]:
+    """The scores themselves, without their bounds, in the order of the evaluation."""
+    return [name for name in scores.values if not name.endswith(("_low", "_high"))]
+
+
+def describe_score(name: str) -> tuple[str, str]:
+    """The metric's type for the model-index and its readable name."""
+    plain = name.removesuffix(UNCERTAIN_POSITIVE).removeprefix(HEAD)
+    other = " (uncertain counts as positive)" if name.endswith(UNCERTAIN_POSITIVE) else ""
+    subject = "Predicted labels" if name.startswith(HEAD) else "Clinical efficacy"
+    if plain in NLG:
+        return NLG[plain]
+    if match := CLINICAL.fullmatch(plain):
+        labels, average, metric = match.groups()
+        average = "example-based" if average == "example" else average
+        return metric, f"{subject}, {labels} labels, {average} {metric.replace('f1', 'F1')}{other}"
+    readable = COUNTED.get(plain, plain.replace("_", " "))
+    return plain, (f"{subject}: {readable}" if name.startswith(HEAD) else readable) + other
+
+
+def eval_results(scores: Scores) -> list:
+    """
+    All scores as [`~huggingface_hub.EvalResult`]s.
+
+    Interval, protocol, labeler and bootstrap are each metric's arguments; section and number of the reports are the
+    dataset's.
+    """
+    from huggingface_hub import EvalResult
+
+    counts = scores.record["counts"]
+    about = {"reports": counts["reports"], "references": counts["references"], "section": scores.record["section"]}
+    dataset = {
+        "dataset_type": re.sub(r"[^a-z0-9_.-]+", "_", scores.dataset.lower()).strip("_"),
+        "dataset_name": scores.dataset,
+        "dataset_split": scores.split,
+        "dataset_args": {key: value for key, value in about.items() if value is not None},
+    }
+    results = []
+    for name in score_names(scores):
+        metric_type, metric_name = describe_score(name)
+        result = EvalResult(
+            task_type=TASK_TYPE,
+            task_name=TASK_NAME,
+            metric_type=metric_type,
+            metric_name=metric_name,
+            metric_value=round(scores.values[name], 6),
+            metric_args=_metric_args(scores, name),
+            **dataset,
+        )
+        results.append(result)
+    return results
+
+
+def _metric_args(scores: Scores, name: str) -> dict[str, Any]:
+    record, bounds = scores.record, _bounds(scores, name)
+    arguments: dict[str, Any] = {"figure": name}
+    if name in NLG:
+        arguments["protocol"] = record["protocol"]["name"]
+        if "vocabulary" in record["protocol"]:
+            arguments["vocabulary"] = record["protocol"]["vocabulary"]
+    elif CLINICAL.search(name) or name.removesuffix(UNCERTAIN_POSITIVE).removeprefix(HEAD) in COUNTED:
+        arguments["labeler"] = record["clinical"]["labeler"]
+    if bounds:
+        bootstrap = record["bootstrap"]
+        arguments |= {"low": round(bounds[0], 6), "high": round(bounds[1], 6), "confidence": bootstrap["confidence"]}
+        arguments |= {"bootstrap_samples": bootstrap["samples"], "bootstrap_seed": bootstrap["seed"]}
+    return arguments
+
+
+def _bounds(scores: Scores, name: str) -> tuple[float, float] | None:
+    low, high = scores.values.get(f"{name}_low"), scores.values.get(f"{name}_high")
+    return None if low is None or high is None else (low, high)
+
+
+def is_headline(name: str) -> bool:
+    """Whether a card shows the score at once: neither precision and recall, nor the other mapping of uncertain."""
+    return not name.endswith((UNCERTAIN_POSITIVE, "_precision", "_recall"))
+
+
+def score_rows(scores: Scores, headline: bool) -> list[tuple[str, str, str]]:
+    """Name, value and interval, as text, of each score that is a headline, or of each other one."""
+    rows = []
+    for name in score_names(scores):
+        if is_headline(name) != headline:
+            continue
+        bounds = _bounds(scores, name)
+        interval = f"{bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else ""
+        rows.append((describe_score(name)[1], f"{scores.values[name]:.3f}", interval))
+    return rows
+
+
+def label_rows(scores: Scores) -> list[tuple[str, int, str, str]]:
+    """Label, positives among the references, F1 and interval of each label, as text."""
+    rows = []
+    for row in scores.labels:
+        interval = f"{row['f1_low']:.3f} to {row['f1_high']:.3f}" if row.get("f1_low") is not None else ""
+        rows.append((row["label"], row["true_positives"] + row["false_negatives"], f"{row['f1']:.3f}", interval))
+    return rows

@@ -1,4 +1,4 @@
-"""The training record of a model folder: what each stage of its training was told, saw and reached."""
+"""The training record of a model folder: the settings, data and results of each stage of its training."""
 
 import json
 import os
@@ -67,7 +67,7 @@ def _read_json(model: str | os.PathLike, name: str) -> Any:
         text = read_file(model, name)
         return None if text is None else json.loads(text)
     except ValueError:
-        raise ValueError(f"{name} is damaged: it is no JSON. Restore it, or train the model again.") from None
+        raise ValueError(f"{name} is damaged: it is not JSON. Restore it, or train the model again.") from None
 
 
 def sources_of(stages: list[dict[str, Any]]) -> list[Source]:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .ngrams import MAX_ORDER, PairedNgrams, lookup, pair_ngrams
-from .pairs import as_pairs
+from otdrg_hf.metrics.ngrams import MAX_ORDER, PairedNgrams, lookup, pair_ngrams
+from otdrg_hf.metrics.pairs import as_pairs
 
 # Both from COCO's bleu_scorer: an empty match gives a score near 0 and an empty prediction does not divide by 0.
 _TINY = 1e-15

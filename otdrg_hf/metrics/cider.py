@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .ngrams import MAX_ORDER, NgramCounts, PairedNgrams, distinct, lookup, pair_ngrams
-from .pairs import as_pairs
+from otdrg_hf.metrics.ngrams import MAX_ORDER, NgramCounts, PairedNgrams, distinct, lookup, pair_ngrams
+from otdrg_hf.metrics.pairs import as_pairs
 
 SIGMA = 6.0
 

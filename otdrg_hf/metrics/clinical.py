@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..labeling import LABELS, LABELS_5, label_reports
-from ..labeling.labels import POSITIVE, UNCERTAIN
-from .bootstrap import Statistics
-from .pairs import as_pairs
+from otdrg_hf.labeling import LABELS, LABELS_5, label_reports
+from otdrg_hf.labeling.labels import POSITIVE, UNCERTAIN
+from otdrg_hf.metrics.bootstrap import Statistics
+from otdrg_hf.metrics.pairs import as_pairs
 
 Labeler = Callable[[Sequence[str]], np.ndarray]
 
@@ -87,10 +87,10 @@ def _figures(totals: np.ndarray, num: int) -> dict[str, np.ndarray]:
     counts = _label_counts(totals)
     width = 3 * len(LABELS)
     named = {}
-    for place, (prefix, chosen) in enumerate(_SETS.items()):
+    for position, (prefix, chosen) in enumerate(_SETS.items()):
         micro = _scores(*(part[..., chosen].sum(axis=-1) for part in counts))
         macro = [score.mean(axis=-1) for score in _scores(*(part[..., chosen] for part in counts))]
-        example = [totals[..., width + 3 * place + column] / num for column in range(3)]
+        example = [totals[..., width + 3 * position + column] / num for column in range(3)]
         for average, scores in (("micro", micro), ("macro", macro), ("example", example)):
             named.update({f"{prefix}_{average}_{name}": s for name, s in zip(_MEASURES, scores, strict=True)})
     named["hallucinations_per_report"] = totals[..., -2] / num

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .pairs import as_pairs
+from otdrg_hf.metrics.pairs import as_pairs
 
 NEEDS_JAVA = "not computed: needs Java"
 NEEDS_JAR = "not computed: needs pycocoevalcap, which brings the jar; run pip install pycocoevalcap"
@@ -21,7 +21,7 @@ _NUM_STATISTICS = 23
 
 
 class MeteorUnavailableError(RuntimeError):
-    """METEOR cannot be computed here; the message is the reason to report in place of a figure."""
+    """METEOR cannot be computed here; the message is the reason to report instead of a score."""
 
 
 def meteor_statistics(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:

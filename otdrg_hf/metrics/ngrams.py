@@ -105,5 +105,5 @@ def lookup(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarr
     """`values` `[E]` at the ascending, distinct `keys` `[E]` for each of `wanted` `[W]`; 0 where a key is missing."""
     if len(keys) == 0:
         return np.zeros(len(wanted), dtype=values.dtype)
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[place] == wanted, values[place], 0)
+    position = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[position] == wanted, values[position], 0)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from numbers import Real
 
-from .pairs import as_pairs
+from otdrg_hf.metrics.pairs import as_pairs
 
 SCORES = ("radgraph", "ratescore", "green")
 
@@ -53,5 +53,5 @@ def radeval_figures(
 
     evaluator = RadEval(**{f"do_{score}": score in scores for score in SCORES})
     answer = evaluator(refs=[texts[0] for texts in references], hyps=predictions)
-    # Beside figures it may answer texts and scores of single reports.
+    # It may answer texts and scores of single reports as well.
     return {f"radeval_{name}": float(value) for name, value in answer.items() if isinstance(value, Real)}

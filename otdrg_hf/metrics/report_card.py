@@ -1,4 +1,4 @@
-"""The report card of a set of predicted reports: every figure, where it comes from, and the parts behind it."""
+"""The report card of a set of predicted reports, or of predicted labels: every metric, and the parts behind it."""
 
 import hashlib
 import platform
@@ -8,17 +8,17 @@ from importlib import metadata, resources
 
 import numpy as np
 
-from ..labeling import LABELS
-from .bleu import bleu_from_totals, bleu_statistics
-from .bootstrap import Statistics, check_bootstrap, interval, join_statistics, mean_statistics
-from .cider import cider_scores
-from .clinical import Labeler, check_states, clinical_statistics, label_scores, resolve_labeler
-from .laterality import finding_sides, laterality_statistics
-from .meteor import MeteorUnavailableError, meteor_from_totals, meteor_statistics
-from .ngrams import pair_ngrams
-from .pairs import as_pairs
-from .protocols import apply_protocol
-from .rouge import rouge_l_scores
+from otdrg_hf.labeling import LABELS
+from otdrg_hf.metrics.bleu import bleu_from_totals, bleu_statistics
+from otdrg_hf.metrics.bootstrap import Statistics, check_bootstrap, interval, join_statistics, mean_statistics
+from otdrg_hf.metrics.cider import cider_scores
+from otdrg_hf.metrics.clinical import Labeler, check_states, clinical_statistics, label_scores, resolve_labeler
+from otdrg_hf.metrics.laterality import finding_sides, laterality_statistics
+from otdrg_hf.metrics.meteor import MeteorUnavailableError, meteor_from_totals, meteor_statistics
+from otdrg_hf.metrics.ngrams import pair_ngrams
+from otdrg_hf.metrics.pairs import as_pairs
+from otdrg_hf.metrics.protocols import apply_protocol
+from otdrg_hf.metrics.rouge import rouge_l_scores
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,23 @@ class ReportCard:
     reference_labels: np.ndarray
     rouge_l: np.ndarray
     cider: np.ndarray
+    statistics: Statistics
+
+
+@dataclass(frozen=True)
+class DiseaseHeadCard:
+    """
+    What `disease_head_card` gives for N studies.
+
+    Attributes:
+        figures (`dict[str, float | None]`): `ce14_micro_f1` and so on under both mappings of uncertain, as of reports,
+            with `NAME_low` and `NAME_high` after a bootstrap.
+        labels (`list[dict]`): a row for each label and mapping, as in a `ReportCard`.
+        statistics (`Statistics`): as `paired_bootstrap` takes them.
+    """
+
+    figures: dict[str, float | None]
+    labels: list[dict]
     statistics: Statistics
 
 
@@ -193,6 +210,36 @@ def make_report_card(
     return ReportCard(figures, labels, record, *states, rouge, cider, statistics)
 
 
+def disease_head_card(
+    predicted: np.ndarray,
+    referred: np.ndarray,
+    *,
+    num_bootstrap: int = 0,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> DiseaseHeadCard:
+    """
+    Scores predicted label states against those of the references.
+
+    Args:
+        predicted, referred (`np.ndarray` of shape `[N, 14]`, int): 0 blank, 1 positive, 2 negative, 3 uncertain.
+        num_bootstrap (`int`): number of bootstrap samples, 0 for no intervals.
+        seed (`int`): of the bootstrap.
+        confidence (`float`): coverage of the intervals.
+
+    Raises:
+        ValueError: for arrays of a wrong shape or with unknown states.
+    """
+    predicted = check_states(predicted, len(referred), "the predicted labels")
+    clinical = {flag: clinical_statistics(predicted, referred, uncertain_positive=flag) for flag in (False, True)}
+    statistics = join_statistics(list(clinical.values()))
+    figures = with_intervals(statistics, num_bootstrap, seed, confidence)
+    labels = [
+        row for flag, part in clinical.items() for row in label_table(part, flag, num_bootstrap, seed, confidence)
+    ]
+    return DiseaseHeadCard(figures, labels, statistics)
+
+
 def label_table(
     clinical: Statistics, uncertain_positive: bool, num_bootstrap: int = 0, seed: int = 0, confidence: float = 0.95
 ) -> list[dict]:
@@ -250,7 +297,7 @@ def _counts(predictions: list[str], references: list[list[str]]) -> dict[str, in
 
 
 def _digest(references: list[list[str]]) -> str:
-    """A fingerprint by which two report cards can be told to have had the same references in the same order."""
+    """A fingerprint that two report cards share if they had the same references in the same order."""
     return hashlib.sha256(repr(references).encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .pairs import as_pairs
+from otdrg_hf.metrics.pairs import as_pairs
 
 BETA = 1.2
 
@@ -16,13 +16,13 @@ def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> i
     The bit-parallel form (Crochemore et al., 2001; Hyyrö, 2004): one arbitrary-precision integer holds a whole row of
     the dynamic programme, so a pair costs one addition for each word of `second`.
     """
-    places: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for index, word in enumerate(first):
-        places[word] = places.get(word, 0) | (1 << index)
+        positions[word] = positions.get(word, 0) | (1 << index)
     full = (1 << len(first)) - 1
     row = full
     for word in second:
-        hits = row & places.get(word, 0)
+        hits = row & positions.get(word, 0)
         row = ((row + hits) | (row - hits)) & full
     return len(first) - row.bit_count()
 

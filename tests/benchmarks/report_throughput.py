@@ -13,8 +13,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 from otdrg_hf.data.phantom import make_phantom
-from otdrg_hf.images.finding import find_images as find_films
-from otdrg_hf.reporting import load_reporter, report_films
+from otdrg_hf.images.finding import find_images
+from otdrg_hf.reporting import load_reporter, report_image_files
 
 
 def write_films(folder: str, count: int, image_size: int) -> None:
@@ -33,7 +33,7 @@ def measure(report, films: list, batch_sizes: list[int], max_new_tokens: int) ->
         return [report(film.location, max_new_tokens=max_new_tokens) for film in films]
 
     def batched(batch_size: int) -> list:
-        return list(report_films(report, films, "benchmark", batch_size, max_new_tokens))
+        return list(report_image_files(report, films, "benchmark", batch_size, max_new_tokens))
 
     batched(batch_sizes[-1])  # warm up
     alone, expected = seconds(one_by_one)
@@ -63,4 +63,4 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         write_films(folder, given.films, given.image_size)
         reporter = load_reporter(given.model, given.device)
-        measure(reporter, find_films([folder]), given.batch_sizes, given.max_new_tokens)
+        measure(reporter, find_images([folder]), given.batch_sizes, given.max_new_tokens)

@@ -48,10 +48,6 @@ def run_line(line: str, monkeypatch) -> None:
         return _train(words[2:])
     if words[:2] == ["python", "training/ablate.py"]:
         return _ablate(words[2:], monkeypatch)
-    if words[:3] == ["python", "-m", "otdrg_hf.hub.merge_adapter"]:
-        from otdrg_hf.hub.merge_adapter import main
-
-        return main(words[3:])
     if words[:3] == ["python", "-m", "otdrg_hf.labeling.agreement"]:
         from otdrg_hf.labeling.agreement import main
 

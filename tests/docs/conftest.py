@@ -16,10 +16,10 @@ from transformers import AutoModel, AutoModelForCausalLM
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from otdrg_hf.modeling.backbones_otdrg import square_image_processor
-from tests.conftest import DECODER, make_films, make_text_config, make_tokenizer, make_vision_config
 from tests.data.conftest import iu_report, write_tar
 from tests.data.mimic_tree import write_mimic_tree
 from tests.support.dicom_files import make_dicom
+from tests.support.tiny_models import DECODER, make_films, make_text_config, make_tokenizer, make_vision_config
 
 from .guide_blocks import ROOT
 
@@ -95,7 +95,7 @@ def _models(folder, monkeypatch) -> None:
     # The bundled model takes longer, and has tests of its own.
     default = PIPELINE_REGISTRY.supported_tasks["radiology-report"]["default"]
     monkeypatch.setitem(default, "model", (str(short), "main"))
-    for module in ("otdrg_hf.reporting", "otdrg_hf.demo.run", "otdrg_hf.app.server", "otdrg_hf"):
+    for module in ("otdrg_hf.app.server", "otdrg_hf"):
         monkeypatch.setattr(f"{module}.DEMO_CHECKPOINT", short)
 
 

@@ -12,7 +12,7 @@ from .guide_blocks import GUIDES, ROOT, blocks_of
 
 # These need more than a folder: they have tests of their own that run every block.
 ELSEWHERE = {
-    "docs/evaluate.md": "tests/metrics/test_evaluate_guide.py",
+    "docs/evaluate.md": "tests/evaluation/test_evaluate_guide.py",
     "docs/publish.md": "tests/hub/test_publish_guide.py",
 }
 SHELL = ("bash", "sh", "shell", "console")

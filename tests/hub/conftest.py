@@ -9,10 +9,9 @@ import pytest
 from transformers import pipeline
 
 from otdrg_hf.data.preparing.summary import count_studies, describe_counts
-from otdrg_hf.hub.figures import read_figures
-from otdrg_hf.hub.model_card import write_model_card
+from otdrg_hf.evaluation.compare import evaluate_files
+from otdrg_hf.hub.model_card import read_scores, write_model_card
 from otdrg_hf.hub.provenance import FORMAT, RECORD_FILE
-from otdrg_hf.metrics.compare import evaluate_files
 
 PAIRS = (
     ("Small left pleural effusion.", "There is a small left pleural effusion."),
@@ -117,7 +116,7 @@ def evaluation_file(tmp_path_factory):
 
 @pytest.fixture
 def figures(evaluation_file):
-    return read_figures(evaluation_file, "phantom", "test")
+    return read_scores(evaluation_file, "phantom", "test")
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from huggingface_hub.repocard import metadata_load
 
 from otdrg_hf.hub.dataset_card import write_dataset_card, write_phantom_card
-from otdrg_hf.hub.figures import figure_names
-from otdrg_hf.hub.model_card import write_model_card
+from otdrg_hf.hub.model_card import score_names, write_model_card
 from tests.hub.conftest import prepared, stage, write_stages
 
 
@@ -43,7 +42,7 @@ def test_model_card(published, figures, no_warning):
     write_stages(published, stage())
     path = write_model_card(published, figures, repo_id="org/tiny-otdrg")
     card = parsed(ModelCard, path)
-    assert {result.metric_args["figure"] for result in card.data.eval_results} == set(figure_names(figures))
+    assert {result.metric_args["figure"] for result in card.data.eval_results} == set(score_names(figures))
     at_once, folded = card.text.split("<details>")
     assert "| Clinical efficacy, 14 labels, micro F1 |" in at_once and "micro precision" not in at_once
     assert "| Clinical efficacy, 14 labels, micro precision |" in folded and folded.count("</details>") == 1

@@ -1,4 +1,4 @@
-"""`otdrg card` and `otdrg push` as commands: what they print, and one line for what a user got wrong."""
+"""`otdrg card`, `otdrg merge` and `otdrg push` as commands: what they print, and one line for what a user got wrong."""
 
 import json
 import sys
@@ -55,9 +55,11 @@ def test_card_of_phantoms(tmp_path, monkeypatch, capsys):
         (["card", "tiny-otdrg", "--studies", "train=1"], "--studies does not belong"),
         (["card", "tiny-otdrg", "--evaluation", "e.json"], "There is no evaluation e.json"),
         (["card", "tiny-otdrg", "--evaluated_on", "phantom"], "about an --evaluation"),
+        (["merge", "nowhere", "whole"], "nowhere is not an adapter"),
+        (["merge", "tiny-otdrg", "whole"], "tiny-otdrg is not an adapter"),
         (["push", "nowhere", "org/model", "--dry_run"], "There is no folder nowhere"),
         (["push", "empty", "org/model", "--dry_run"], "no config.json"),
-        (["push", "tiny-otdrg", "org/mo del", "--dry_run"], "no name of a repository"),
+        (["push", "tiny-otdrg", "org/mo del", "--dry_run"], "not a name of a repository"),
         (["push", "mimic", "org/model", "--dry_run"], "PhysioNet"),
         (["push", "tiny-otdrg", "org/model"], "no token for the Hub"),
     ],

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otdrg_hf.hub.card_file import save_card
-from otdrg_hf.hub.figures import eval_results, figure_names, read_figures
-from otdrg_hf.hub.model_card import render_model_card, write_model_card
+from otdrg_hf.hub.model_card import eval_results, read_scores, render_model_card, score_names, write_model_card
 from tests.hub.conftest import stage, write_stages
 
 CONFIG = {"model_type": "otdrg", "label_names": ["Edema"] * 14, "notice": "Trained on phantoms only."}
@@ -76,7 +75,7 @@ def test_the_metadata_is_what_the_hub_asks_for(published):
 def test_the_model_index_goes_there_and_back(figures):
     results = eval_results(figures)
     index = eval_results_to_model_index("org/tiny-otdrg", results)
-    assert len(results) == len(figure_names(figures)) and len(index[0]["results"]) == 1
+    assert len(results) == len(score_names(figures)) and len(index[0]["results"]) == 1
     name, again = model_index_to_eval_results(yaml.safe_load(yaml.safe_dump(index)))
     assert name == "org/tiny-otdrg" and again == results
 
@@ -140,7 +139,7 @@ def test_a_card_is_written_anew_but_not_over_edits(published, figures):
     path = write_model_card(published, figures)
     edited = path.read_text().replace("## Uses", "## Uses by us")
     path.write_text(edited)
-    with pytest.raises(ValueError, match="README.md was written or edited by hand.*--output"):
+    with pytest.raises(ValueError, match="README.md was written or edited by someone.*--output"):
         write_model_card(published)
     assert path.read_text() == edited
     assert write_model_card(published, output=published / "CARD.md").read_text() != edited
@@ -161,7 +160,7 @@ def test_what_is_no_model_or_damaged_is_one_line(published, tmp_path):
     with pytest.raises(ValueError, match="training_record.json is damaged"):
         write_model_card(published)
     (published / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match="no OTDRG model"):
+    with pytest.raises(ValueError, match="does not hold an OTDRG model"):
         write_model_card(published)
     (published / "config.json").write_text("{")
     with pytest.raises(ValueError, match="cannot be read"):
@@ -174,19 +173,19 @@ def test_an_evaluation_of_several_systems_needs_a_choice(evaluation_file, tmp_pa
     two = tmp_path / "two.json"
     two.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="two.json compares predictions, other: choose one with --system"):
-        read_figures(two, "phantoms")
-    assert read_figures(two, "phantoms", system="other").values["bleu_1"] > 0
+        read_scores(two, "phantoms")
+    assert read_scores(two, "phantoms", system="other").values["bleu_1"] > 0
     with pytest.raises(ValueError, match="has no system 'third', only predictions, other"):
-        read_figures(two, "phantoms", system="third")
+        read_scores(two, "phantoms", system="third")
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"systems": 3}', '{"systems": {"a": {}}}', '{"systems": {"a": null}}'])
 def test_a_file_that_is_no_evaluation_is_one_line(content, tmp_path):
     (tmp_path / "wrong.json").write_text(content)
-    with pytest.raises(ValueError, match="^wrong.json is no evaluation[^\n]*$"):
-        read_figures(tmp_path / "wrong.json", "phantoms")
+    with pytest.raises(ValueError, match="^wrong.json is not an evaluation[^\n]*$"):
+        read_scores(tmp_path / "wrong.json", "phantoms")
     with pytest.raises(FileNotFoundError, match="There is no evaluation absent.json"):
-        read_figures(tmp_path / "absent.json", "phantoms")
+        read_scores(tmp_path / "absent.json", "phantoms")
 
 
 def test_figures_without_intervals_say_so(evaluation_file, tmp_path, published):
@@ -195,7 +194,7 @@ def test_figures_without_intervals_say_so(evaluation_file, tmp_path, published):
     card["figures"] = {k: v for k, v in card["figures"].items() if not k.endswith(("_low", "_high"))}
     card["record"]["bootstrap"] = None
     (tmp_path / "plain.json").write_text(json.dumps(content))
-    text = write_model_card(published, read_figures(tmp_path / "plain.json", "phantoms")).read_text()
+    text = write_model_card(published, read_scores(tmp_path / "plain.json", "phantoms")).read_text()
     assert "Intervals were not computed." in text and "percentile" not in text
     assert "low" not in ModelCard(text).data.eval_results[0].metric_args
 
@@ -208,18 +207,18 @@ def test_an_evaluation_by_the_model_says_what_it_is_about(evaluation_file, tmp_p
     card["disease_head"] = {"figures": head, "labels": []}
     path = tmp_path / "figures.json"
     path.write_text(json.dumps(content))
-    text = write_model_card(published, read_figures(path)).read_text()
+    text = write_model_card(published, read_scores(path)).read_text()
     assert "On IU X-Ray, split `validation`: 4 reports (section: texts as given), written by weights `abc`" in text
     assert "| Predicted labels, 14 labels, micro F1 | 0.750 | 0.500 to 1.000 |" in text
     assert "the disease head's" in text
     result = ModelCard(text).data.eval_results[-1]
     assert result.metric_args["figure"] == "disease_head_ce14_micro_f1" and result.metric_value == 0.75
     with pytest.raises(ValueError, match="figures.json is an evaluation on the dataset iu_xray, not phantom"):
-        read_figures(path, "phantom")
+        read_scores(path, "phantom")
     with pytest.raises(ValueError, match="figures.json is an evaluation on the split validation, not test"):
-        read_figures(path, "iu_xray", "test")
+        read_scores(path, "iu_xray", "test")
     with pytest.raises(ValueError, match="does not say which dataset.*--evaluated_on"):
-        read_figures(evaluation_file)
+        read_scores(evaluation_file)
 
 
 @settings(max_examples=100, deadline=None)
@@ -236,7 +235,7 @@ def test_any_edit_of_a_card_is_noticed(content, place, letter, tmp_path_factory)
     assert path.read_text(encoding="utf-8") == written
     place %= len(content) + 1
     path.write_text(written[:place] + letter + written[place:], encoding="utf-8")
-    with pytest.raises(ValueError, match="edited by hand"):
+    with pytest.raises(ValueError, match="edited by someone"):
         save_card(path, content)
 
 

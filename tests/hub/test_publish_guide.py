@@ -9,11 +9,11 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 
 from otdrg_hf.hub.model_card import write_model_card
-from tests.conftest import make_films
 from tests.docs.command_lines import run_line
 from tests.docs.guide_blocks import blocks_of
 from tests.hub.conftest import prepared, stage, write_stages
 from tests.hub.fake_hub import FakeHub
+from tests.support.tiny_models import make_films
 from tests.training.tiny_training import tiny_model
 
 GUIDE = "docs/publish.md"

@@ -133,7 +133,7 @@ def test_drafts_adapters_and_models_without_code_are_refused(published, tmp_path
     with pytest.raises(ValueError, match="does not carry its code"):
         plan_push(published, "org/model")
     (published / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="LoRA adapter.*merge_adapter"):
+    with pytest.raises(ValueError, match="LoRA adapter.*otdrg merge"):
         plan_push(published, "org/model")
     with pytest.raises(ValueError, match="There is no folder nowhere"):
         plan_push(tmp_path / "nowhere", "org/model")
@@ -201,7 +201,7 @@ def test_datasets_are_refused_always(tmp_path, source, words):
 
 @pytest.mark.parametrize("name", ["", "a/b/c", "org/", "org/mo del", "-org/model", "org/model.git", "org/a--b"])
 def test_names_that_the_hub_would_not_take_are_refused(published, name):
-    with pytest.raises(ValueError, match="no name of a repository"):
+    with pytest.raises(ValueError, match="not a name of a repository"):
         plan_push(published, name)
 
 

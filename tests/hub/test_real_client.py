@@ -9,8 +9,8 @@ import numpy as np
 from transformers import pipeline
 
 from otdrg_hf.hub.push import plan_push, push_model
-from tests.conftest import make_films
 from tests.hub.hub_server import COMMIT, HubServer
+from tests.support.tiny_models import make_films
 
 DOWNLOAD = """
 import sys

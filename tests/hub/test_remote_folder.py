@@ -8,7 +8,7 @@ import sys
 import numpy as np
 from transformers import pipeline
 
-from tests.conftest import make_films
+from tests.support.tiny_models import make_films
 
 PUSH = [sys.executable, "-m", "otdrg_hf", "push"]
 RUN = """

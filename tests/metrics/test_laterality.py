@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otdrg_hf.labeling import LABELS
-from otdrg_hf.metrics.laterality import finding_sides, laterality_statistics
-from otdrg_hf.metrics.side_words import find_side_words
+from otdrg_hf.metrics.laterality import find_side_words, finding_sides, laterality_statistics
 from tests.support.shared_cases import shared_cases
 
 NAMES = {

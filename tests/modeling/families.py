@@ -7,7 +7,7 @@ import transformers
 from transformers import AutoModel, AutoModelForCausalLM
 
 from otdrg_hf.modeling.backbones_otdrg import square_image_processor
-from tests.conftest import (
+from tests.support.tiny_models import (
     DECODER,
     IMAGE_SIZE,
     PIXELS,

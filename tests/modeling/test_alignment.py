@@ -7,7 +7,7 @@ from torch import nn
 from otdrg_hf.modeling.disease_states_otdrg import POSITIVE
 from otdrg_hf.modeling.layers_otdrg import DiseaseHead, Fusion, LabelEncoder, TransportAlignment, label_positions
 from otdrg_hf.modeling.losses_otdrg import disease_loss
-from tests.conftest import make_config, make_model
+from tests.support.tiny_models import make_config, make_model
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.conftest import make_films, make_model, make_processor
+from tests.support.tiny_models import make_films, make_model, make_processor
 
 FAMILIES = [("vit", "llama"), ("swin", "gpt2"), ("resnet", "gemma2")]
 

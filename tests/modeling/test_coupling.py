@@ -6,7 +6,7 @@ import torch
 
 from otdrg_hf.modeling.layers_otdrg import couple, label_positions
 from otdrg_hf.modeling.vision_otdrg import grid_positions
-from tests.conftest import make_config
+from tests.support.tiny_models import make_config
 
 COUPLINGS = ("transport", "unbalanced", "attention", "pooling")
 

@@ -17,10 +17,9 @@ from transformers import AutoModel, AutoModelForImageTextToText, pipeline
 from trl import ModelConfig
 
 from otdrg_hf import OTDRGForConditionalGeneration, OTDRGProcessor
-from otdrg_hf.hub.merge_adapter import merge_adapter
+from otdrg_hf.hub.command import merge_adapter
 from otdrg_hf.training.adapters import adapter_config
 from otdrg_hf.training.stages import apply_stage
-from tests.conftest import make_films
 from tests.modeling.families import (
     TEXT_FAMILIES,
     VISION_FAMILIES,
@@ -29,6 +28,7 @@ from tests.modeling.families import (
     save_vision,
     why_not,
 )
+from tests.support.tiny_models import make_films
 
 # Twice the encoders' own side, so that positions are interpolated in all of them.
 FIELDS = {"image_size": 64, "alignment_dim": 16, "image_token_pooling": 4}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from otdrg_hf.modeling import layers_otdrg
-from tests.conftest import TEXT, VISION, make_model
+from tests.support.tiny_models import TEXT, VISION, make_model
 
 LENGTH = {"max_new_tokens": 8, "eos_token_id": None}
 

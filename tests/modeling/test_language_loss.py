@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from otdrg_hf.modeling import losses_otdrg
 from otdrg_hf.modeling.losses_otdrg import chunked_cross_entropy
-from tests.conftest import make_model
+from tests.support.tiny_models import make_model
 
 ROWS, WIDTH, VOCABULARY = 11, 8, 50
 

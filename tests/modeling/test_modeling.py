@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from otdrg_hf import OTDRGForConditionalGeneration, OTDRGModel
-from tests.conftest import TEXT, VISION, make_model
+from tests.support.tiny_models import TEXT, VISION, make_model
 
 BACKBONES = [(vision, "llama") for vision in VISION] + [("vit", text) for text in TEXT if text != "llama"]
 UNUSED = {  # what these encoders make of their last hidden state, or do not use without masks

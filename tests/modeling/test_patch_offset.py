@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModel
 
 from otdrg_hf.modeling.backbones_otdrg import probe_patches, square_image_processor
 from otdrg_hf.modeling.vision_otdrg import Resizing, patch_offset, recorded_layers
-from tests.conftest import make_vision_config
+from tests.support.tiny_models import make_vision_config
 
 SIZE = 256
 ENCODERS = {

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Aut
 
 from otdrg_hf import OTDRGConfig, OTDRGForConditionalGeneration, OTDRGProcessor, RadiologyReportPipeline
 from otdrg_hf.labeling import LABELS, STATES
-from tests.conftest import make_films, make_model
+from tests.support.tiny_models import make_films, make_model
 
 SHORT = {"max_new_tokens": 6}
 

@@ -10,7 +10,7 @@ from transformers import AddedToken, AutoImageProcessor, AutoProcessor
 from otdrg_hf import OTDRGConfig, OTDRGProcessor
 from otdrg_hf.labeling import LABELS
 from otdrg_hf.modeling.backbones_otdrg import add_placeholders, square_image_processor
-from tests.conftest import make_films, make_processor, make_tokenizer
+from tests.support.tiny_models import make_films, make_processor, make_tokenizer
 
 
 def clear_error(match):

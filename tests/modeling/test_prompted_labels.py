@@ -2,7 +2,7 @@
 
 import torch
 
-from tests.conftest import make_model
+from tests.support.tiny_models import make_model
 
 
 def test_given_labels_override_predicted_ones(model, inputs):

@@ -11,7 +11,7 @@ from transformers import pipeline
 from transformers.dynamic_module_utils import get_imports
 
 import otdrg_hf.modeling
-from tests.conftest import make_films
+from tests.support.tiny_models import make_films
 
 WRITE = """
 import json, sys

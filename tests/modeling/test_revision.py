@@ -12,7 +12,7 @@ from otdrg_hf import DEMO_CHECKPOINT
 from otdrg_hf.data.phantom.study import make_phantom
 from otdrg_hf.modeling import layers_otdrg
 from otdrg_hf.modeling.revision_otdrg import PADDING, ExpectedTokens, KeepDraft, agreement, draft_tokens
-from tests.conftest import make_films, make_model
+from tests.support.tiny_models import make_films, make_model
 
 VOCAB = 10
 TOKENS = st.lists(st.integers(0, 4), min_size=1, max_size=8)

@@ -9,7 +9,7 @@ from otdrg_hf.modeling.layers_otdrg import LabelEncoder, PatchProjection, Transp
 from otdrg_hf.modeling.losses_otdrg import transport_loss
 from otdrg_hf.modeling.optimal_transport import transport_cost
 from otdrg_hf.training.probes.spread import mean_cosine
-from tests.conftest import make_config
+from tests.support.tiny_models import make_config
 
 TEMPERATURE = 0.5
 

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModel
 
 from otdrg_hf.modeling.vision_otdrg import encode_images, grid_positions, patch_features, patch_grid
-from tests.conftest import VISION, make_vision_config
+from tests.support.tiny_models import VISION, make_vision_config
 
 
 def encode(config, height=32, width=32):

@@ -10,7 +10,7 @@ from tiny_training import LLAMA, RESNET, tiny_model, tiny_rows
 from transformers import AutoModel, AutoModelForImageTextToText, pipeline
 from trl import ModelConfig
 
-from otdrg_hf.hub.merge_adapter import merge_adapter
+from otdrg_hf.hub.command import merge_adapter
 from otdrg_hf.training.adapters import BRIDGES, adapter_config, put_on_base
 from otdrg_hf.training.stages import apply_stage
 

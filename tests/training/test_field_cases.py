@@ -8,7 +8,7 @@ from tiny_runs import EVALUATED, GPT2, LORA, SAVED, UNTIED, refusal, train
 from tiny_training import tiny_rows, write_study_folder
 from transformers import pipeline
 
-from tests.conftest import make_films
+from tests.support.tiny_models import make_films
 
 CASES = Path(__file__).parents[3] / "shared/cases/training.json"
 NAMES = [case["name"] for case in json.loads(CASES.read_text())] if CASES.is_file() else []

@@ -9,8 +9,8 @@ import sys
 import pytest
 from tiny_training import speak_up, tiny_model, write_study_folder
 
-from otdrg_hf.metrics.generation import generate_predictions
-from otdrg_hf.metrics.prediction_shards import merge_shares, shard_folder
+from otdrg_hf.reporting.predictions import merge_shares, share_folder
+from otdrg_hf.reporting.split import generate_predictions
 
 STUDIES = 7  # which two processes cannot share evenly, in batches of two
 
@@ -49,7 +49,7 @@ def test_two_processes_write_what_one_writes_and_go_on_after_a_kill(case, tmp_pa
     output_dir = tmp_path / "out"
     # As three processes would have left it that were killed: two whole shares and a torn line.
     for process, text in ((0, "".join(lines[0:2])), (1, ""), (2, lines[4] + lines[5][:20])):
-        folder = shard_folder(output_dir, process)
+        folder = share_folder(output_dir, process)
         folder.mkdir(parents=True)
         (folder / "predictions.jsonl").write_text(text)
         shutil.copy(whole.with_name("generation.json"), folder)
@@ -63,7 +63,7 @@ def test_two_processes_write_what_one_writes_and_go_on_after_a_kill(case, tmp_pa
 
 def test_other_settings_are_refused_before_anything_is_written(case, tmp_path):
     _, whole = case
-    folder = shard_folder(tmp_path / "out", 0)
+    folder = share_folder(tmp_path / "out", 0)
     folder.mkdir(parents=True)
     for name in ("predictions.jsonl", "generation.json"):
         shutil.copy(whole.with_name(name), folder)
@@ -74,7 +74,7 @@ def test_other_settings_are_refused_before_anything_is_written(case, tmp_path):
 
 def test_a_share_that_is_not_there_is_named(case, tmp_path):
     _, whole = case
-    folder = shard_folder(tmp_path, 0)
+    folder = share_folder(tmp_path, 0)
     folder.mkdir(parents=True)
     for name in ("predictions.jsonl", "generation.json"):
         shutil.copy(whole.with_name(name), folder)

@@ -11,8 +11,8 @@ from otdrg_hf.modeling.losses_otdrg import CHUNK_LOGITS
 from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.memory_estimate import Step, memory
 from otdrg_hf.training.model_setup import empty_model_and_processor, load_model_and_processor
-from tests.conftest import make_model
 from tests.modeling.families import save_text, save_vision
+from tests.support.tiny_models import make_model
 
 # Of SmolLM2's proportions: what is measured depends on them.
 SMALL = {

@@ -9,7 +9,7 @@ from tiny_training import LLAMA, VIT, tiny_rows, write_study_folder
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from otdrg_hf import OTDRGForConditionalGeneration
-from otdrg_hf.hub.merge_adapter import merge_adapter
+from otdrg_hf.hub.command import merge_adapter
 from otdrg_hf.training import sft
 from otdrg_hf.training.collator import StudyCollator
 

@@ -12,8 +12,8 @@ from transformers import Dinov2Config, LlamaConfig, Qwen3Config, SiglipVisionCon
 
 from otdrg_hf.modeling.backbones_otdrg import square_image_processor
 from otdrg_hf.training.sft import main
-from tests.conftest import make_tokenizer
 from tests.modeling.families import save_text, save_vision
+from tests.support.tiny_models import make_tokenizer
 
 RECIPES = Path(__file__).parents[2] / "training/recipes"
 PAIRS = ("iu_xray", "iu_xray_8b", "mimic_cxr", "mimic_cxr_8b")

@@ -1,6 +1,7 @@
 """What a run writes down of itself, stage after stage."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from huggingface_hub import ModelCard
 from tiny_training import LLAMA, OTDRG, VIT, tiny_rows
 from transformers import AutoModelForImageTextToText, pipeline
 
-from otdrg_hf.hub.merge_adapter import main as merge
+from otdrg_hf import cli
 from otdrg_hf.hub.model_card import write_model_card
 from otdrg_hf.hub.provenance import read_stages
 from otdrg_hf.hub.push import plan_push
@@ -68,7 +69,7 @@ def aligned(data, tmp_path):
     )
 
 
-def test_two_stages_an_adapter_and_its_merge(aligned, data, tmp_path, capsys):
+def test_two_stages_an_adapter_and_its_merge(aligned, data, tmp_path, capsys, monkeypatch):
     (first,) = read_stages(aligned)
     assert (first["stage"], first["dataset"], first["labels_from"]) == ("align", "folder", "labeler")
     assert first["studies"] == {"train": 6, "validation": 4} and first["image_size"] == [64, 64]
@@ -91,7 +92,10 @@ def test_two_stages_an_adapter_and_its_merge(aligned, data, tmp_path, capsys):
     with pytest.raises(ValueError, match="LoRA adapter"):
         plan_push(tuned, "org/model", private=True)
 
-    merge([str(tuned), str(tmp_path / "whole")])
+    monkeypatch.setattr(sys, "argv", ["otdrg", "merge", str(tuned), str(tmp_path / "whole")])
+    with pytest.raises(SystemExit) as done:
+        cli.main()
+    assert not done.value.code
     assert read_stages(tmp_path / "whole") == stages
     plan = plan_push(tmp_path / "whole", "org/model", private=True)
     assert {"README.md", "training_record.json", "model.safetensors"} <= {file.name for file in plan.files}
@@ -109,7 +113,7 @@ def test_two_stages_an_adapter_and_its_merge(aligned, data, tmp_path, capsys):
     assert (whole.model.generate(**inputs, max_new_tokens=8, do_sample=False) == ids).all()
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        merge([str(tuned), str(tmp_path / "whole")])
+        cli.main()
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: whole is there already") and error.count("\n") == 1

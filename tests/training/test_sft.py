@@ -18,8 +18,8 @@ from transformers import AutoModel, AutoModelForImageTextToText
 from otdrg_hf import OTDRGForConditionalGeneration
 from otdrg_hf.data.phantom import PHANTOM_NAMES
 from otdrg_hf.labeling import label_reports
-from otdrg_hf.metrics.generation import generate_predictions
 from otdrg_hf.modeling.backbones_otdrg import encode_label_phrases
+from otdrg_hf.reporting.split import generate_predictions
 from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.sft import load_studies, main
 from tests.modeling.families import save_text, save_text_encoder, save_vision

@@ -13,7 +13,7 @@ from transformers import set_seed
 from trl import ModelConfig, SFTConfig
 
 from otdrg_hf.data.schema import study_features
-from otdrg_hf.modeling import language_loss_otdrg
+from otdrg_hf.modeling import losses_otdrg
 from otdrg_hf.training.adapters import adapter_config
 from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.collator import StudyCollator
@@ -127,8 +127,8 @@ def small_chunks(wanted: bool = True):
     if not wanted:
         yield
         return
-    loss = language_loss_otdrg._ChunkedCrossEntropy
-    chunks = patch.object(language_loss_otdrg, "CHUNK_LOGITS", 2 * LLAMA["vocab_size"])
+    loss = losses_otdrg._ChunkedCrossEntropy
+    chunks = patch.object(losses_otdrg, "CHUNK_LOGITS", 2 * LLAMA["vocab_size"])
     with chunks, patch.object(loss, "apply", side_effect=loss.apply) as apply:
         yield
     assert apply.called

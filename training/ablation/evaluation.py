@@ -6,8 +6,8 @@ from tqdm.auto import tqdm
 
 from otdrg_hf.data import load_study_dataset
 from otdrg_hf.data.phantom import PHANTOM_NAMES
-from otdrg_hf.metrics.generation import generate_predictions
-from otdrg_hf.metrics.prediction_file import PREDICTIONS_FILE
+from otdrg_hf.reporting.predictions import PREDICTIONS_FILE
+from otdrg_hf.reporting.split import generate_predictions
 from otdrg_hf.training.ablation.llava_reports import generate_llava_predictions
 from otdrg_hf.training.ablation.plan import Plan, Variant
 from otdrg_hf.training.ablation.running import run_stage

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from otdrg_hf.evaluation.report_files import read_studies
 from otdrg_hf.metrics.bootstrap import Statistics, paired_bootstrap
-from otdrg_hf.metrics.disease_head import disease_head_card
-from otdrg_hf.metrics.report_card import make_report_card
-from otdrg_hf.metrics.report_files import read_studies
+from otdrg_hf.metrics.report_card import disease_head_card, make_report_card
 
 FIGURES = {
     "ce14_micro_f1": "CE micro-F1",

@@ -1,0 +1,76 @@
+"""`otdrg evaluate`: scores files of reports, or first reports a split by a model and scores that."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from otdrg_hf.evaluation.compare import check_output_paths, check_scoring, evaluate_files
+from otdrg_hf.labeling.command import load_labeler
+
+METRICS_FILE = "figures.json"
+
+
+def run_evaluate(
+    predictions: Sequence[Path] = (),
+    references: Path | None = None,
+    *,
+    dataset: str | None = None,
+    model: str | None = None,
+    output_dir: Path = Path("evaluate_output"),
+    generation: dict | None = None,
+    section: str | None = None,
+    labeler: str = "rules",
+    weights: Path | None = None,
+    device: str | None = None,
+    num_bootstrap: int = 1000,
+    scoring: dict | None = None,
+    output: Path | None = None,
+    csv_file: Path | None = None,
+    plot: Path | None = None,
+    html: Path | None = None,
+    as_json: bool = False,
+) -> None:
+    """
+    Scores systems, writes what is asked for and prints a table.
+
+    Args:
+        predictions (`Sequence[Path]`), references (`Path`, *optional*): As of [`evaluate_files`].
+        dataset, model: As of [`generate_predictions`], whose predictions are scored before those of the files.
+        output_dir (`Path`): For the model's predictions and their metrics.
+        generation (`dict`, *optional*): Further arguments of [`generate_predictions`].
+        section, num_bootstrap: As of [`evaluate_files`].
+        labeler, weights, device: As of [`load_labeler`]; the model runs on the device, too.
+        scoring (`dict`, *optional*): `protocol`, `vocabulary` and `radeval`, as of [`evaluate_files`].
+        output, csv_file, plot, html (`Path`, *optional*): Files for all metrics as JSON and CSV, F1 of each label, and
+            the page of the worst cases.
+        as_json (`bool`, *optional*, defaults to `False`): Print all metrics as JSON instead of the table.
+
+    Raises:
+        ValueError: for options that do not go together, and as of the functions above.
+        FileNotFoundError: for files that are not there.
+        ImportError: for an optional dependency that is not there.
+    """
+    if model is not None and dataset is None:
+        raise ValueError("--model needs --dataset, the studies that it is to report")
+    if not predictions and dataset is None:
+        raise ValueError("nothing to score: give files of predictions, or --dataset for a model to report")
+    check_output_paths(output, csv_file, html, plot=plot, made_later=output_dir if dataset is not None else None)
+    scoring = {"section": section, **(scoring or {})}
+    check_scoring(**scoring)
+    files, label = list(predictions), load_labeler(labeler, weights, device=device)
+    if dataset is not None:
+        from otdrg_hf.reporting.split import generate_predictions
+
+        options = {"section": section or "report", "device": device, **(generation or {})}
+        files.insert(0, generate_predictions(model, dataset, output_dir, **options))
+    evaluation = evaluate_files(files, references, labeler=label, num_bootstrap=num_bootstrap, **scoring)
+    for path, write in (
+        (output, evaluation.write_json),
+        (None if dataset is None else output_dir / METRICS_FILE, evaluation.write_json),
+        (csv_file, evaluation.write_csv),
+        (plot, evaluation.write_plot),
+        (html, evaluation.write_html),
+    ):
+        if path is not None:
+            write(path)
+    # Last: a reader such as head may close the pipe, which must not cost the files.
+    print(evaluation.json() if as_json else evaluation.text())

@@ -1,0 +1,16 @@
+"""Runs a model over many studies: loading it, the loop, results that a later run resumes, and their review."""
+
+from otdrg_hf.reporting.loading import load_reporter, model_name
+from otdrg_hf.reporting.loop import report_image_files, report_images, report_studies
+from otdrg_hf.reporting.review import review_answer
+from otdrg_hf.reporting.schema import REPORT_SCHEMA
+
+__all__ = [
+    "REPORT_SCHEMA",
+    "load_reporter",
+    "model_name",
+    "report_image_files",
+    "report_images",
+    "report_studies",
+    "review_answer",
+]

@@ -1,0 +1,150 @@
+"""The loop over studies: one answer per study, in order; a study that cannot be read does not stop the others."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from otdrg_hf.reporting.loading import load_reporter, model_name
+from otdrg_hf.reporting.review import review_answer
+
+if TYPE_CHECKING:
+    from transformers import Pipeline
+    from transformers.generation.streamers import BaseStreamer
+
+    from otdrg_hf.images.finding import FoundImage
+
+
+def report_studies(
+    report: "Pipeline",
+    studies: Iterable[Any],
+    *,
+    batch_size: int = 1,
+    max_new_tokens: int | None = None,
+    evidence: bool = False,
+    streamer: "BaseStreamer | None" = None,
+    generate_kwargs: dict | None = None,
+    description: str | None = "Reporting",
+    unit: str = "study",
+    total: int | None = None,
+    finished: int = 0,
+) -> Iterator[dict]:
+    """
+    Reports studies, which are read as they are needed: the next batch while the model writes on one.
+
+    Args:
+        report ([`Pipeline`]): As of [`load_reporter`].
+        studies (`Iterable`): What the pipeline takes as a study; a `ValueError` stands for one that cannot be read.
+        batch_size (`int`, *optional*, defaults to 1): Studies that run together.
+        max_new_tokens (`int`, *optional*): Bound on the length of a report, in tokens; defaults to the model's.
+        evidence (`bool`, *optional*, defaults to `False`): Add heat maps.
+        streamer ([`BaseStreamer`], *optional*): Gets the report of a single study as it is written.
+        generate_kwargs (`dict`, *optional*): Further arguments of `generate`.
+        description (`str`, *optional*, defaults to `"Reporting"`), unit (`str`), total (`int`, *optional*):
+            Of the progress bar; there is none for a description of `None`.
+        finished (`int`, *optional*, defaults to 0): Studies of an earlier run, for the progress bar.
+
+    Yields:
+        `dict`: What the pipeline answers, or `error` for a study that cannot be read.
+    """
+    errors: deque[ValueError | None] = deque()  # of the studies that were read and not answered yet
+
+    def readable() -> Iterator[Any]:
+        for study in studies:
+            unreadable = isinstance(study, ValueError)
+            errors.append(study if unreadable else None)
+            if not unreadable:
+                yield study
+
+    options: dict[str, Any] = {"batch_size": batch_size, "streamer": streamer, "generate_kwargs": generate_kwargs or {}}
+    options |= {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+    options |= {"evidence": True} if evidence else {}
+    with tqdm(total=total, initial=finished, desc=description, unit=unit, disable=description is None) as progress:
+        for answer in report(readable(), **options):
+            while (error := errors.popleft()) is not None:
+                progress.update()
+                yield {"error": str(error)}
+            progress.update()
+            yield answer
+        for error in errors:
+            progress.update()
+            yield {"error": str(error)}
+
+
+def report_image_files(
+    report: "Pipeline",
+    files: "Sequence[FoundImage]",
+    model: str,
+    batch_size: int = 1,
+    max_new_tokens: int | None = 256,
+    candidates: int = 1,
+    streamer: "BaseStreamer | None" = None,
+    finished: int = 0,
+) -> Iterator[dict]:
+    """
+    Reports each image file as a study of one view.
+
+    Args:
+        report ([`Pipeline`]): As of [`load_reporter`].
+        files (`Sequence[FoundImage]`): As of [`find_images`]; read as they are needed.
+        model (`str`): The name of the model in the answers.
+        batch_size, max_new_tokens, streamer, finished: As of [`report_studies`].
+        candidates (`int`, *optional*, defaults to 1): Reports per image, by beam search if there are several.
+
+    Yields:
+        `dict`: `image` (the file's name) and `error`, or `image`, `model` and what the pipeline answers, as
+        [`review_answer`] completes it; `docs/report.md` describes it all.
+    """
+    total = len(files) + finished
+    answers = report_studies(
+        report,
+        map(_read, files),
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        streamer=streamer,
+        generate_kwargs={"num_beams": candidates, "num_return_sequences": candidates} if candidates > 1 else None,
+        description=None if total == 1 else "Reporting",
+        unit="image",
+        total=total,
+        finished=finished,
+    )
+    for file, answer in zip(files, answers, strict=True):
+        row = {"image": file.name}
+        yield row | answer if "error" in answer else {**row, "model": model, **review_answer(answer)}
+
+
+def report_images(
+    images: Sequence[str],
+    model: str | None = None,
+    max_new_tokens: int = 256,
+    batch_size: int = 1,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Iterator[dict]:
+    """
+    Loads a model and reports each image as a study of one view.
+
+    Args:
+        images (`Sequence[str]`): Paths, URLs, folders or patterns (see [`find_images`]).
+        model, device, dtype: As of [`load_reporter`].
+        max_new_tokens, batch_size: As of [`report_studies`].
+
+    Yields:
+        `dict`: As of [`report_image_files`].
+    """
+    from otdrg_hf.images.finding import find_images
+
+    files = find_images(images)
+    report = load_reporter(model, device, dtype)
+    yield from report_image_files(report, files, model_name(model), batch_size, max_new_tokens)
+
+
+def _read(file: "FoundImage"):
+    """The image, or the `ValueError` of one that cannot be read."""
+    from otdrg_hf.modeling.image_loading import load_radiograph
+
+    try:
+        return load_radiograph(file.location, f"image {file.name!r}")
+    except ValueError as error:
+        return error

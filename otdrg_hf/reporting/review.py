@@ -1,0 +1,49 @@
+"""Compares a written report with the label states that it was written from."""
+
+from otdrg_hf.labeling import LABELS, STATES, label_reports
+
+PRESENT = ("positive", "uncertain")
+
+
+def find_disagreements(text: str, findings: list[dict]) -> list[dict]:
+    """
+    The labels on which a report and the states behind it contradict each other.
+
+    Args:
+        text (`str`): The report.
+        findings (`list[dict]`): As the pipeline gives them, `label` and `state` of each label.
+
+    Returns:
+        `list[dict]`: `label`, `predicted` (the state in `findings`) and `written` (the state that
+        [`~labeling.label_reports`] reads in the text) where one is present (positive or uncertain) and the other is
+        absent (negative or blank). No Finding, which follows from the others, and labels that the labeler does not
+        know are left out.
+    """
+    [written] = label_reports([text])
+    states = {label: STATES[state] for label, state in zip(LABELS, written, strict=True)}
+    return [
+        {"label": finding["label"], "predicted": finding["state"], "written": states[finding["label"]]}
+        for finding in _comparable(findings)
+        if (finding["state"] in PRESENT) != (states[finding["label"]] in PRESENT)
+    ]
+
+
+def label_agreement(text: str, findings: list[dict]) -> float:
+    """The share of labels, from 0 to 1, on which the report and `findings` do not contradict each other."""
+    compared = len(_comparable(findings))
+    return 1.0 if compared == 0 else round(1 - len(find_disagreements(text, findings)) / compared, 4)
+
+
+def review_answer(answer: dict) -> dict:
+    """
+    What the pipeline answered, with `disagreements` of its report (see [`find_disagreements`]) and, where it has
+    `candidates`, their `candidate_agreement` (see [`label_agreement`]), one number each.
+    """
+    reviewed = {**answer, "disagreements": find_disagreements(answer["generated_text"], answer["findings"])}
+    if "candidates" in answer:
+        reviewed["candidate_agreement"] = [label_agreement(text, answer["findings"]) for text in answer["candidates"]]
+    return reviewed
+
+
+def _comparable(findings: list[dict]) -> list[dict]:
+    return [finding for finding in findings if finding["label"] in LABELS and finding["label"] != "No Finding"]

@@ -1,0 +1,201 @@
+"""Reports of a whole split by a model, in a file that `otdrg evaluate` scores and that a later run resumes."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from otdrg_hf.data.phantom import PHANTOM_NAMES
+from otdrg_hf.data.schema import INPUT_COLUMNS, split_name
+from otdrg_hf.labeling import LABELS, STATES, label_reports
+from otdrg_hf.reporting.loading import load_reporter, plain_name, weights_digest
+from otdrg_hf.reporting.loop import report_studies
+from otdrg_hf.reporting.predictions import check_section, finished_studies, open_predictions
+
+_PHANTOM_SIZES = (64, 1024)
+
+
+def generate_predictions(
+    model: str | None,
+    dataset: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    *,
+    split: str = "test",
+    data_dir: str | os.PathLike | None = None,
+    section: str = "report",
+    num_studies: int | None = None,
+    batch_size: int = 8,
+    device: str | None = None,
+    max_new_tokens: int = 256,
+    true_labels: bool = False,
+) -> Path:
+    """
+    Reports the studies of a split, without sampling, each from its images, views, indication and earlier report.
+
+    `predictions.jsonl` gets a line for each study as its batch is done: `id`, `generated_text`, `reference`, `section`
+    and `predicted_labels`, the states that the disease head predicted (blank ones left out). `generation.json` says how
+    they were made. A run that was interrupted resumes after the last whole line; batches are those of an uninterrupted
+    run, so that the file ends the same. Studies whose reference is empty are left out.
+
+    Args:
+        model (`str`, *optional*): Folder or Hub id; the bundled demo model by default.
+        dataset, split, data_dir: As `load_study_dataset` takes them. Phantoms are drawn at the model's image size.
+        output_dir (`str` or `os.PathLike`): Created if it is not there.
+        section (`str`): The column that is the reference: `"findings"`, `"impression"` or `"report"`, which is both.
+        num_studies (`int`, *optional*): Only the first ones; a later run may ask for more.
+        batch_size, device, max_new_tokens: Of the pipeline.
+        true_labels (`bool`): Prompt with the labels of the reference instead of predicted ones: an upper bound.
+
+    Returns:
+        `Path`: of `predictions.jsonl`.
+
+    Raises:
+        ValueError: for a model, split or section that is not there, a study that cannot be read, and an output folder
+            with predictions of other settings, another model or other references.
+    """
+    options = {"split": split, "data_dir": data_dir, "section": section, "num_studies": num_studies}
+    options |= {"batch_size": batch_size, "device": device, "max_new_tokens": max_new_tokens}
+    path, _ = write_share(model, dataset, output_dir, true_labels=true_labels, **options)
+    return path
+
+
+def write_share(
+    model: str | None,
+    dataset: str | os.PathLike,
+    folder: str | os.PathLike,
+    *,
+    split: str,
+    data_dir: str | os.PathLike | None,
+    section: str,
+    num_studies: int | None,
+    batch_size: int,
+    device: str | None,
+    max_new_tokens: int,
+    true_labels: bool = False,
+    share: tuple[int, int] = (0, 1),
+    others: Sequence[Path] = (),
+    ready: Callable[[], None] = lambda: None,
+) -> tuple[Path, list[str]]:
+    """
+    [`generate_predictions`] of one of several processes.
+
+    Args:
+        share (`tuple[int, int]`): Which process this is, and of how many: it takes every so many-th batch.
+        others (`Sequence[Path]`): Files whose predictions need not be written again.
+        ready (`Callable`): Called when they are read, and before anything is written: all processes have to read the
+            same of each other.
+
+    Returns:
+        `tuple[Path, list[str]]`: of the file, and the ids of all studies of the split in their order.
+    """
+    check_section(section)
+    split = split_name(split) or split
+    report = load_reporter(model, device)
+    studies, left_out = _load_studies(report, dataset, split, data_dir, section, num_studies)
+    settings = {
+        "model": plain_name(model) if model else "bundled demo model",
+        "weights": weights_digest(report.model),
+        "dtype": str(report.model.dtype).removeprefix("torch."),
+        "dataset": plain_name(dataset),
+        "split": split,
+        "section": section,
+        "max_new_tokens": max_new_tokens,
+        "generation_config": _generation_config(report.model),
+        "sampling": False,
+        "labels": "of the reference" if true_labels else "predicted",
+    }
+    references = dict(zip(studies["id"], studies[section], strict=True))
+    written = {key for path in others for key in finished_studies(path, settings)}
+    process, num_processes = share
+    with open_predictions(folder, settings, check=lambda row: _check_row(row, references)) as file:
+        ready()
+        batches = _unfinished_batches(list(references), written | file.finished.keys(), batch_size)
+        batches = batches[process::num_processes]
+        inputs = _read_studies(studies, [index for batch in batches for index in batch], section, true_labels)
+        again = sum(key in file.finished for batch in batches for key in batch.values())
+        description = f"Reporting ({left_out} without {section} left out)" if left_out else "Reporting"
+        answers = report_studies(
+            report,
+            inputs,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            generate_kwargs={"do_sample": False},
+            description=None if process > 0 else description,
+            total=len(file.finished) - again + sum(map(len, batches)),
+            finished=len(file.finished) - again,
+        )
+        for batch in batches:
+            rows = [_row(key, references[key], section, next(answers)) for key in batch.values()]
+            file.append(*(row for row in rows if row["id"] not in written and row["id"] not in file.finished))
+        answers.close()
+    return file.path, list(references)
+
+
+def _unfinished_batches(ids: list[str], finished: set[str], batch_size: int) -> list[dict[int, str]]:
+    """Of the batches of all studies, those with a study that has no report yet, each as `{index: id}`."""
+    batches = [dict(enumerate(ids[start : start + batch_size], start)) for start in range(0, len(ids), batch_size)]
+    return [batch for batch in batches if not finished.issuperset(batch.values())]
+
+
+def _load_studies(report, dataset, split, data_dir, section, num_studies):
+    """The studies of the split with a reference, and how many are left out for want of one."""
+    from otdrg_hf.data import load_study_dataset
+
+    options = {} if data_dir is None else {"data_dir": data_dir}
+    if dataset in PHANTOM_NAMES:
+        smallest, largest = _PHANTOM_SIZES
+        options["image_size"] = min(max(report.processor.image_processor.size["height"], smallest), largest)
+        if num_studies is not None:
+            options["num_studies"] = num_studies
+    studies = load_study_dataset(dataset, split=split, **options)
+    if num_studies is not None and num_studies < len(studies):
+        studies = studies.select(range(num_studies))
+    kept = [index for index, text in enumerate(studies[section]) if text.strip()]
+    if not kept:
+        raise ValueError(f"no {split} study of {plain_name(dataset)} has a text in its column {section}")
+    ids = studies["id"]
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"{plain_name(dataset)} has an id twice in its split {split}; each study needs its own")
+    left_out = len(studies) - len(kept)
+    return (studies.select(kept) if left_out else studies), left_out
+
+
+def _check_row(row: dict, references: dict[str, str]) -> None:
+    """A line that is there already must be of one of these studies, with this reference."""
+    if row["id"] not in references:
+        raise ValueError(f"id {row['id']!r} is not among the studies asked for; give another --output_dir")
+    if row.get("reference") != references[row["id"]]:
+        raise ValueError(f"the reference of id {row['id']!r} has changed since; give another --output_dir")
+
+
+def _read_studies(studies, indices: Sequence[int], section: str, true_labels: bool) -> Iterator[dict]:
+    """What the pipeline takes of each study, with the labels of its reference where they are asked for."""
+    for index in indices:
+        study = _read_study(studies, index)
+        inputs = {key: study[key] for key in INPUT_COLUMNS}
+        if true_labels:
+            [codes] = label_reports([study[section]])
+            inputs["disease_labels"] = {label: STATES[code] for label, code in zip(LABELS, codes, strict=True)}
+        yield inputs
+
+
+def _row(key: str, reference: str, section: str, answer: dict) -> dict:
+    row = {"id": key, "generated_text": answer["generated_text"], "reference": reference, "section": section}
+    states = {finding["label"]: finding["state"] for finding in answer["findings"]}
+    if tuple(states) == LABELS:  # a model may have been trained for other labels, which nothing here can score
+        row["predicted_labels"] = {label: state for label, state in states.items() if state != STATES[0]}
+    return row
+
+
+def _read_study(studies, index: int) -> dict:
+    try:
+        return studies[index]
+    except (OSError, ValueError) as error:
+        key = studies.select_columns("id")[index]["id"]
+        raise ValueError(f"study {key!r} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _generation_config(model) -> dict:
+    """What the checkpoint says on how to generate, such as beams, without what does not change a text."""
+    fields = model.generation_config.to_diff_dict()
+    silent = ("_", "output_", "use_cache", "transformers_version")
+    return {name: value for name, value in sorted(fields.items()) if not name.startswith(silent)}

@@ -1,0 +1,177 @@
+"""What is wrong in a file of reports is named with its line; what is right comes back as it was."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from otdrg_hf.evaluation.report_files import ReportFileError, read_studies, read_vocabulary_reports
+
+
+def write(path, *rows):
+    path.write_bytes(b"".join(row if isinstance(row, bytes) else json.dumps(row).encode() + b"\n" for row in rows))
+    return path
+
+
+def good(number):
+    return {"id": f"s{number}", "generated_text": f"text {number}", "reference": f"reference {number}"}
+
+
+def test_one_broken_line_among_thousands_is_named(tmp_path):
+    rows = [good(number) for number in range(5000)]
+    rows[3210] = b'{"id": "s3210", "generated_text": "cut o\n'
+    with pytest.raises(ReportFileError, match=r"^predictions\.jsonl line 3211: not JSON \(.* at column \d+\)$"):
+        read_studies([write(tmp_path / "predictions.jsonl", *rows)])
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (b'{"id": "s1", "generated_text": "caf\xe9", "reference": "a"}\n', r"not UTF-8 \(byte 0xe9 at column 36\)"),
+        (b"[1, 2]\n", "a JSON list where an object"),
+        (b"[" * 100_000 + b"\n", "not JSON"),
+        (b"\x00\n", "not JSON"),
+        ({"generated_text": "a", "reference": "a"}, "no 'id'"),
+        ({"id": None, "generated_text": "a", "reference": "a"}, "no 'id'"),
+        ({"id": True, "generated_text": "a", "reference": "a"}, "no 'id'"),
+        ({"id": "s0", "generated_text": "a", "reference": "a"}, "id 's0' was given before, in line 1"),
+        ({"id": "s1", "text": "a", "reference": "a"}, "no 'generated_text' or 'prediction'"),
+        ({"id": "s1", "prediction": 3, "reference": "a"}, "'prediction' is not a string"),
+        ({"id": "s1", "prediction": "a"}, "no 'reference' or 'references' or 'report'"),
+        ({"id": "s1", "prediction": "a", "reference": []}, "'reference' is neither"),
+        ({"id": "s1", "prediction": "a", "reference": ["a", None]}, "'reference' is neither"),
+        ({"id": "s1", "prediction": "a\ud800", "reference": "a"}, "the text holds half of a surrogate pair"),
+        ({"id": "\ud800", "prediction": "a", "reference": "a"}, "the text holds half of a surrogate pair"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path, row, words):
+    with pytest.raises(ReportFileError, match=rf"^p\.jsonl line 2: {words}"):
+        read_studies([write(tmp_path / "p.jsonl", good(0), row, good(2))])
+
+
+def test_all_problems_are_counted_and_the_first_are_shown(tmp_path):
+    path = write(tmp_path / "p.jsonl", *[b"nonsense\n"] * 12)
+    with pytest.raises(ReportFileError) as caught:
+        read_studies([path])
+    assert str(caught.value).splitlines()[4:] == [
+        "p.jsonl line 5: not JSON (Expecting value at column 1)",
+        "and 7 more problems",
+    ]
+
+
+def test_files_without_reports(tmp_path):
+    with pytest.raises(ReportFileError, match=r"p\.jsonl: the file holds no reports"):
+        read_studies([write(tmp_path / "p.jsonl", b"\n")])
+    utf16 = json.dumps(good(0)).encode("utf-16")
+    with pytest.raises(ReportFileError, match=r"p\.jsonl: the file is UTF-16"):
+        read_studies([write(tmp_path / "p.jsonl", utf16)])
+    with pytest.raises(FileNotFoundError):
+        read_studies([tmp_path / "missing.jsonl"])
+    with pytest.raises(ValueError, match="no file of predictions"):
+        read_studies([])
+
+
+def test_mismatched_ids_are_named_on_both_sides(tmp_path):
+    predictions = write(tmp_path / "p.jsonl", {"id": 1, "prediction": "a"}, {"id": "2", "prediction": "b"})
+    references = write(tmp_path / "r.jsonl", {"id": "1", "reference": "a"}, {"id": 3, "reference": "c"})
+    with pytest.raises(ReportFileError) as caught:
+        read_studies([predictions], references)
+    assert str(caught.value) == "p.jsonl line 2: id '2' is not in r.jsonl\nr.jsonl line 2: id '3' is not in p.jsonl"
+
+
+def test_references_are_joined_by_id_and_systems_may_differ_in_order(tmp_path):
+    first = write(tmp_path / "a.jsonl", *[{"id": key, "prediction": f"a{key}"} for key in "xyz"])
+    second = write(tmp_path / "b.jsonl", *[{"id": key, "generated_text": f"b{key}"} for key in "zxy"])
+    references = write(tmp_path / "r.jsonl", *[{"id": key, "references": [f"r{key}", "other"]} for key in "yzx"])
+    studies = read_studies([first, second], references)
+    assert studies.ids == ["x", "y", "z"]
+    assert studies.predictions == {"a": ["ax", "ay", "az"], "b": ["bx", "by", "bz"]}
+    assert studies.references == [["rx", "other"], ["ry", "other"], ["rz", "other"]]
+    assert studies.warnings == []
+
+
+def test_systems_must_share_ids_and_references(tmp_path):
+    first = write(tmp_path / "a.jsonl", good(0), good(1))
+    with pytest.raises(ReportFileError, match=r"b\.jsonl line 2: the reference of id 's1' differs .* a\.jsonl"):
+        read_studies([first, write(tmp_path / "b.jsonl", good(0), {**good(1), "reference": "changed"})])
+    with pytest.raises(ReportFileError, match=r"a\.jsonl line 2: id 's1' is not in c\.jsonl"):
+        read_studies([first, write(tmp_path / "c.jsonl", good(0))])
+
+
+def test_empty_texts_are_warned_of_with_lines(tmp_path):
+    rows = [good(0), {**good(1), "generated_text": " "}, {**good(2), "reference": ["", "a"]}, good(3)]
+    studies = read_studies([write(tmp_path / "p.jsonl", *rows)])
+    assert studies.warnings == [
+        "p.jsonl: empty prediction in line 2; scored as empty text",
+        "p.jsonl: empty reference in line 3; scored as empty text",
+    ]
+    assert studies.predictions["p"][1] == " "
+
+
+def test_a_byte_order_mark_and_blank_lines_are_forgiven(tmp_path):
+    path = write(tmp_path / "p.jsonl", b"\xef\xbb\xbf", good(0), b"\n", b"  \r\n", good(1))
+    assert read_studies([path]).ids == ["s0", "s1"]
+
+
+def test_systems_of_the_same_name_are_told_apart(tmp_path):
+    (tmp_path / "other").mkdir()
+    paths = [write(folder / "p.jsonl", good(0)) for folder in (tmp_path, tmp_path / "other")]
+    assert list(read_studies(paths).predictions) == [f"{tmp_path.name}/p", "other/p"]
+
+
+def test_sections(tmp_path):
+    text = "INDICATION: Cough. FINDINGS: Clear lungs. IMPRESSION: Normal."
+    fields = {"findings": "No effusion.", "impression": "Normal chest.", "report": "unused"}
+    rows = [
+        {"id": 0, "prediction": text, "report": text},
+        {"id": 1, "prediction": "No header.", **fields},
+    ]
+    path = write(tmp_path / "p.jsonl", *rows)
+    for section, prediction, references in (
+        ("findings", "Clear lungs.", ["Clear lungs.", "No effusion."]),
+        ("impression", "Normal.", ["Normal.", "Normal chest."]),
+        ("report", "Clear lungs. Normal.", ["Clear lungs. Normal.", "No effusion. Normal chest."]),
+    ):
+        studies = read_studies([path], section=section)
+        assert studies.predictions["p"] == [prediction, "No header."]
+        assert studies.references == [[text] for text in references]
+    with pytest.raises(ReportFileError, match="line 1: no field or header for 'impression'"):
+        read_studies([write(tmp_path / "p.jsonl", good(0))], section="impression")
+    with pytest.raises(ValueError, match="unknown section 'summary'"):
+        read_studies([path], section="summary")
+
+
+def test_vocabulary_reports(tmp_path):
+    annotation = tmp_path / "annotation.json"
+    annotation.write_text(json.dumps({"train": [{"id": "a", "report": "one"}], "test": [{"id": "b", "report": "two"}]}))
+    assert read_vocabulary_reports(annotation) == ["one"]
+    assert read_vocabulary_reports(write(tmp_path / "train.jsonl", {"id": "a", "report": "three"})) == ["three"]
+    annotation.write_text("{}")
+    with pytest.raises(ReportFileError, match="not an R2Gen annotation file"):
+        read_vocabulary_reports(annotation)
+
+
+TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(TEXT.filter(bool), st.tuples(TEXT, st.lists(TEXT, min_size=1, max_size=2)), min_size=1))
+def test_any_text_comes_back_as_it_was(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("any") / "p.jsonl"
+    lines = [{"id": key, "prediction": text, "reference": texts} for key, (text, texts) in rows.items()]
+    path.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines), encoding="utf-8", newline="")
+    studies = read_studies([path])
+    assert studies.ids == list(rows)
+    assert list(zip(studies.predictions["p"], studies.references, strict=True)) == list(rows.values())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=80))
+def test_any_bytes_are_read_or_refused_by_line(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("bytes") / "p.jsonl"
+    path.write_bytes(content)
+    try:
+        read_studies([path])
+    except ReportFileError as error:
+        assert "p.jsonl" in str(error)

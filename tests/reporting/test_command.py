@@ -1,0 +1,233 @@
+"""`otdrg report`: text, JSON lines and a file that goes on where it was cut off; one clear line for each bad film."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+from transformers import pipeline
+
+from otdrg_hf.cli import main
+from otdrg_hf.data.phantom import make_phantom
+from otdrg_hf.images.finding import FoundImage, find_images
+from otdrg_hf.reporting import load_reporter, report_image_files, report_images
+from otdrg_hf.reporting.schema import REPORT_SCHEMA
+from tests.support.tiny_models import make_films
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture
+def otdrg(capfd, monkeypatch, tmp_path):
+    """Runs the command in this process, in an empty folder; gives its exit code and what it printed."""
+
+    def run(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["otdrg", "report", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code, *capfd.readouterr()
+
+    return run
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """Twelve films, of which three cannot be read."""
+    root = tmp_path_factory.mktemp("patient_smith") / "films"
+    (root / "more").mkdir(parents=True)
+    for index, film in enumerate(make_films(9)):
+        Image.fromarray(film).save(root / ("more" if index % 2 else "") / f"{index}.png")
+    (root / "empty.png").touch()
+    (root / "more" / "text.png").write_text("no film")
+    (root / "zero.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    return root
+
+
+BAD = {"empty.png", "more/text.png", "zero.dcm"}
+
+
+def in_process(folder, films, **options):
+    report = load_reporter(str(folder))
+    return list(report_image_files(report, find_images([films]), "tiny", max_new_tokens=6, **options))
+
+
+# In Python
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 20])
+def test_each_film_has_an_answer_in_order(folder, films, batch_size):
+    answers = in_process(folder, films, batch_size=batch_size)
+    assert [answer["image"] for answer in answers] == [film.name for film in find_images([films])]
+    assert {answer["image"] for answer in answers if "error" in answer} == BAD
+    report = pipeline("radiology-report", model=str(folder))
+    for answer in answers:
+        if "error" not in answer:
+            expected = report(films / answer["image"], max_new_tokens=6)
+            assert answer["generated_text"] == expected["generated_text"]
+            assert [f["state"] for f in answer["findings"]] == [f["state"] for f in expected["findings"]]
+
+
+def test_nothing_that_can_be_read(folder, films):
+    bad = [FoundImage(name, str(films / name)) for name in sorted(BAD)]
+    answers = list(report_image_files(load_reporter(str(folder)), bad, "tiny", batch_size=2))
+    assert [answer["image"] for answer in answers] == sorted(BAD)
+    assert list(report_image_files(load_reporter(str(folder)), [], "tiny")) == []
+
+
+def follows(value, schema) -> bool:
+    """Whether a value follows a JSON Schema, of those words that are used here."""
+    kinds = {"object": dict, "array": list, "string": str, "number": (int, float)}
+    if "oneOf" in schema:
+        return sum(follows(value, each) for each in schema["oneOf"]) == 1
+    if "enum" in schema:
+        return value in schema["enum"]
+    if not isinstance(value, kinds[schema["type"]]):
+        return False
+    if schema["type"] == "object":
+        known = schema["properties"]
+        return set(schema["required"]) <= set(value) <= set(known) and all(follows(value[k], known[k]) for k in value)
+    if schema["type"] == "array":
+        return len(value) >= schema.get("minItems", 0) and all(follows(item, schema["items"]) for item in value)
+    return schema["type"] == "string" or schema["minimum"] <= value <= schema["maximum"]
+
+
+def test_answers_follow_the_schema(folder, films):
+    answers = in_process(folder, films) + in_process(folder, films, candidates=2)
+    sectioned = {**answers[0], "sections": {"findings": "Clear.", "impression": "Normal."}}
+    for answer in (*answers, sectioned):
+        assert follows(json.loads(json.dumps(answer)), REPORT_SCHEMA)
+    assert any("candidates" in answer for answer in answers) and any("error" in answer for answer in answers)
+    for wrong in ({"image": "a"}, {**answers[0], "path": "/a"}, {**answers[0], "findings": []}):
+        assert not follows(wrong, REPORT_SCHEMA)
+
+
+def test_candidates_and_their_agreement(folder, films):
+    for answer in in_process(folder, films / "0.png", candidates=3):
+        assert len(answer["candidates"]) == len(answer["candidate_agreement"]) == 3
+        assert answer["candidates"][0] == answer["generated_text"]
+
+
+def test_report_images_as_before(folder, films):
+    first, second = report_images([str(films / "0.png"), str(films / "empty.png")], str(folder), 6, 2, "cpu")
+    assert first["image"] == "0.png" and len(first["findings"]) == 14
+    assert second == {"image": "empty.png", "error": "image 'empty.png': the file is empty."}
+
+
+@pytest.mark.parametrize(
+    "arguments, match",
+    [
+        ({"dtype": "int3"}, "'int3' is not a dtype; choose from auto, float32"),
+        ({"device": "cuda:99"}, "There is no device 'cuda:99' here"),
+        ({"device": "toaster"}, "There is no device 'toaster' here"),
+        ({"model": "no/such/folder"}, "The model 'no/such/folder' cannot be loaded: there is no such folder"),
+        ({"model": "./none"}, "The model './none' cannot be loaded: there is no such folder"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_loaded(folder, arguments, match):
+    with pytest.raises(ValueError, match=match) as error:
+        load_reporter(**{"model": str(folder), **arguments})
+    assert "\n" not in str(error.value)
+
+
+def test_dtype(folder):
+    assert str(load_reporter(str(folder), dtype="bfloat16").model.dtype) == "torch.bfloat16"
+
+
+# The command
+
+
+def test_folder_to_file_then_again(otdrg, folder, films, tmp_path):
+    output = tmp_path / "out.jsonl"
+    arguments = (films, "--model", folder, "-o", output, "--max_new_tokens", 6, "--batch_size", 4)
+    code, printed, complained = otdrg(*arguments)
+    assert code == 1, complained
+    rows = lines_of(output)
+    assert [row["image"] for row in rows] == [f.name for f in find_images([films]) if f.name not in BAD]
+    assert all(row["model"] == folder.name for row in rows)
+    errors = [line for line in complained.replace("\r", "\n").splitlines() if "error: " in line]
+    assert len(errors) == 3 and "3 of 12 images could not be read." in complained
+    before = output.read_bytes()
+    again, _, complained_again = otdrg(*arguments)
+    assert again == 1 and output.read_bytes() == before  # the bad ones are tried again
+    for text in (printed, complained, complained_again, output.read_text()):
+        assert "patient_smith" not in text and str(tmp_path) not in text
+
+
+@pytest.fixture(params=[40, pytest.param(1000, marks=pytest.mark.slow)])
+def many(request, tmp_path):
+    """A folder of so many synthetic phantoms."""
+    (tmp_path / "films").mkdir()
+    for seed in range(request.param):
+        make_phantom(seed, "test", image_size=64).images[0].save(tmp_path / "films" / f"{seed:04d}.png")
+    return tmp_path / "films"
+
+
+def test_killed_twice_and_resumed(otdrg, folder, many, tmp_path):
+    names = sorted(path.name for path in many.iterdir())
+    output = tmp_path / "out.jsonl"
+    arguments = [str(many), "--model", str(folder), "-o", str(output), "--max_new_tokens", "60"]
+    codes = []
+    for kill, wanted in ((signal.SIGKILL, len(names) // 7), (signal.SIGINT, len(names) * 3 // 7)):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "otdrg_hf", "report", *arguments],
+            cwd=tmp_path,
+            env=ENVIRONMENT,
+            stderr=subprocess.PIPE,
+        )
+        while process.poll() is None and (not output.exists() or output.read_bytes().count(b"\n") < wanted):
+            time.sleep(0.01)
+        process.send_signal(kill)
+        _, complained = process.communicate(timeout=120)
+        codes.append(process.returncode)
+        assert wanted <= output.read_bytes().count(b"\n") < len(names)
+        if kill == signal.SIGINT:
+            assert output.read_bytes().endswith(b"\n")
+            assert complained.rstrip().endswith(b"images are left; the same command resumes here.")
+        else:
+            with open(output, "ab") as file:
+                file.write(b'{"image": "3')  # as if the line had been cut as well
+    assert codes == [-signal.SIGKILL, 130]
+    assert otdrg(*arguments)[0] == 0
+    assert [row["image"] for row in lines_of(output)] == names  # each once
+
+
+def test_text_and_streamed_text(otdrg, folder, films):
+    path = films / "0.png"
+    [expected] = in_process(folder, path)
+    code, text, complained = otdrg(path, "--model", folder, "--max_new_tokens", 6)
+    assert code == 0, complained
+    assert text.startswith("0.png: ")
+    disputed = {row["label"] for row in expected["disagreements"]}
+    for finding in expected["findings"]:
+        shown = f"  {finding['label']:<28}{finding['state']}" in text
+        assert shown == (finding["state"] != "blank" or finding["label"] in disputed)
+    code, streamed, complained = otdrg(path, "--model", folder, "--max_new_tokens", 6, "--stream")
+    assert code == 0, complained
+    states = [[line for line in printed.splitlines() if line.startswith("  ")] for printed in (text, streamed)]
+    assert streamed.startswith("0.png:") and states[0] == states[1] != []
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (["--stream"], "error: image 'empty.png': the file is empty."),
+        (["--stream", "--json"], "error: --stream prints the text of one image, without -o, --json and --candidates."),
+        (["-o", "missing/out.jsonl"], "error: out.jsonl cannot be written (No such file or directory)."),
+        (["--dtype", "int3"], "error: 'int3' is not a dtype; choose from auto, float32, bfloat16, float16."),
+    ],
+    ids=str,
+)
+def test_one_clear_line(otdrg, folder, films, tmp_path, arguments, line):
+    code, _, complained = otdrg(films / "empty.png", "--model", folder, *arguments)
+    assert code in (1, 2) and complained.splitlines()[-1] == line
+    assert "Traceback" not in complained and not list(tmp_path.iterdir())
