@@ -31,10 +31,10 @@ class StudyArguments:
     labels_from: Literal["labeler", "dataset"] = field(
         default="labeler", metadata={"help": "Read the disease labels off the report, or take the dataset's column."}
     )
-    stage: Literal["align", "finetune", "joint"] = field(
+    stage: Literal["warmup", "align", "finetune", "joint"] = field(
         default="joint",
         metadata={
-            "help": "'align' trains vision encoder, transport and disease head, 'finetune' all but the vision encoder "
+            "help": "'warmup' trains the LLM to write reports from their labels, without images, 'align' vision encoder, transport and disease head, 'finetune' all but the vision encoder "
             "(the LLM by LoRA with --use_peft), 'joint' everything."
         },
     )
@@ -76,8 +76,21 @@ class StudyArguments:
         default=1.0,
         metadata={"help": "Weight, in the language-model loss, of the tokens of sentences that state a finding."},
     )
+    augment: bool = field(
+        default=False,
+        metadata={
+            "help": "Rotate, scale, shift and re-expose training images a little, differently in each epoch; never flip."
+        },
+    )
     freeze_vision: bool = field(
-        default=False, metadata={"help": "Let the vision encoder rest in the stages 'align' and 'joint' as well."}
+        default=False, metadata={"help": "Freeze the vision encoder in the stages 'align' and 'joint' as well."}
+    )
+    train_vision_blocks: int | None = field(
+        default=None,
+        metadata={
+            "help": "Train only the last so many transformer blocks of the vision encoder and its final norm, in the "
+            "stages 'align' and 'joint'. Default: all of it."
+        },
     )
     vision_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the vision encoder. Default: learning_rate."}
@@ -125,13 +138,18 @@ class StudyArguments:
             raise ValueError(f"--generate_eval_studies is {self.generate_eval_studies}: give 0 for none, or a number.")
         if self.generate_eval_studies and self.stage == "align":
             raise ValueError("--generate_eval_studies needs an LLM that is trained: leave it out of the stage 'align'.")
-        if self.freeze_vision and (self.lora_vision or self.vision_learning_rate is not None):
-            raise ValueError("--freeze_vision leaves nothing for --lora_vision or --vision_learning_rate to train.")
+        if self.stage == "warmup":
+            self._check_warmup()
+        self._check_vision()
         rests = self.freeze_vision or self.stage == "finetune"
         if self.feature_cache and (not rests or self.lora_vision or self.generate_eval_studies):
             raise ValueError(
                 "--feature_cache needs a vision encoder that rests: --freeze_vision or the stage 'finetune', without "
                 "--lora_vision; and images are needed for --generate_eval_studies."
+            )
+        if self.feature_cache and self.augment:
+            raise ValueError(
+                "--augment changes each image in each epoch, and --feature_cache encodes it once: drop one."
             )
         rates = {name: getattr(self, name) for name in LABEL_RATES}
         for name, rate in rates.items():
@@ -142,3 +160,30 @@ class StudyArguments:
         if self.predicted_label_rate + self.changed_report_rate > 1:
             raise ValueError("--predicted_label_rate and --changed_report_rate are shares of the studies: at most 1.")
         self.load_kwargs, self.otdrg_config = self.load_kwargs or {}, self.otdrg_config or {}
+
+    def _check_warmup(self):
+        """Options of images, or of labels predicted from them, in a stage that reads none."""
+        needs_images = (
+            *("augment", "feature_cache", "generate_eval_studies", "predicted_label_rate", "told_label_rate"),
+            *("train_vision_blocks", "vision_learning_rate"),
+        )
+        for name in needs_images:
+            if getattr(self, name):
+                raise ValueError(f"--{name} needs images, which the stage 'warmup' does not read: leave it out.")
+        if self.label_prompt is False:
+            raise ValueError("--label_prompt false leaves the stage 'warmup' nothing to write a report from.")
+
+    def _check_vision(self):
+        """Options of a vision encoder that is trained, where it is not."""
+        blocks = self.train_vision_blocks
+        if self.freeze_vision and (self.lora_vision or self.vision_learning_rate is not None or blocks):
+            raise ValueError(
+                "--freeze_vision leaves nothing for --lora_vision, --vision_learning_rate or --train_vision_blocks to "
+                "train."
+            )
+        if blocks is None:
+            return
+        if blocks < 1:
+            raise ValueError(f"--train_vision_blocks is {blocks}: give 1 or more, or --freeze_vision.")
+        if self.lora_vision or self.stage not in ("align", "joint"):
+            raise ValueError("--train_vision_blocks is for the stages 'align' and 'joint', without --lora_vision.")

@@ -1,6 +1,5 @@
 """Batches of studies for the trainer: prompt and report as TRL does it, and the disease labels beside them."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,13 +8,14 @@ from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
-
-from .context import check_context
-from .feature_cache import FeatureCache
-from .finding_weights import finding_weights
-from .other_states import OtherStates
-from .shown_labels import ShownLabels
+from otdrg_hf.modeling.processing_otdrg import FINDING_TOKEN, OTDRGProcessor
+from otdrg_hf.training.augmentation import Augmentation
+from otdrg_hf.training.context import check_context
+from otdrg_hf.training.draws import StudyDraws
+from otdrg_hf.training.feature_cache import FeatureCache
+from otdrg_hf.training.finding_weights import finding_weights
+from otdrg_hf.training.other_states import OtherStates
+from otdrg_hf.training.shown_labels import ShownLabels
 
 
 class StudyCollator(DataCollatorForVisionLanguageModeling):
@@ -32,6 +32,8 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
         shown ([`ShownLabels`], *optional*):
             Draws what the LLM is shown of the labels. Default: the labels of the study.
         finding_weight (`float`): Weight in the loss of the tokens of sentences that state a finding.
+        augmentation ([`Augmentation`], *optional*): Changes the images.
+        text_only (`bool`): Leave images and their tokens out, so that a prompt shows nothing but labels and texts.
 
     Raises:
         ValueError: for a study that is longer than the LLM's context, naming it.
@@ -45,12 +47,21 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
         others: OtherStates | None = None,
         shown: ShownLabels | None = None,
         finding_weight: float = 1.0,
+        augmentation: Augmentation | None = None,
+        text_only: bool = False,
     ):
         super().__init__(processor=processor, completion_only_loss=True)
         self.target, self.features, self.others, self.shown = target, features, others, shown
-        self.finding_weight = finding_weight
+        self.finding_weight, self.augmentation, self.text_only = finding_weight, augmentation, text_only
+
+    @property
+    def draws(self) -> list[StudyDraws]:
+        """What draws anew in each epoch."""
+        return [each for each in (self.shown, self.augmentation) if each is not None]
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        if self.text_only:
+            examples = [{**study, "images": [], "views": []} for study in examples]
         shown = None if self.shown is None else [self.shown.draw(study, self.target) for study in examples]
         reports = [study[self.target] for study in examples] if shown is None else [each.report for each in shown]
         check_context(
@@ -58,11 +69,10 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
             self.processor,
             self.target,
         )
-        build = partial(self.processor.build_prompt, fit=False)
         rows = [
             {
-                "images": study["images"] if self.features is None else [self._blank()] * len(study["images"]),
-                "prompt": build(len(study["images"]), study["views"], study["indication"], study["comparison"]),
+                "images": self._images(study),
+                "prompt": self._prompt(study),
                 "completion": self.processor.build_completion(report),
             }
             for study, report in zip(examples, reports, strict=True)
@@ -83,6 +93,18 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
             maps = [self.features.read(study) for study in examples]
             batch["vision_features"] = pad_sequence(maps, batch_first=True)  # [B, V, rows, columns, c]
         return batch
+
+    def _prompt(self, study: dict[str, Any]) -> str:
+        views = study["views"]
+        prompt = self.processor.build_prompt(len(views), views, study["indication"], study["comparison"], fit=False)
+        if self.text_only:  # without images, the processor leaves placeholders as they are
+            prompt = prompt.replace(FINDING_TOKEN, FINDING_TOKEN * self.processor.num_finding_tokens)
+        return prompt
+
+    def _images(self, study: dict[str, Any]) -> list[Image.Image]:
+        if self.features is not None:
+            return [self._blank()] * len(study["images"])
+        return study["images"] if self.augmentation is None else self.augmentation(study)
 
     def _weights(self, completions: list[str], labels: torch.Tensor) -> torch.Tensor:
         """`[B, T]`, of use where `labels` are not -100."""

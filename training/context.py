@@ -20,9 +20,14 @@ def study_tokens(study: Mapping[str, Any], processor: OTDRGProcessor, target: st
     return processor.count_tokens(prompt), len(tokens)
 
 
-def check_context(studies: Iterable[Mapping[str, Any]], processor: OTDRGProcessor, target: str) -> None:
+def check_context(
+    studies: Iterable[Mapping[str, Any]], processor: OTDRGProcessor, target: str, text_only: bool = False
+) -> None:
     """
     Makes sure that an LLM has positions for every study.
+
+    Args:
+        text_only (`bool`): Whether prompts leave the images out.
 
     Raises:
         ValueError: naming the first study that is too long, its length and the limit.
@@ -35,6 +40,7 @@ def check_context(studies: Iterable[Mapping[str, Any]], processor: OTDRGProcesso
     shortest = processor.count_tokens(processor.build_prompt(1, fit=False)) + WORDING
     too_long = []
     for study in studies:
+        study = {**study, "views": []} if text_only else study
         if shortest + _most_tokens(study, processor, target) <= limit:
             continue
         prompt, report = study_tokens(study, processor, target)

@@ -26,11 +26,13 @@ def dry_run(args: StudyArguments, training_args: SFTConfig, model_args: ModelCon
         ValueError, OSError: as the run itself would, for a dataset, a backbone or a field that is not there.
     """
     num_studies, rows = sample_studies(args)
+    if args.stage == "warmup":
+        rows = [{**row, "views": []} for row in rows]
     model, processor = empty_model_and_processor(args, model_args, [row[args.target] for row in rows])
     apply_text_options(args, training_args, model, processor)
     size = processor.image_processor.size
     image_size = (size["height"], size["width"])
-    apply_stage(model, args.stage, processor.label_prompt, image_size, args.freeze_vision)
+    apply_stage(model, args.stage, processor.label_prompt, image_size, args.freeze_vision, args.train_vision_blocks)
     config = adapter_config(model, model_args, args.stage, args.lora_vision, image_size)
     cast_backbones(model, args.frozen_dtype, adapted=config is not None)
     if config is not None:

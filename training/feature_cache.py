@@ -77,9 +77,19 @@ class FeatureCache:
         """Indices of the studies without features."""
         return [index for index, study in enumerate(undecoded(studies)) if not self.path(study).is_file()]
 
-    def fill(self, model, processor, studies: Dataset, dtype: torch.dtype = DTYPE) -> int:
-        """Writes what is missing, in batches, and gives how many studies that was; an interrupted run is resumed."""
-        indices, raw = self.missing(studies), undecoded(studies)
+    def fill(
+        self, model, processor, studies: Dataset, indices: list[int] | None = None, dtype: torch.dtype = DTYPE
+    ) -> int:
+        """
+        Writes what is missing, in batches; an interrupted run is resumed.
+
+        Args:
+            indices (`list[int]`, *optional*): What `missing` gave, where it has been asked.
+
+        Returns:
+            `int`: How many studies were missing.
+        """
+        indices, raw = self.missing(studies) if indices is None else indices, undecoded(studies)
         model.model.vision_tower.eval()
         for start in tqdm(range(0, len(indices), BATCH), desc="Caching features", unit="batch"):
             batch = indices[start : start + BATCH]

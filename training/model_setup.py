@@ -35,6 +35,7 @@ READ_OFF = {
     "image_token_id",
     "finding_token_id",
     "label_phrase_ids",
+    "label_word_ids",
     "label_feature_size",
     "lm_head_bias",
 }
@@ -112,6 +113,8 @@ def apply_text_options(
     """
     if args.label_prompt is not None:
         processor.label_prompt = args.label_prompt
+    if args.stage == "warmup" and not processor.label_prompt:
+        raise ValueError("The stage 'warmup' writes reports from labels, which this model's prompts do not show.")
     if training_args.eos_token is not None:
         _set_end_of_text(training_args.eos_token, model, processor)
     path = training_args.chat_template_path

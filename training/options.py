@@ -157,6 +157,8 @@ def _check_best_metric(args: StudyArguments, training_args: SFTConfig) -> None:
 
 def evaluation_figures(args: StudyArguments, loss_only: bool) -> list[str]:
     """Names of the figures that an evaluation of a run gives, without `eval_`."""
+    if args.stage == "warmup":
+        return ["loss", "lm_loss"]
     names = ["loss", *(() if args.stage == "align" else ("lm_loss",)), "ot_loss", "disease_loss"]
     if not loss_only:
         config = OTDRGConfig()

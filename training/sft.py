@@ -26,6 +26,7 @@ from otdrg_hf.labeling import label_reports
 from otdrg_hf.modeling.disease_states import POSITIVE, positive_log_odds
 from otdrg_hf.training.adapters import adapter_config, put_on_base
 from otdrg_hf.training.arguments import LABEL_RATES, StudyArguments
+from otdrg_hf.training.augmentation import Augmentation
 from otdrg_hf.training.calibration import compose, expected_calibration_error, platt_scaling
 from otdrg_hf.training.changed_reports import ChangedReports
 from otdrg_hf.training.checkpoints import check_same_run, last_complete_checkpoint
@@ -122,22 +123,25 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
     check_batches(training_args, len(train), len(validation))
 
     model, processor = prepare_model(args, training_args, model_args, train)
+    text_only = args.stage == "warmup"
     for studies in (train, validation):
-        check_context(studies, processor, args.target)
+        check_context(studies, processor, args.target, text_only)
     size = processor.image_processor.size
     image_size = (size["height"], size["width"])
-    frozen = apply_stage(model, args.stage, processor.label_prompt, image_size, args.freeze_vision)
+    options = (args.stage, processor.label_prompt, image_size, args.freeze_vision, args.train_vision_blocks)
+    frozen = apply_stage(model, *options)
     peft_config = adapter_config(model, model_args, args.stage, args.lora_vision, image_size)
     cast_backbones(model, args.frozen_dtype, adapted=peft_config is not None)
     if peft_config is not None:
         model = put_on_base(model, processor, training_args.output_dir, model_args)
-        frozen = apply_stage(model, args.stage, processor.label_prompt, image_size, args.freeze_vision)
+        frozen = apply_stage(model, *options)
     if not args.vision_config:
         frozen += batch_norms(model)
     features = None
     if args.feature_cache:
         features = FeatureCache(args.feature_cache, encoder_checksum(model, processor))
         fill_cache(features, model.to(training_args.device), processor, (train, validation))
+    if features is not None or text_only:
         train, validation = undecoded(train), undecoded(validation)
     collator, train_collator = collators(args, processor, train, features, training_args.seed)
     num_reports = args.generate_eval_studies
@@ -150,7 +154,7 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
         train_dataset=train,
         eval_dataset=validation,
         processing_class=processor,
-        compute_metrics=disease_metrics(model.config),
+        compute_metrics=None if text_only else disease_metrics(model.config),
         peft_config=peft_config,
         stage=args.stage,
         frozen_modules=frozen,
@@ -167,17 +171,24 @@ def fill_cache(features: FeatureCache, model, processor, datasets) -> None:
             if indices and PartialState().is_main_process:
                 size = cache_size(model, num_views) / 1e9
                 print(f"Features of {num_views} images: {size:.2f} GB in {features.folder}.")
-            features.fill(model, processor, studies)
+            features.fill(model, processor, studies, indices)
 
 
 def collators(args: StudyArguments, processor, train, features: FeatureCache | None, seed: int):
     """What makes batches of evaluation, and of training, where the labels that the LLM is shown are drawn."""
-    others = OtherStates(np.array(train["disease_labels"]))
-    shown = shown_labels(args, train, seed)
-    return (
-        StudyCollator(processor, args.target, features, others),
-        StudyCollator(processor, args.target, features, others, shown, args.finding_weight),
-    )
+    text_only = args.stage == "warmup"
+    common = {
+        "target": args.target,
+        "features": features,
+        "others": None if text_only else OtherStates(np.array(train["disease_labels"])),
+        "text_only": text_only,
+    }
+    of_training = {
+        "shown": shown_labels(args, train, seed),
+        "finding_weight": args.finding_weight,
+        "augmentation": Augmentation(seed) if args.augment else None,
+    }
+    return StudyCollator(processor, **common), StudyCollator(processor, **common, **of_training)
 
 
 def shown_labels(args: StudyArguments, studies, seed: int) -> ShownLabels | None:
@@ -244,7 +255,8 @@ def main(arguments: list[str] | None = None) -> None:
     run(trainer, args)
     if trainer.is_world_process_zero():
         write_record(trainer, args, model_args)
-    calibrate_saved(trainer)
+    if args.stage != "warmup":
+        calibrate_saved(trainer)
 
 
 if __name__ == "__main__":

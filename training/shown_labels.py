@@ -1,15 +1,12 @@
 """What the LLM is shown of the labels of a training study, and what it then has to write."""
 
-import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from transformers import TrainerCallback
 
 from otdrg_hf.labeling import label_reports
-
-from .changed_reports import ChangedReports
+from otdrg_hf.training.changed_reports import ChangedReports
+from otdrg_hf.training.draws import StudyDraws
 
 PREDICTED = -100
 
@@ -27,7 +24,7 @@ class Shown(NamedTuple):
     told: np.ndarray
 
 
-class ShownLabels(TrainerCallback):
+class ShownLabels(StudyDraws):
     """
     Draws whether a study shows its own labels, the predicted ones, or others with a report to match.
 
@@ -51,16 +48,13 @@ class ShownLabels(TrainerCallback):
         changed: ChangedReports | None = None,
         seed: int = 0,
     ):
+        super().__init__(seed)
         self.predicted_rate, self.changed_rate, self.told_rate = predicted_rate, changed_rate, told_rate
-        self.changed, self.seed = changed, seed
-        self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # with the workers that load the studies
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.epoch.fill_(int(state.epoch or 0))
+        self.changed = changed
 
     def draw(self, study: dict[str, Any], target: str) -> Shown:
         """Of a training study, whose report is its column `target`."""
-        generator = np.random.default_rng([self.seed, int(self.epoch), zlib.crc32(study["id"].encode())])
+        generator = self.generator(study)
         report, own = study[target], np.asarray(study["disease_labels"])
         drawn = generator.random()
         if drawn < self.predicted_rate:

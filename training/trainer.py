@@ -8,16 +8,20 @@ from torch.utils.data import SequentialSampler
 from trl import SFTTrainer
 
 from otdrg_hf.data.schema import STUDY_COLUMNS
+from otdrg_hf.modeling.disease_states import shown_states
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
-
-from .length_buckets import LengthBuckets, study_lengths
-from .report_metrics import ReportMetrics
+from otdrg_hf.modeling.outputs_otdrg import OTDRGStudyFeatures
+from otdrg_hf.modeling.vision_otdrg import POSITION_SIZE
+from otdrg_hf.training.length_buckets import LengthBuckets, study_lengths
+from otdrg_hf.training.report_metrics import ReportMetrics
 
 
 class OTDRGTrainer(SFTTrainer):
     """
     Args:
-        stage (`str`): `"align"`, `"finetune"` or `"joint"`; in `"align"` the LLM is not even run.
+        stage (`str`):
+            `"warmup"`, `"align"`, `"finetune"` or `"joint"`; in `"warmup"` nothing but the LLM and the label tokens is
+            run, in `"align"` all but these.
         frozen_modules (`list[nn.Module]`): Kept in evaluation mode, batch-norm statistics and all.
         report_metrics ([`ReportMetrics`], *optional*): Figures of generated reports to add to each evaluation.
         train_collator (*optional*): Of training batches alone. Default: `data_collator`.
@@ -42,8 +46,8 @@ class OTDRGTrainer(SFTTrainer):
         self.train_collator = train_collator
         self.learning_rates = {part: rate for part, rate in (learning_rates or {}).items() if rate is not None}
         super().__init__(*args, **kwargs)
-        if train_collator is not None and train_collator.shown is not None:
-            self.add_callback(train_collator.shown)
+        for draws in [] if train_collator is None else train_collator.draws:
+            self.add_callback(draws)
         if is_peft_model(self.model):
             # peft's own card names the base by a path of this machine.
             self.model.create_or_update_model_card = lambda output_dir: None
@@ -128,6 +132,8 @@ class OTDRGTrainer(SFTTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """LM, OT and disease loss of a batch. In evaluation the prompt holds predicted labels, as at test time."""
+        if self.stage == "warmup":
+            return self._text_loss(model, inputs, return_outputs, num_items_in_batch)
         training = self.model.training
         keys = ("pixel_values", "vision_features", "view_mask", "disease_labels", "other_labels")
         study = {key: inputs[key] for key in keys if key in inputs}
@@ -149,6 +155,28 @@ class OTDRGTrainer(SFTTrainer):
             mean = self.accelerator.gather_for_metrics(term.detach()).mean()
             self._metrics["train" if training else "eval"][name].append(mean.item())
         loss = self._combine(terms, num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def _text_loss(self, model, inputs, return_outputs: bool, num_items_in_batch):
+        """The LM loss of reports that are written from their labels alone."""
+        training = self.model.training
+        if training:
+            for module in self.frozen_modules:
+                module.eval()
+        kept = ("input_ids", "attention_mask", "labels", "label_weights")
+        features = label_features(self.model, inputs.get("shown_labels", inputs["disease_labels"]))
+        outputs = model(
+            **{key: inputs[key] for key in kept if key in inputs},
+            mm_encoder_outputs={"image": features},
+            skip_logits=True,
+            use_cache=False,
+            num_items_in_batch=num_items_in_batch,
+        )
+        loss = self._global_terms(outputs, num_items_in_batch)["lm_loss"]
+        mean = self.accelerator.gather_for_metrics(loss.detach()).mean()
+        self._metrics["train" if training else "eval"]["lm_loss"].append(mean.item())
+        if num_items_in_batch is not None:
+            loss = loss / self.current_gradient_accumulation_steps
         return (loss, outputs) if return_outputs else loss
 
     def _global_terms(self, outputs, num_items_in_batch) -> dict[str, torch.Tensor]:
@@ -178,3 +206,35 @@ class OTDRGTrainer(SFTTrainer):
         if prediction_loss_only:
             return loss, None, None
         return loss, outputs.disease_logits, inputs["disease_labels"]
+
+
+def label_features(model: OTDRGForConditionalGeneration, states: torch.Tensor) -> OTDRGStudyFeatures:
+    """
+    What the LLM is shown of studies without images: their labels in words, and label tokens that say nothing of what
+    was seen, as those of labels that are overridden.
+
+    Args:
+        states (`torch.Tensor` of shape `[B, m]`): State codes of all labels.
+    """
+    body, config, (batch, m) = model.model, model.config, states.shape
+    _, phrases = body.label_encoder(body.get_input_embeddings())  # [m, states, d]
+    shown = shown_states(states, config)  # [B, m]
+    stated = phrases[torch.arange(m, device=shown.device), shown]  # [B, m, d]
+    embeds = body.fusion.label_tokens(
+        stated,
+        torch.zeros_like(stated),
+        stated.new_zeros(batch, m, POSITION_SIZE),
+        torch.ones_like(shown, dtype=torch.bool),
+    )
+    if body.fusion.label_words is not None:
+        words = body.fusion.label_words(shown, body.get_input_embeddings())
+        embeds = torch.cat([words.to(embeds), embeds], dim=1)  # [B, label_words + m, hidden]
+    # A view that is none, and logits of no label: the forward pass asks for them.
+    return OTDRGStudyFeatures(
+        image_embeds=embeds.new_zeros(batch, 1, 1, embeds.shape[-1]),
+        view_mask=shown.new_zeros(batch, 1, dtype=torch.bool),
+        finding_embeds=embeds,
+        disease_logits=embeds.new_zeros(batch, m, config.num_states, dtype=torch.float32),
+        disease_states=shown,
+        transport_plan=embeds.new_zeros(batch, 1, m + 1, dtype=torch.float32),
+    )

@@ -13,6 +13,7 @@ from .sources import SOURCES, Source
 PAPER = "2507.03908"
 TAGS = ["radiology-report-generation", "radiology", "chest-x-ray", "medical", "otdrg", f"arxiv:{PAPER}"]
 STAGE_TITLES = {
+    "warmup": "warm-up: the language model, on reports and their labels without images",
     "align": "alignment: vision encoder, transport and disease head",
     "finetune": "fine-tuning: the language model and the bridges to it",
     "joint": "joint training of all parts",

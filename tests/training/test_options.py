@@ -85,7 +85,7 @@ def test_what_needs_another_option_is_refused_without_it(changes, message, data,
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"stage": "alignment"}, "stage 'alignment' is not one of align, finetune, joint"),
+        ({"stage": "alignment"}, "stage 'alignment' is not one of warmup, align, finetune, joint"),
         ({"dtype": "half"}, "dtype 'half' is not one of"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0"),
         ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0"),
