@@ -34,8 +34,9 @@ class StudyArguments:
     stage: Literal["warmup", "align", "finetune", "joint"] = field(
         default="joint",
         metadata={
-            "help": "'warmup' trains the LLM to write reports from their labels, without images, 'align' vision encoder, transport and disease head, 'finetune' all but the vision encoder "
-            "(the LLM by LoRA with --use_peft), 'joint' everything."
+            "help": "'warmup' trains the LLM to write reports from their labels, without images, 'align' the vision "
+            "encoder, transport and disease head, 'finetune' all but the vision encoder (the LLM by LoRA with "
+            "--use_peft), 'joint' everything."
         },
     )
     vision_model: str | None = field(default=None, metadata={"help": "Pretrained vision encoder (folder or Hub id)."})
@@ -79,7 +80,8 @@ class StudyArguments:
     augment: bool = field(
         default=False,
         metadata={
-            "help": "Rotate, scale, shift and re-expose training images a little, differently in each epoch; never flip."
+            "help": "Rotate, scale and shift training images a little and change their exposure, differently in each "
+            "epoch. They are never flipped."
         },
     )
     freeze_vision: bool = field(

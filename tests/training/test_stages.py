@@ -90,7 +90,7 @@ def test_blocks_that_cannot_be_trained_are_named(changes, message, tmp_path):
 
 
 def test_encoders_without_one_row_of_blocks_are_named():
-    model, _ = tiny_model({**SWIN, "depths": [1, 1, 4, 1], "num_heads": [2, 2, 2, 2]})
+    model, _ = tiny_model({**SWIN, "depths": [1, 1, 5, 1], "num_heads": [2, 2, 2, 2]})
     with pytest.raises(ValueError, match="needs blocks in one row, and a SwinModel has several stages"):
         apply_stage(model, "align", train_vision_blocks=1)
     with pytest.raises(ValueError, match="finds no list of blocks in a Linear"):
