@@ -77,10 +77,11 @@ def empty_model_and_processor(
     """
     What `load_model_and_processor` loads or builds, with its weights on the meta device, for counting.
 
-    Backbones beside a `model_name_or_path` stand in for it: a stage can be planned before the one before it has run.
+    Backbones in addition to a `model_name_or_path` stand in for it: a stage can be planned before the one before it
+    has run.
     """
     path = model_args.model_name_or_path
-    if path and args.vision_model:
+    if path and (args.vision_model or args.vision_config):
         model_args = dataclasses.replace(model_args, model_name_or_path=None)
         path = None
     _check_source(args, model_args)

@@ -32,6 +32,9 @@ ONLY = {
     "do_predict": ((False,), "use otdrg evaluate after training"),
     "eval_do_concat_batches": ((True,), "disease figures are computed from all studies at once"),
     "eval_packing": ((None, False), "a study is a sample of its own"),
+    **dict.fromkeys(
+        ("hub_model_id", "hub_token", "hub_revision", "hub_private_repo"), ((None,), "use otdrg push after training")
+    ),
     "include_for_metrics": (([],), "disease figures are computed from predictions and labels"),
     "label_names": ((None,), "the labels are those of the model"),
     "label_smoothing_factor": ((0,), "the loss of the report is its cross-entropy"),
@@ -44,6 +47,7 @@ ONLY = {
     "model_init_kwargs": ((None,), "use dtype, attn_implementation and otdrg_config"),
     "model_revision": (("main",), "fetch that revision (hf download --revision) and give its folder"),
     "packing": ((False,), "a study is a sample of its own"),
+    "packing_strategy": (("bfd",), "a study is a sample of its own"),
     "pad_to_multiple_of": ((None,), "batches are padded to their longest study"),
     "pad_token": ((None,), "padding is never seen: the tokenizer's own will do"),
     "padding_free": ((False,), "batches are padded"),

@@ -25,13 +25,12 @@ from otdrg_hf.data.schema import PHANTOM_NAMES
 from otdrg_hf.labeling import label_reports
 from otdrg_hf.modeling.disease_states import POSITIVE, positive_log_odds
 from otdrg_hf.training.adapters import adapter_config, put_on_base
-from otdrg_hf.training.arguments import LABEL_RATES, StudyArguments
+from otdrg_hf.training.arguments import LABEL_RATES, RecipeParser, StudyArguments
 from otdrg_hf.training.augmentation import Augmentation
 from otdrg_hf.training.calibration import compose, expected_calibration_error, platt_scaling
 from otdrg_hf.training.changed_reports import ChangedReports
 from otdrg_hf.training.checkpoints import check_same_run, last_complete_checkpoint
 from otdrg_hf.training.collator import StudyCollator
-from otdrg_hf.training.command_line import OneLineParser, for_this_device, without_load_kwargs
 from otdrg_hf.training.context import check_context
 from otdrg_hf.training.disease_metrics import best_thresholds, disease_metrics, state_priors
 from otdrg_hf.training.dry_run import dry_run
@@ -241,9 +240,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line; mistakes of a user are one line on stderr and exit code 2."""
     try:
         # Unknown fields raise, with their names.
-        arguments = for_this_device(without_load_kwargs(sys.argv[1:] if arguments is None else arguments))
-        parser = OneLineParser((StudyArguments, SFTConfig, ModelConfig))
-        args, training_args, model_args = parser.parse_args_and_config(arguments)
+        args, training_args, model_args = RecipeParser().parse_args_and_config(arguments)
         check_options(args, training_args, model_args)
         if args.dry_run:
             PartialState().print(dry_run(args, training_args, model_args))

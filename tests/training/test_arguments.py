@@ -7,15 +7,15 @@ import pytest
 import torch
 import yaml
 from accelerate.utils import FullyShardedDataParallelPlugin
-from tiny_training import LLAMA, OTDRG, SENTENCES, VIT, tiny_model, tiny_rows
+from tiny_runs import train, write_recipe
+from tiny_training import LLAMA, OTDRG, SENTENCES, VIT, tiny_model, tiny_rows, write_study_folder
 from transformers import AutoModelForCausalLM
-from trl import ModelConfig, SFTConfig, TrlParser
+from trl import ModelConfig
 
 from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
 from otdrg_hf.training.adapters import adapter_config
-from otdrg_hf.training.arguments import StudyArguments
+from otdrg_hf.training.arguments import RecipeParser, StudyArguments, fit_recipe
 from otdrg_hf.training.collator import StudyCollator
-from otdrg_hf.training.command_line import for_this_device, without_load_kwargs
 from otdrg_hf.training.model_setup import load_model_and_processor
 from otdrg_hf.training.options import check_options
 
@@ -24,8 +24,11 @@ TRAINING = Path(__file__).parents[2] / "training"
 RECIPES = sorted(set((TRAINING / "recipes").glob("*.yaml")) - set((TRAINING / "recipes").glob("ablation_*.yaml")))
 
 
+NOTHING = {"vision_config": None, "text_config": None, "otdrg_config": None}
+
+
 def parse(*arguments: str):
-    return TrlParser((StudyArguments, SFTConfig, ModelConfig)).parse_args_and_config(list(arguments))
+    return RecipeParser().parse_args_and_config(list(arguments))
 
 
 def test_json_fields_on_the_command_line():
@@ -58,22 +61,25 @@ def test_the_command_line_wins_over_the_file(tmp_path):
 
 def test_another_dataset_comes_without_the_options_of_the_recipes_own(tmp_path):
     path = tmp_path / "recipe.yaml"
-    path.write_text("dataset: phantom\nload_kwargs: {image_size: 64}\n")
+    path.write_text("dataset: phantom\nload_kwargs: {image_size: 64}\nbf16: false\n")
     config = ["--config", str(path)]
-    changed = without_load_kwargs([*config, "--dataset", "data/mine"])
-    args, *_ = parse(*changed, "--bf16", "false")
+    args, *_ = parse(*config, "--dataset", "data/mine")
     assert args.dataset == "data/mine" and args.load_kwargs == {}
-    own = ["--load_kwargs", '{"in_place": true}']
-    for kept in (
-        config,
-        [*config, "--dataset", "phantom"],
-        [*config, "--dataset=data/mine", *own],
-        ["--dataset", "mine"],
-    ):
-        assert without_load_kwargs(kept) == kept
+    for kept in (config, [*config, "--dataset", "phantom"]):
+        assert parse(*kept)[0].load_kwargs == {"image_size": 64}
+    args, *_ = parse(*config, "--dataset=data/mine", "--load_kwargs", '{"in_place": true}')
+    assert args.load_kwargs == {"in_place": True}
+    assert parse("--dataset", "mine", "--bf16", "false")[0].load_kwargs == {}
     path.write_text("a: [")
     with pytest.raises(yaml.YAMLError):
-        without_load_kwargs([*config, "--dataset", "data/mine"])
+        parse(*config, "--dataset", "data/mine")
+
+
+@pytest.mark.parametrize("name", ["save_strategy", "eval_strategy"])
+def test_an_unquoted_no_of_yaml_is_a_strategy(name, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"{name}: no\nbf16: false\n")
+    assert getattr(parse("--config", str(path))[1], name) == "no"
 
 
 NO_GPU, GPU, OLD_GPU = (False, False), (True, True), (True, False)  # an accelerator, and whether it has bf16
@@ -104,24 +110,25 @@ NO_GPU, GPU, OLD_GPU = (False, False), (True, True), (True, False)  # an acceler
 )
 def test_precision_is_what_the_device_has(device, recipe, arguments, expected, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: device[0])
-    monkeypatch.setattr("otdrg_hf.training.command_line.is_torch_bf16_gpu_available", lambda: device[1])
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump({"seed": 1, **recipe}))
-    arguments = ["--config", str(path), *arguments]
-    fitted = for_this_device(arguments)
+    monkeypatch.setattr("otdrg_hf.training.arguments.is_torch_bf16_gpu_available", lambda: device[1])
+    recipe = {"seed": 1, **recipe}
+    given = RecipeParser()._given(arguments)
     if expected is None:
-        assert fitted == arguments
-    else:
-        _, training_args, _ = parse(*fitted)
-        assert {name: getattr(training_args, name) for name in expected} == expected
+        assert fit_recipe(recipe, given) == recipe
+        return
+    assert fit_recipe(recipe, given) == {**recipe, **{k: v for k, v in expected.items() if k not in given}}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    _, training_args, _ = parse("--config", str(path), *arguments)
+    assert {name: getattr(training_args, name) for name in expected} == expected
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="a GPU does what the recipes ask for")
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipes_start_without_a_gpu(recipe):
-    _, training_args, _ = parse(*for_this_device(["--config", str(recipe)]))
+    _, training_args, _ = parse("--config", str(recipe))
     assert training_args.device.type == "cpu" and training_args.mixed_precision == "no"
-    _, training_args, _ = parse(*for_this_device([]))  # a bare `otdrg train`
+    _, training_args, _ = parse()  # a bare `otdrg train`
     assert training_args.device.type == "cpu" and not training_args.bf16
 
 
@@ -268,3 +275,34 @@ def test_lora_targets_are_layers_of_the_llm():
     with pytest.raises(ValueError, match="use_peft.*finetune"):
         adapter_config(model, ModelConfig(use_peft=True), "joint")
     assert adapter_config(model, ModelConfig(use_peft=False), "joint") is None
+
+
+def test_a_dry_run_takes_the_model_of_the_recipe_that_will_write_its_checkpoint(tmp_path):
+    align = {
+        "output_dir": "out/align",
+        "vision_model": "a/b",
+        "text_config": LLAMA,
+        "otdrg_config": OTDRG,
+        "bf16": False,
+    }
+    (tmp_path / "align.yaml").write_text(yaml.safe_dump(align))
+    own = {"epsilon": 0.1, "image_token_pooling": 4}
+    finetune = {"model_name_or_path": "out/align", "stage": "finetune", "otdrg_config": own, "bf16": False}
+    path = tmp_path / "finetune.yaml"
+    path.write_text(yaml.safe_dump(finetune))
+    config = ["--config", str(path)]
+    args, _, model_args = parse(*config, "--dry_run", "true")
+    assert (args.vision_model, args.text_config, args.otdrg_config) == ("a/b", LLAMA, {**OTDRG, **own})
+    assert args.stage == "finetune" and model_args.model_name_or_path == "out/align"
+    args, *_ = parse(*config, "--dry_run", "true", "--text_model", "c/d")
+    assert (args.vision_model, args.text_model, args.text_config) == ("a/b", "c/d", None)
+    for arguments in (["--dry_run", "true", "--model_name_or_path", str(tmp_path)], []):
+        assert parse(*config, *arguments)[0].vision_model is None
+
+
+def test_the_plan_of_such_a_run_has_its_visual_tokens(tmp_path, capsys):
+    data = write_study_folder(tmp_path, train=4, validation=2)
+    align = write_recipe(tmp_path, data, stage="align", output_dir="out/align")
+    Path(align).rename(tmp_path / "align.yaml")
+    train(tmp_path, data, "--dry_run", "true", stage="finetune", model_name_or_path="out/align", **NOTHING)
+    assert "4 visual tokens per view" in capsys.readouterr().out

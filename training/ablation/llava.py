@@ -11,11 +11,11 @@ import sys
 
 from datasets import Image, List
 from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, set_seed
-from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser
+from trl import SFTTrainer
 
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 from otdrg_hf.training.ablation.patch_encoder import patch_encoder_config
-from otdrg_hf.training.arguments import StudyArguments
+from otdrg_hf.training.arguments import RecipeParser
 from otdrg_hf.training.checkpoints import last_complete_checkpoint
 from otdrg_hf.training.model_setup import load_model_and_processor
 from otdrg_hf.training.sft import load_studies
@@ -73,8 +73,7 @@ def as_prompts(studies, processor: OTDRGProcessor, target: str):
 
 def main(arguments: list[str] | None = None) -> None:
     """Trains and saves the model and its processor in `output_dir`."""
-    parser = TrlParser((StudyArguments, SFTConfig, ModelConfig))
-    args, training_args, model_args = parser.parse_args_and_config(arguments)
+    args, training_args, model_args = RecipeParser().parse_args_and_config(arguments)
     set_seed(training_args.seed)
     training_args.max_length = None
     train = load_studies(args, "train", args.train_studies, training_args.dataset_num_proc)
