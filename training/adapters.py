@@ -13,8 +13,7 @@ from trl import ModelConfig, get_peft_config
 
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
-
-from .stages import reached_parameters
+from otdrg_hf.training.stages import reached_parameters
 
 BRIDGES = ("patch_projection", "label_encoder", "alignment", "disease_head", "fusion")
 LANGUAGE, VISION = "model.language_model.", "model.vision_tower."

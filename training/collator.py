@@ -1,5 +1,6 @@
 """Batches of studies for the trainer: prompt and report as TRL does it, and the disease labels beside them."""
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,34 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from otdrg_hf.modeling.processing_otdrg import FINDING_TOKEN, OTDRGProcessor
 from otdrg_hf.training.augmentation import Augmentation
-from otdrg_hf.training.context import check_context
 from otdrg_hf.training.draws import StudyDraws
 from otdrg_hf.training.feature_cache import FeatureCache
-from otdrg_hf.training.finding_weights import finding_weights
-from otdrg_hf.training.other_states import OtherStates
-from otdrg_hf.training.shown_labels import ShownLabels
+from otdrg_hf.training.shown_labels import ShownLabels, finding_weights
+from otdrg_hf.training.studies import check_context
+
+OTHERS = 4  # studies from whose labels the transport loss tells those of a study
+TRIES = 8
+
+
+class OtherStates:
+    """
+    Gives each study the labels of some others, always the same: they come from its id and not from its batch, so that
+    the loss is that of any batch size and number of processes.
+
+    Args:
+        labels (`np.ndarray` of shape `[N, m]`): State codes of the training studies.
+    """
+
+    def __init__(self, labels: np.ndarray):
+        self.labels = labels
+
+    def of(self, study: dict[str, Any]) -> np.ndarray:
+        """State codes `[4, m]` of studies whose labels are other ones; the study's own where none was met."""
+        own = np.asarray(study["disease_labels"])
+        generator = np.random.default_rng(zlib.crc32(study["id"].encode()))
+        met = self.labels[generator.integers(len(self.labels), size=OTHERS * TRIES)]
+        others = met[(met != own).any(-1)][:OTHERS]
+        return np.concatenate([others, np.tile(own, (OTHERS - len(others), 1))])
 
 
 class StudyCollator(DataCollatorForVisionLanguageModeling):

@@ -6,13 +6,12 @@ from statistics import mean
 
 from trl import ModelConfig, SFTConfig
 
-from .adapters import adapter_config
-from .arguments import StudyArguments
-from .context import check_context, study_tokens
-from .memory_estimate import Step, memory, operations, sharding
-from .model_setup import apply_text_options, empty_model_and_processor
-from .stages import apply_stage, cast_backbones
-from .study_sample import sample_studies
+from otdrg_hf.training.adapters import adapter_config
+from otdrg_hf.training.arguments import StudyArguments
+from otdrg_hf.training.memory_estimate import Step, memory, operations, sharding
+from otdrg_hf.training.model_setup import apply_text_options, empty_model_and_processor
+from otdrg_hf.training.stages import apply_stage, cast_backbones
+from otdrg_hf.training.studies import check_context, sample_studies, study_tokens
 
 # Of an A100's 312 TFLOP/s in bf16, what well-tuned training of this kind reaches.
 REACHED = 0.4 * 312e12

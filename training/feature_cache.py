@@ -3,11 +3,13 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 import torch
+from accelerate import PartialState
 from datasets import Dataset, Image, List
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
@@ -113,6 +115,24 @@ class FeatureCache:
         unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         save_file({"features": features.contiguous().cpu()}, unfinished)
         os.replace(unfinished, path)
+
+
+def fill_cache(
+    folder: str | os.PathLike,
+    model: OTDRGForConditionalGeneration,
+    processor: OTDRGProcessor,
+    datasets: Iterable[Dataset],
+) -> FeatureCache:
+    """A cache with the features of all studies; those that are missing are encoded after their size is printed."""
+    cache, state = FeatureCache(folder, encoder_checksum(model, processor)), PartialState()
+    with state.main_process_first():
+        for studies in datasets:
+            indices = cache.missing(studies)
+            num_views = sum(len(views) for views in undecoded(studies).select(indices)["views"])
+            if indices and state.is_main_process:
+                print(f"Features of {num_views} images: {cache_size(model, num_views) / 1e9:.2f} GB in {cache.folder}.")
+            cache.fill(model, processor, studies, indices)
+    return cache
 
 
 def cache_size(model: OTDRGForConditionalGeneration, num_views: int) -> int:

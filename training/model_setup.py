@@ -5,12 +5,23 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
+from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
 from jinja2 import TemplateError
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
 from trl import ModelConfig, SFTConfig
 
+from otdrg_hf.data.schema import PHANTOM_NAMES
 from otdrg_hf.modeling.backbones_otdrg import (
     add_placeholders,
     empty_from_backbones,
@@ -21,10 +32,10 @@ from otdrg_hf.modeling.backbones_otdrg import (
 from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 from otdrg_hf.modeling.processing_otdrg import IMAGE_TOKEN, OTDRGProcessor
+from otdrg_hf.training.arguments import StudyArguments
+from otdrg_hf.training.disease_metrics import state_priors
 
-from .arguments import StudyArguments
-from .tokenizer import train_tokenizer
-
+PHANTOM_NOTICE = "Trained on synthetic phantoms only: a demonstration, not for clinical use."
 # Fields of OTDRGConfig that follow from the backbones.
 READ_OFF = {
     "vision_config",
@@ -39,6 +50,31 @@ READ_OFF = {
     "label_feature_size",
     "lm_head_bias",
 }
+
+
+def prepare_model(
+    args: StudyArguments, training_args: SFTConfig, model_args: ModelConfig, train: Dataset
+) -> tuple[OTDRGForConditionalGeneration, OTDRGProcessor]:
+    """
+    The model and processor of a run, as the run words prompts and with what its training studies say of the labels.
+
+    Raises:
+        ValueError: see [`load_model_and_processor`] and [`apply_text_options`].
+        OSError: for a model that cannot be loaded.
+    """
+    if not model_args.model_name_or_path:
+        labels = np.array(train["disease_labels"])  # [N, m]
+        args.otdrg_config = {"state_priors": state_priors(labels, num_states=4), **args.otdrg_config}
+    if args.dataset in PHANTOM_NAMES:
+        args.otdrg_config = {"notice": PHANTOM_NOTICE, **args.otdrg_config}
+    try:
+        model, processor = load_model_and_processor(args, model_args, train[args.target])
+    except OSError as error:
+        sources = [name for name in (model_args.model_name_or_path, args.vision_model, args.text_model) if name]
+        raise OSError(f"Cannot load {' or '.join(sources)}: {error}") from error
+    apply_text_options(args, training_args, model, processor)
+    model.config.trained_on_reports |= args.stage != "align"
+    return model, processor
 
 
 def load_model_and_processor(
@@ -251,3 +287,26 @@ def _config_of(option: str, model_type: str, **fields) -> PreTrainedConfig:
         return AutoConfig.for_model(model_type, **fields)
     except (StrictDataclassError, TypeError) as error:
         raise ValueError(f"{option}: {error}") from error
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Learns `vocab_size` tokens from `texts`; `<pad>`, `<s>` and `</s>` are 0, 1 and 2."""
+    tokenizer = Tokenizer(models.BPE())
+    digits_apart = pre_tokenizers.Digits(individual_digits=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits_apart, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )

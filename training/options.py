@@ -14,11 +14,10 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl import ModelConfig, SFTConfig
 
 from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
-
-from .arguments import StudyArguments
-from .checkpoints import is_complete
-from .disease_metrics import disease_metrics
-from .report_metrics import LOGGED
+from otdrg_hf.training.arguments import StudyArguments
+from otdrg_hf.training.checkpoints import is_complete
+from otdrg_hf.training.disease_metrics import disease_metrics
+from otdrg_hf.training.report_metrics import LOGGED
 
 # Options of TRL's and transformers' trainers that no part of this training asks for: the values that say what is done
 # anyway, and why there are no others.
@@ -84,7 +83,8 @@ def check_options(args: StudyArguments, training_args: SFTConfig, model_args: Mo
     for holder in (args, training_args, model_args):
         _check_choices(holder)
     for name, (values, reason) in ONLY.items():
-        given = getattr(training_args if hasattr(training_args, name) else model_args, name)
+        # An earlier release of TRL may not have it.
+        given = getattr(training_args if hasattr(training_args, name) else model_args, name, values[0])
         if given not in values:
             raise ValueError(f"{name} {given!r} is not done here: {reason}.")
     for name in AT_LEAST_ONE:

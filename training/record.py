@@ -18,9 +18,8 @@ from otdrg_hf.hub.card_file import CARD_FILE, is_replaceable
 from otdrg_hf.hub.model_card import write_model_card
 from otdrg_hf.hub.provenance import FORMAT, RECORD_FILE, read_file, read_stages
 from otdrg_hf.hub.sources import SOURCES
-
-from .arguments import LABEL_RATES, StudyArguments
-from .report_metrics import LOGGED
+from otdrg_hf.training.arguments import LABEL_RATES, StudyArguments
+from otdrg_hf.training.report_metrics import LOGGED
 
 # DICOM ids and study folders of MIMIC-CXR, by which it is known in whatever form it comes.
 MIMIC_NAME = re.compile(r"(?<![0-9a-f])[0-9a-f]{8}(-[0-9a-f]{8}){4}(?![0-9a-f])|(?:^|/)s5\d{7}(?:$|[/.])")

@@ -131,3 +131,14 @@ def test_gradients_pass_through_a_backbone_only_where_something_of_it_is_trained
     assert seen == {"vision_tower": vision, "language_model": True}
     trained = [value for value in adapted.parameters() if value.requires_grad]
     assert all(value.grad is not None for value in trained)
+
+
+def test_lora_targets_are_layers_of_the_llm():
+    model, _ = tiny_model()  # its vision encoder has a q_proj, too
+    config = adapter_config(model, ModelConfig(use_peft=True, lora_target_modules=["q_proj"]), "finetune")
+    assert config.target_modules == {f"model.language_model.layers.{index}.self_attn.q_proj" for index in range(2)}
+    with pytest.raises(ValueError, match="no_such_layer"):
+        adapter_config(model, ModelConfig(use_peft=True, lora_target_modules=["no_such_layer"]), "finetune")
+    with pytest.raises(ValueError, match="use_peft.*finetune"):
+        adapter_config(model, ModelConfig(use_peft=True), "joint")
+    assert adapter_config(model, ModelConfig(use_peft=False), "joint") is None

@@ -31,6 +31,8 @@ def data(tmp_path_factory):
         ({"completion_only_loss": False}, "completion_only_loss False"),
         ({"assistant_only_loss": True}, "assistant_only_loss True"),
         ({"packing": True}, "packing True"),
+        ({"packing_strategy": "wrapped"}, "packing_strategy 'wrapped'"),
+        ({"hub_model_id": "a/b"}, "hub_model_id 'a/b' is not done here: use otdrg push"),
         ({"eval_packing": True}, "eval_packing True"),
         ({"padding_free": True}, "padding_free True"),
         ({"pad_to_multiple_of": 8}, "pad_to_multiple_of 8"),
@@ -268,7 +270,7 @@ def test_a_checkpoint_can_be_chosen_to_go_on_from(data, tmp_path, capsys):
     folder = train(tmp_path, data, **SAVED)
     capsys.readouterr()
     train(tmp_path, data, "--resume_from_checkpoint", str(folder / "checkpoint-1"), **SAVED)
-    assert f"Going on from {folder / 'checkpoint-1'}." in capsys.readouterr().out
+    assert f"Resuming from {folder / 'checkpoint-1'}." in capsys.readouterr().out
 
 
 def test_a_run_of_another_kind_is_not_gone_on_with(data, tmp_path):

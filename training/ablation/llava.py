@@ -18,7 +18,7 @@ from otdrg_hf.training.ablation.patch_encoder import patch_encoder_config
 from otdrg_hf.training.arguments import RecipeParser
 from otdrg_hf.training.checkpoints import last_complete_checkpoint
 from otdrg_hf.training.model_setup import load_model_and_processor
-from otdrg_hf.training.sft import load_studies
+from otdrg_hf.training.studies import load_studies
 
 
 def llava_like(model, processor: OTDRGProcessor) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:

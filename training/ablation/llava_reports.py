@@ -8,8 +8,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from otdrg_hf.metrics.prediction_file import PredictionFile
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
-
-from . import patch_encoder  # noqa: F401  (registers the encoder that the checkpoint names)
+from otdrg_hf.training.ablation import patch_encoder  # noqa: F401  (registers the encoder that the checkpoint names)
 
 
 def generate_llava_predictions(

@@ -15,12 +15,11 @@ from otdrg_hf.modeling.disease_states import POSITIVE
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 from otdrg_hf.modeling.pipeline_otdrg import RadiologyReportPipeline
 from otdrg_hf.training.calibration import expected_calibration_error
-
-from .figures import Figures
-from .grad_cam import grad_cam
-from .pointing import chance, is_hit
-from .spread import effective_rank, mean_cosine
-from .steering import Steered
+from otdrg_hf.training.probes.figures import Figures
+from otdrg_hf.training.probes.grad_cam import grad_cam
+from otdrg_hf.training.probes.pointing import chance, is_hit
+from otdrg_hf.training.probes.spread import effective_rank, mean_cosine
+from otdrg_hf.training.probes.steering import Steered
 
 SPREAD_STUDIES = 32
 PHANTOMS = {"phantom": phantom_dataset, "phantom_hard": hard_phantom_dataset}

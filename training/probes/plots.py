@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .figures import Figures
+from otdrg_hf.training.probes.figures import Figures
 
 SOURCES = {"evidence": "evidence", "grad_cam": "Grad-CAM", "chance": "chance"}
 SPREADS = {"effective_rank": "effective rank of patches", "label_cosine": "mean cosine between labels"}
