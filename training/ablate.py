@@ -3,7 +3,7 @@ Trains and evaluates the variants of an ablation over seeds and writes its table
 
     python training/ablate.py training/recipes/ablation_phantom_hard.yaml --output_dir outputs/ablation
 
-What is done is not done again; a run that was cut off goes on. Stages that variants share are trained once.
+What is done is not done again; an interrupted run resumes. Stages that variants share are trained once.
 """
 
 import json

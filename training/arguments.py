@@ -35,7 +35,7 @@ class StudyArguments:
     generate_eval_studies: int = field(
         default=0,
         metadata={
-            "help": "How many validation studies to write the reports of at each evaluation, for figures such as "
+            "help": "How many validation studies to write the reports of at each evaluation, for metrics such as "
             "eval_bleu_4 and eval_ce14_micro_f1 to choose the best checkpoint by. Default: none."
         },
     )
@@ -121,8 +121,8 @@ class StudyArguments:
     feature_cache: str | None = field(
         default=None,
         metadata={
-            "help": "Folder to keep features of a vision encoder that rests (stage finetune, or freeze_vision) in, so "
-            "that it is run once per image instead of in every epoch. Without generate_eval_studies."
+            "help": "Folder for features of a frozen vision encoder (stage finetune, or freeze_vision), so that it is "
+            "run once per image instead of in every epoch. Without generate_eval_studies."
         },
     )
     frozen_dtype: str | None = field(
@@ -138,7 +138,7 @@ class StudyArguments:
             "are not read. vision_model and text_model may stand in for a model_name_or_path that is not there yet."
         },
     )
-    resume: bool = field(default=True, metadata={"help": "Go on from the last complete checkpoint in output_dir."})
+    resume: bool = field(default=True, metadata={"help": "Resume from the last complete checkpoint in output_dir."})
 
     def __post_init__(self):
         for name in ("load_kwargs", "vision_config", "text_config", "otdrg_config"):
@@ -157,10 +157,10 @@ class StudyArguments:
         if self.stage == "warmup":
             self._check_warmup()
         self._check_vision()
-        rests = self.freeze_vision or self.stage == "finetune"
-        if self.feature_cache and (not rests or self.lora_vision or self.generate_eval_studies):
+        frozen = self.freeze_vision or self.stage == "finetune"
+        if self.feature_cache and (not frozen or self.lora_vision or self.generate_eval_studies):
             raise ValueError(
-                "--feature_cache needs a vision encoder that rests: --freeze_vision or the stage 'finetune', without "
+                "--feature_cache needs a frozen vision encoder: --freeze_vision or the stage 'finetune', without "
                 "--lora_vision; and images are needed for --generate_eval_studies."
             )
         if self.feature_cache and self.augment:

@@ -146,7 +146,7 @@ def _best_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
     best = int(np.argmax(f1))
     if f1[best] == 0:
         return float((1 + scores[0]) / 2)
-    # Half-way to the next score, so that the choice does not hang on the last digit of one study; there is no half-way
-    # between two neighbours in fp32.
+    # Half-way to the next score, so that the choice does not depend on the last digit of one study. Between two
+    # neighbours in fp32 there is no such value.
     threshold = (scores[best] + following[best]) / 2
     return float(threshold if np.float32(threshold) > following[best] else scores[best])

@@ -1,4 +1,4 @@
-"""Batches of studies for the trainer: prompt and report as TRL does it, and the disease labels beside them."""
+"""Batches of studies for the trainer: prompt and report as in TRL, and the disease labels."""
 
 import zlib
 from typing import Any
@@ -49,7 +49,7 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
         processor ([`OTDRGProcessor`]): Builds prompts and pixels.
         target (`str`): The column that is the report.
         features ([`FeatureCache`], *optional*):
-            Features of the vision encoder to give instead of pixels; the films of the rows are not decoded then.
+            Features of the vision encoder to pass instead of pixels; the images of the rows are not decoded then.
         others ([`OtherStates`], *optional*):
             Gives each study the labels of others, from which the transport loss tells its own.
         shown ([`ShownLabels`], *optional*):
@@ -79,7 +79,7 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
 
     @property
     def draws(self) -> list[StudyDraws]:
-        """What draws anew in each epoch."""
+        """What draws differently in each epoch."""
         return [each for each in (self.shown, self.augmentation) if each is not None]
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -139,6 +139,6 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
         return weights
 
     def _blank(self) -> Image.Image:
-        """In the place of a film, whose pixels are not looked at: of its size, so that nothing is resized."""
+        """Stands for an image whose pixels are not used: of the final size, so that nothing is resized."""
         size = self.processor.image_processor.size
         return Image.new("RGB", (size["width"], size["height"]))

@@ -1,4 +1,4 @@
-"""Disease figures on the validation set: F1 of the predicted labels, and the thresholds that maximise it."""
+"""Metrics of the predicted labels on the validation set, and the frequencies of their states."""
 
 import numpy as np
 import torch

@@ -10,8 +10,7 @@ from transformers import TrainerCallback
 
 class StudyDraws(TrainerCallback):
     """
-    Base of what draws something for each study anew in each epoch. What is drawn follows from the study, the epoch and
-    the seed alone.
+    Base of what draws something for each study in each epoch. What is drawn follows from study, epoch and seed alone.
 
     Args:
         seed (`int`): Of all draws.

@@ -1,4 +1,4 @@
-"""Patch features of a frozen vision encoder on disk: it is run once per film, not once per film and epoch."""
+"""Patch features of a frozen vision encoder on disk: it is run once per image, not once per image and epoch."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ PROVENANCE = ("_name_or_path", "architectures", "auto_map", "dtype", "transforme
 
 
 def encoder_checksum(model: OTDRGForConditionalGeneration, processor: OTDRGProcessor) -> str:
-    """SHA-256 of all that features depend on beside the films: weights, configuration, preprocessing with its size."""
+    """SHA-256 of what features depend on, except images: weights, configuration, preprocessing with its size."""
     tower = model.model.vision_tower
     digest = hashlib.sha256()
     for name, tensor in sorted(tower.state_dict().items()):
@@ -41,13 +41,13 @@ def encoder_checksum(model: OTDRGForConditionalGeneration, processor: OTDRGProce
 
 
 def undecoded(studies: Dataset) -> Dataset:
-    """The studies with their films as bytes or paths."""
+    """The studies with their images as bytes or paths."""
     return studies.with_format(None).cast_column("images", List(Image(decode=False)))
 
 
 class FeatureCache:
     """
-    A folder with a file of features per study. Its name says what made them: encoder, preprocessing, study and films,
+    A folder with a file of features per study. Its name says what made them: encoder, preprocessing, study and images,
     so that features of anything else are never found.
 
     Args:
@@ -59,10 +59,10 @@ class FeatureCache:
         self.folder, self.checksum = Path(folder), checksum
 
     def path(self, study: dict[str, Any]) -> Path:
-        """The file of a study, whose films are bytes or paths."""
+        """The file of a study, whose images are bytes or paths."""
         digest = hashlib.sha256(f"{self.checksum} {study['id']}".encode())
-        for film in study["images"]:
-            digest.update(film["bytes"] if film["bytes"] is not None else _stamp(film["path"]))
+        for image in study["images"]:
+            digest.update(image["bytes"] if image["bytes"] is not None else _stamp(image["path"]))
         name = digest.hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"
 
@@ -72,7 +72,7 @@ class FeatureCache:
             return load_file(self.path(study))["features"]
         except OSError:
             raise ValueError(
-                f"Study {study['id']!r} has no features: its films have changed since they were made."
+                f"Study {study['id']!r} has no features: its images have changed since they were made."
             ) from None
 
     def missing(self, studies: Dataset) -> list[int]:
@@ -142,5 +142,5 @@ def cache_size(model: OTDRGForConditionalGeneration, num_views: int) -> int:
 
 
 def _stamp(path: str) -> bytes:
-    state = os.stat(path.split("::")[0])  # of a film in its shard: the shard
+    state = os.stat(path.split("::")[0])  # of an image in its shard: the shard
     return f"{path} {state.st_size} {state.st_mtime_ns}".encode()

@@ -157,7 +157,7 @@ def apply_text_options(
     path = training_args.chat_template_path
     if path is not None:
         if not path.endswith((".jinja", ".j2")) or not os.path.isfile(path):
-            raise ValueError(f"chat_template_path {path!r} is no .jinja file: give one with the template.")
+            raise ValueError(f"chat_template_path {path!r} is not a .jinja file: give one with the template.")
         processor.chat_template = Path(path).read_text(encoding="utf-8")
     try:
         prompt = processor.build_prompt(1, fit=False)
@@ -170,7 +170,7 @@ def apply_text_options(
 def _set_end_of_text(token: str, model: OTDRGForConditionalGeneration, processor: OTDRGProcessor) -> None:
     tokenizer, generation = processor.tokenizer, model.generation_config
     if token not in tokenizer.get_vocab():
-        raise ValueError(f"eos_token {token!r} is no token of the LLM's tokenizer.")
+        raise ValueError(f"eos_token {token!r} is not a token of the LLM's tokenizer.")
     tokenizer.eos_token = token
     model.config.text_config.eos_token_id = tokenizer.eos_token_id
     others = generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
@@ -201,11 +201,11 @@ def _check_source(args: StudyArguments, model_args: ModelConfig):
 
 
 def _changed_checkpoint(path: str, args: StudyArguments) -> tuple[OTDRGConfig, OTDRGProcessor]:
-    """The checkpoint's configuration with the run's changes, validated anew, and the processor that goes with it."""
+    """The checkpoint's configuration with the run's changes, validated again, and the processor that goes with it."""
     fields, _ = OTDRGConfig.get_config_dict(path)
     if fields.get("model_type") != OTDRGConfig.model_type:
         raise ValueError(
-            f"model_name_or_path {path} is no OTDRG checkpoint; for backbones use vision_model, text_model."
+            f"model_name_or_path {path} is not an OTDRG checkpoint; for backbones use vision_model, text_model."
         )
     config = OTDRGConfig.from_dict({**fields, **args.otdrg_config})
     processor = OTDRGProcessor.from_pretrained(path)

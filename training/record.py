@@ -1,4 +1,4 @@
-"""Writes down what a run was told, saw and reached: `training_record.json`, which the model card is filled from."""
+"""The record of a run, `training_record.json`: its options, data and results, from which the model card is filled."""
 
 import json
 import os
@@ -18,6 +18,7 @@ from otdrg_hf.hub.card_file import CARD_FILE, is_replaceable
 from otdrg_hf.hub.model_card import write_model_card
 from otdrg_hf.hub.provenance import FORMAT, RECORD_FILE, read_file, read_stages
 from otdrg_hf.hub.sources import SOURCES
+from otdrg_hf.metrics.atomic import write_atomically
 from otdrg_hf.training.arguments import LABEL_RATES, StudyArguments
 from otdrg_hf.training.report_metrics import LOGGED
 
@@ -50,9 +51,8 @@ def write_record(trainer, args: StudyArguments, model_args: ModelConfig) -> None
     start = model_args.model_name_or_path
     stages = [*(read_stages(start) if start else []), describe_stage(trainer, args, model_args)]
     path = output_dir / RECORD_FILE
-    unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_text(json.dumps({"format": FORMAT, "stages": stages}, indent=1) + "\n")
-    os.replace(unfinished, path)
+    with write_atomically(path) as unfinished:
+        unfinished.write_text(json.dumps({"format": FORMAT, "stages": stages}, indent=1) + "\n")
     if is_replaceable(output_dir / CARD_FILE):
         write_model_card(output_dir)
 
@@ -118,14 +118,14 @@ def data_source(args: StudyArguments, studies) -> str:
 
 def _names(studies):
     yield from studies["id"]
-    # The paths of a few: of films that are embedded, reading the paths reads the films.
+    # The paths of a few: of embedded images, reading the paths reads the images.
     few = studies.select_columns("images").select(range(min(100, len(studies)))).with_format("arrow")
     for images in few[:]["images"].to_pylist():
         yield from (image["path"].replace("\\", "/") for image in images if image["path"])
 
 
 def _hub_id(name: str | None) -> str | None:
-    """The name if it is one on the Hub; where a folder lies is nobody's business."""
+    """The name if it is one on the Hub; paths of folders stay private."""
     return name if name and not os.path.exists(name) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) else None
 
 
@@ -165,7 +165,7 @@ def _image_size(processor) -> list[int]:
 
 
 def _results(trainer) -> dict[str, float]:
-    """Figures of the last evaluation, or of the one whose weights were kept."""
+    """Metrics of the last evaluation, or of the one whose weights were kept."""
     evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     if trainer.args.load_best_model_at_end:
         evaluations = [entry for entry in evaluations if entry["step"] == trainer.state.best_global_step]

@@ -134,7 +134,7 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
 def collators(
     args: StudyArguments, processor: OTDRGProcessor, train: Dataset, features, seed: int
 ) -> tuple[StudyCollator, StudyCollator]:
-    """Collators of evaluation, and of training, where images and the labels that the LLM is shown are drawn anew."""
+    """Collators of evaluation, and of training, which may change images and the labels that the LLM is shown."""
     text_only = args.stage == "warmup"
     common = {
         "target": args.target,

@@ -30,7 +30,7 @@ class ChangedReports:
     Changes reports by sentences of others.
 
     Of some thousand reports few state any one label: an LLM learns them by heart before it learns to read labels. A
-    sentence that states a finding, put into another report in the place of what denies it, makes a report that no study
+    sentence that states a finding, put into another report instead of what denies it, makes a report that no study
     has, which can only be written by reading the labels.
 
     Args:
@@ -70,11 +70,11 @@ class ChangedReports:
         return self.stated.get(sentence, (frozenset(), frozenset()))
 
     def _take_out(self, report: list[str], label: int, generator: np.random.Generator) -> None:
-        places = [at for at, sentence in enumerate(report) if label in self._stated(sentence)[0]]
-        for at in reversed(places):
+        positions = [at for at, sentence in enumerate(report) if label in self._stated(sentence)[0]]
+        for at in reversed(positions):
             del report[at]
         if label in self.denying and generator.random() < DENIED:
-            report.insert(places[0], self._draw(self.denying[label], generator))
+            report.insert(positions[0], self._draw(self.denying[label], generator))
 
     def _put_in(self, report: list[str], generator: np.random.Generator) -> None:
         # Rare labels more often than they are met, to be learned at all.
@@ -83,19 +83,19 @@ class ChangedReports:
         finding = self.sentences[generator.choice(self.stating[label])]
         stated = self.stated[finding][0]
         contradicted = stated | {OPACITY} if stated & OPACITIES else stated
-        places = [
+        positions = [
             at
             for at, (found, denied) in enumerate(map(self._stated, report))
             if denied & contradicted or found & stated
         ]
-        at = places[0] if places else int(generator.integers(len(report) + 1))
-        for place in reversed(places):
-            del report[place]
+        at = positions[0] if positions else int(generator.integers(len(report) + 1))
+        for position in reversed(positions):
+            del report[position]
         report.insert(at, finding)
 
-    def _draw(self, places: np.ndarray, generator: np.random.Generator) -> str:
-        weights = self.counts[places]
-        return self.sentences[generator.choice(places, p=weights / weights.sum())]
+    def _draw(self, chosen: np.ndarray, generator: np.random.Generator) -> str:
+        weights = self.counts[chosen]
+        return self.sentences[generator.choice(chosen, p=weights / weights.sum())]
 
 
 class Shown(NamedTuple):
@@ -103,7 +103,7 @@ class Shown(NamedTuple):
     Attributes:
         report (`str`): What the LLM has to write.
         labels (`np.ndarray` of shape `[m]`): State codes that it is shown, -100 where it is the predicted state.
-        told (`np.ndarray` of shape `[m]`): Whether a label is shown as one that was set by hand, without the image.
+        told (`np.ndarray` of shape `[m]`): Whether a label is shown as an override, without what is seen of it.
     """
 
     report: str
@@ -116,15 +116,14 @@ class ShownLabels(StudyDraws):
     Draws whether a study shows its own labels, the predicted ones, or others with a report to match.
 
     Predicted labels are what is shown at test time: an LLM that has only seen true ones trusts wrong ones. Changed ones
-    are told against the image, as by a user: an LLM that has never met them need not read them. What is drawn follows
-    from the study and the epoch, so that a resumed run, or one of more processes, draws the same.
+    are overrides against the image, as of a user: an LLM that has never met any need not read them.
 
     Args:
         predicted_rate (`float`): Probability that a study shows its predicted labels.
         changed_rate (`float`): Probability that it shows changed ones.
-        told_rate (`float`): Probability, of a study that shows its own labels, that one of them is told.
+        told_rate (`float`): Probability, of a study that shows its own labels, that one of them is an override.
         changed (`ChangedReports`, *optional*): Needed for `changed_rate`.
-        seed (`int`): Another draws otherwise.
+        seed (`int`): Of all draws.
     """
 
     def __init__(

@@ -117,24 +117,25 @@ def batch_norms(model: OTDRGForConditionalGeneration) -> list[nn.Module]:
 
 def cast_backbones(model: OTDRGForConditionalGeneration, dtype: str | None, adapted: bool) -> None:
     """
-    Holds the backbones that rest, or that only get adapters, in another dtype: what is not updated needs no fp32.
+    Casts the backbones that are frozen, or that only get adapters, to another dtype: what is not updated does not need
+    fp32.
 
     Args:
         dtype (`str`, *optional*): `"bfloat16"` for one; `None` leaves all as it is.
         adapted (`bool`): Whether the language model gets adapters.
 
     Raises:
-        ValueError: for a name that is no floating-point dtype.
+        ValueError: for a name that is not a floating-point dtype.
     """
     if dtype is None:
         return
     wanted = getattr(torch, dtype, None)
     if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
-        raise ValueError(f"frozen_dtype {dtype!r} is no floating-point dtype, such as bfloat16.")
+        raise ValueError(f"frozen_dtype {dtype!r} is not a floating-point dtype, such as bfloat16.")
     body = model.model
     for module in (body.vision_tower, body.language_model, model.lm_head):
-        rests = not any(parameter.requires_grad for parameter in module.parameters())
-        if rests or (adapted and module is not body.vision_tower):
+        frozen = not any(parameter.requires_grad for parameter in module.parameters())
+        if frozen or (adapted and module is not body.vision_tower):
             module.to(wanted)
 
 

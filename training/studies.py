@@ -1,4 +1,4 @@
-"""The studies of a run: all of them, a few of them without reading the rest, and whether they fit into the LLM."""
+"""The studies of a run: all of them, a few of them without reading the others, and whether they fit into the LLM."""
 
 import itertools
 import os
@@ -66,7 +66,7 @@ def sample_studies(args: StudyArguments) -> tuple[int, list[dict]]:
         studies = load_study_dataset(args.dataset, split="train", streaming=True, **options)
     except TypeError as error:
         raise ValueError(f"load_kwargs: {error}") from error
-    # The films themselves are not needed: their number is that of the views.
+    # The images themselves are not needed: their number is that of the views.
     rows = studies.remove_columns("images")
     rows = [row for row in itertools.islice(rows, min(SAMPLE, total)) if row[args.target].strip()]
     if not rows:

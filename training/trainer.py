@@ -28,7 +28,7 @@ class OTDRGTrainer(SFTTrainer):
             `"warmup"`, `"align"`, `"finetune"` or `"joint"`; in `"warmup"` nothing but the LLM and the label tokens is
             run, in `"align"` all but these.
         frozen_modules (`list[nn.Module]`): Kept in evaluation mode, batch-norm statistics and all.
-        report_metrics ([`ReportMetrics`], *optional*): Figures of generated reports to add to each evaluation.
+        report_metrics ([`ReportMetrics`], *optional*): Metrics of generated reports to add to each evaluation.
         train_collator (*optional*): Of training batches alone. Default: `data_collator`.
         learning_rates (`dict[str, float | None]`, *optional*):
             Of the parameters whose name holds a key; `None` is `args.learning_rate`.
@@ -57,14 +57,14 @@ class OTDRGTrainer(SFTTrainer):
             # peft's own card names the base by a path of this machine.
             self.model.create_or_update_model_card = lambda output_dir: None
         if self.args.torch_compile:
-            # The LM loss looks at supervised positions alone, of which each batch has another number.
+            # The LM loss uses supervised positions alone, whose number differs from batch to batch.
             torch._dynamo.config.capture_dynamic_output_shape_ops = True
 
     def create_model_card(self, *args, **kwargs):
         """Nothing: the card is written at the end, of what the run records, and not at each checkpoint."""
 
     def _send_telemetry(self):
-        """Nothing: a run on patients' films tells nobody that it runs."""
+        """Nothing: a run on patients' images is not reported to anybody."""
 
     def _set_signature_columns_if_needed(self):
         # TRL keeps only the columns that its own collator reads, which drops the disease labels.
@@ -125,14 +125,14 @@ class OTDRGTrainer(SFTTrainer):
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs):
-        """That of the trainer; figures of the reports join the metrics, by which the best checkpoint is chosen."""
+        """That of the trainer, with metrics of the reports, by which the best checkpoint can be chosen."""
         if not metric_key_prefix.startswith("eval"):
             kwargs["prediction_loss_only"] = False  # `predict` is asked for logits, whatever is evaluated
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         # `predict` comes here as well, to choose the thresholds: for that no report has to be written.
         if self.report_metrics is not None and metric_key_prefix.startswith("eval"):
-            figures = self.report_metrics(self, dataloader.dataset)
-            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in figures.items()})
+            metrics = self.report_metrics(self, dataloader.dataset)
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -234,7 +234,7 @@ def label_features(model: OTDRGForConditionalGeneration, states: torch.Tensor) -
     if body.fusion.label_words is not None:
         words = body.fusion.label_words(shown, body.get_input_embeddings())
         embeds = torch.cat([words.to(embeds), embeds], dim=1)  # [B, label_words + m, hidden]
-    # A view that is none, and logits of no label: the forward pass asks for them.
+    # One padded view and empty outputs of the head, which the forward pass requires.
     return OTDRGStudyFeatures(
         image_embeds=embeds.new_zeros(batch, 1, 1, embeds.shape[-1]),
         view_mask=shown.new_zeros(batch, 1, dtype=torch.bool),
@@ -246,7 +246,7 @@ def label_features(model: OTDRGForConditionalGeneration, states: torch.Tensor) -
 
 
 def study_lengths(studies: Dataset, target: str, tokens_per_view: int) -> list[int]:
-    """Tokens of each study, roughly, from the number of its views and the characters of its texts; no film is read."""
+    """Tokens of each study, roughly, from the number of its views and the characters of its texts; no image is read."""
     texts = studies.select_columns(["views", "indication", "comparison", target]).with_format(None)
     lengths = []
     for row in texts:
@@ -259,8 +259,8 @@ class LengthBuckets(Sampler[int]):
     """
     All studies in an order in which those of a batch are of similar length; batches come in random order.
 
-    The order depends on the seed and the epoch alone, so that a run that was cut off goes on in the middle of an epoch
-    exactly, and with any number of processes.
+    The order depends on the seed and the epoch alone, so that an interrupted run resumes exactly in the middle of
+    an epoch, with any number of processes.
 
     Args:
         lengths (`Sequence[int]`): Of each study.

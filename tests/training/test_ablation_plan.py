@@ -109,7 +109,7 @@ def test_folders_differ_where_stages_do(write, tmp_path):
     ("changes", "message"),
     [
         ({"variants": {"full": {"stage": []}}}, "'full' has no stage"),
-        ({"variants": {"full": {}, "upper": {"of": "ful"}}}, "'ful', which is no variant before it"),
+        ({"variants": {"full": {}, "upper": {"of": "ful"}}}, "'ful', which is not a variant before it"),
         ({"variants": {"full": {"script": "lava"}}}, "script 'lava'; choose otdrg or llava"),
         ({"variants": {"full": {"override": {"joint": {}}}}}, "overrides joint, which it does not run"),
         ({"stages": ["none.yaml"]}, "none.yaml"),

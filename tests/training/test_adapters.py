@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, pipeline
 from trl import ModelConfig
 
 from otdrg_hf.hub.merge_adapter import merge_adapter
-from otdrg_hf.training.adapters import BRIDGES, adapter_config, put_on_base
+from otdrg_hf.training.adapters import PROJECTORS, adapter_config, put_on_base
 from otdrg_hf.training.stages import apply_stage
 
 needs_bitsandbytes = pytest.mark.skipif(
@@ -56,7 +56,7 @@ def test_an_adapter_trains_is_saved_loads_and_merges(kind, tmp_path):
     trained = {name for name, value in adapted.named_parameters() if value.requires_grad}
     copies = {name for name in trained if ".modules_to_save." in name}
     adapters = trained - copies
-    assert {name.split(".modules_to_save.")[0].split(".")[-1] for name in copies} == set(BRIDGES)
+    assert {name.split(".modules_to_save.")[0].split(".")[-1] for name in copies} == set(PROJECTORS)
     assert all(".lora_" in name for name in adapters)
     assert any(".vision_tower." in name for name in adapters) == vision
     assert any("lora_magnitude_vector" in name for name in adapters) == (kind == "dora")

@@ -150,5 +150,5 @@ def test_the_processor_of_a_checkpoint_follows_its_other_settings(tmp_path):
 def test_a_model_that_is_no_otdrg_is_named(tmp_path):
     model, _ = tiny_model()
     model.config.text_config.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="no OTDRG checkpoint"):
+    with pytest.raises(ValueError, match="not an OTDRG checkpoint"):
         load(str(tmp_path))

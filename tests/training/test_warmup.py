@@ -128,7 +128,7 @@ def test_a_plan_of_the_warm_up(data, tmp_path, capsys):
         ({"told_label_rate": 0.5}, "--told_label_rate needs images"),
         ({"label_prompt": False}, "nothing to write a report from"),
         ({"use_peft": True}, "use_peft"),
-        ({"metric_for_best_model": "ot_loss", "eval_strategy": "epoch"}, "ot_loss is no figure"),
+        ({"metric_for_best_model": "ot_loss", "eval_strategy": "epoch"}, "ot_loss is not a metric"),
     ],
 )
 def test_what_needs_an_image_is_refused(changes, message, data, tmp_path):

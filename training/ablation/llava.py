@@ -44,7 +44,7 @@ def llava_like(model, processor: OTDRGProcessor) -> tuple[LlavaForConditionalGen
     tokens_a_side = round(config.image_seq_length**0.5)
     if tokens_a_side**2 != config.image_seq_length or side % tokens_a_side:
         raise ValueError(
-            f"{config.image_seq_length} tokens of a {side} x {side} image are no grid that LLaVA can count."
+            f"{config.image_seq_length} tokens of a {side} x {side} image are not a grid that LLaVA can count."
         )
     llava_processor = LlavaProcessor(
         processor.image_processor,
@@ -64,7 +64,7 @@ def as_prompts(studies, processor: OTDRGProcessor, target: str):
 
     texts = studies.select_columns(["views", "indication", "comparison", target])
     rows = [row(study) for study in texts]
-    # TRL's collator hands films on as they are, and LLaVA's processor does not know grayscale.
+    # TRL's collator passes images on as they are, and LLaVA's processor does not take grayscale.
     kept = studies.select_columns(["images"]).cast_column("images", List(Image(mode="RGB")))
     return kept.add_column("prompt", [r["prompt"] for r in rows]).add_column(
         "completion", [r["completion"] for r in rows]

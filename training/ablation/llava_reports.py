@@ -29,7 +29,7 @@ def generate_llava_predictions(
         ]
         inputs = processor(
             text=prompts,
-            images=[[film.convert("RGB") for film in study["images"]] for study in batch],
+            images=[[image.convert("RGB") for image in study["images"]] for study in batch],
             padding=True,
             padding_side="left",
             add_special_tokens=False,

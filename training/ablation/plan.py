@@ -26,7 +26,7 @@ class Stage:
     Attributes:
         script (`str`): Module that trains.
         fields (`dict`): The recipe, without `output_dir` and the checkpoint to start from.
-        start (`Stage`, *optional*): The run whose model this one goes on with.
+        start (`Stage`, *optional*): The run whose model this one starts from.
     """
 
     script: str
@@ -152,7 +152,7 @@ def _variant(name: str, fields: dict, content: dict, common: dict, plan: Plan, p
     if "of" in fields:
         known = {variant.name: variant for variant in plan.variants}
         if fields["of"] not in known:
-            raise ValueError(f"{path.name}: {name!r} is of {fields['of']!r}, which is no variant before it.")
+            raise ValueError(f"{path.name}: {name!r} is of {fields['of']!r}, which is not a variant before it.")
         trained = known[fields["of"]]
         return Variant(name, trained.script, trained.last_stages, fields.get("true_labels", False))
     if "baseline" in fields:

@@ -21,7 +21,7 @@ def stage_folder(stage: Stage, output_dir: Path) -> Path:
 
 def run_stage(stage: Stage, output_dir: Path) -> Path:
     """
-    Trains a stage, and those it starts from, unless that is done; a run that was cut off goes on.
+    Trains a stage, and those it starts from, unless that is done; an interrupted run resumes.
 
     Returns:
         `Path`: The folder of the model.
