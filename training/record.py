@@ -87,7 +87,9 @@ def describe_stage(trainer, args: StudyArguments, model_args: ModelConfig) -> di
         "starts_from": _hub_id(model_args.model_name_or_path),
         "backbones": _backbones(args),
         "otdrg_config": {key: value for key, value in args.otdrg_config.items() if key != "state_priors"},
-        "recipe": recipe | {name: getattr(args, name) for name in (*LABEL_RATES, "finding_weight")},
+        "recipe": recipe
+        | {name: getattr(args, name) for name in (*LABEL_RATES, "finding_weight")}
+        | {name: value for name in ("augment", "train_vision_blocks") if (value := getattr(args, name))},
         "lora": lora if is_peft_model(model) else None,
         "precision": "bf16" if training.bf16 else "fp16" if training.fp16 else "fp32",
         "device": torch.cuda.get_device_name(training.device) if cuda else training.device.type.upper(),

@@ -29,7 +29,7 @@ class ChangedReports:
     """
     Changes reports by sentences of others.
 
-    Of some thousand reports few state any one label: an LLM learns them by heart before it learns to read labels. A
+    Of some thousand reports few state any one label: an LLM memorises them before it learns to read labels. A
     sentence that states a finding, put into another report instead of what denies it, makes a report that no study
     has, which can only be written by reading the labels.
 

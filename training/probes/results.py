@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-SOURCES = {"evidence": "evidence", "grad_cam": "Grad-CAM", "chance": "chance"}
+METHODS = {"evidence": "evidence", "grad_cam": "Grad-CAM", "chance": "chance"}
 SPREADS = {"effective_rank": "effective rank of patches", "label_cosine": "mean cosine between labels"}
 
 
@@ -82,7 +82,7 @@ def plot_results(results: ProbeResults, path: Path) -> None:
 
 def _plot_pointing(axes, pointing: dict[str, dict[str, float]]) -> None:
     rows = np.arange(len(pointing))
-    for index, (name, title) in enumerate(SOURCES.items()):
+    for index, (name, title) in enumerate(METHODS.items()):
         values = [row[name] for row in pointing.values()]
         axes.barh(rows + (index - 1) * 0.27, values, height=0.25, color=("C0", "C1", "C7")[index], label=title)
     axes.set_yticks(rows, list(pointing))
