@@ -3,7 +3,7 @@ Trains and evaluates the variants of an ablation over seeds and writes its table
 
     python training/ablate.py training/recipes/ablation_phantom_hard.yaml --output_dir outputs/ablation
 
-What is done is not done again; a run that was cut off goes on. Stages that variants share are trained once.
+What is done is not done again; an interrupted run resumes. Stages that variants share are trained once.
 """
 
 import json
@@ -13,10 +13,10 @@ from typing import Annotated
 
 import typer
 
-from otdrg_hf.training.ablation.evaluation import train_and_report
+from otdrg_hf.training.ablation.evaluation import load_studies_of, train_and_report
 from otdrg_hf.training.ablation.plan import Plan, read_plan
 from otdrg_hf.training.ablation.plots import plot_variants
-from otdrg_hf.training.ablation.table import differences, drop, markdown_table, read_result
+from otdrg_hf.training.ablation.table import differences, drop, markdown_table, read_result, title_of
 
 
 def run_ablation(plan: Plan, output_dir: Path) -> str:
@@ -28,35 +28,39 @@ def run_ablation(plan: Plan, output_dir: Path) -> str:
     """
     files = train_and_report(plan, output_dir)
     has_head = {variant.name: variant.predicts_labels for variant in plan.variants}
+    compared = plan.columns[0]
+    known = None if plan.protocol == "raw" else list(load_studies_of(plan, "train")[plan.section])
+    options = {"protocol": plan.protocol, "vocabulary_reports": known, "meteor": "meteor" in plan.columns}
     results = {
-        split: {name: read_result(paths, has_head[name]) for name, paths in by_variant.items()}
+        split: {name: read_result(paths, has_head[name], **options) for name, paths in by_variant.items()}
         for split, by_variant in files.items()
     }
     parts, record = [], {}
     for split, by_variant in results.items():
         num_studies = next(iter(by_variant.values())).statistics.num_reports
-        parts.append(f"{split}: {num_studies} studies, {len(plan.seeds)} seeds\n\n{markdown_table(by_variant)}")
-        figures = {
-            name: {"per_seed": result.per_seed, "labels_micro_f1": result.head} for name, result in by_variant.items()
-        }
-        record[split] = {"variants": figures, "differences": differences(by_variant)}
+        parts.append(
+            f"{split}: {num_studies} studies, {len(plan.seeds)} seeds\n\n{markdown_table(by_variant, plan.columns)}"
+        )
+        variants = {name: {"per_seed": result.per_seed} for name, result in by_variant.items()}
+        record[split] = {"variants": variants, "differences": differences(by_variant, compared)}
     if len(plan.tests) == 2:
         parts.append(_losses(results, plan, record))
     output_dir.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join(parts) + "\n"
     (output_dir / "table.md").write_text(text, encoding="utf-8")
     (output_dir / "results.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    plot_variants(results, output_dir / "variants.png")
+    plot_variants(results, output_dir / "variants.png", compared)
     return text
 
 
 def _losses(results, plan: Plan, record: dict) -> str:
-    """How much more of its CE micro-F1 each variant loses than the first on the second split."""
+    """How much more of what they are compared by each variant loses than the first on the second split."""
+    compared = plan.columns[0]
     first, second = (results[split] for split in plan.tests)
     full, *others = first
-    record["losses"] = {name: drop(first[full], second[full], first[name], second[name]) for name in others}
+    record["losses"] = {name: drop(first[full], second[full], first[name], second[name], compared) for name in others}
     lines = [
-        f"What is lost from {plan.tests[0]} to {plan.tests[1]}, CE micro-F1",
+        f"What is lost from {plan.tests[0]} to {plan.tests[1]}, {title_of(compared)}",
         "",
         f"| Variant | lost | lost by {full} | more than {full} |",
         "|---|--:|--:|--:|",

@@ -13,10 +13,9 @@ from trl import ModelConfig, get_peft_config
 
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
+from otdrg_hf.training.stages import reached_parameters
 
-from .stages import reached_parameters
-
-BRIDGES = ("patch_projection", "label_encoder", "alignment", "disease_head", "fusion")
+PROJECTORS = ("patch_projection", "label_encoder", "alignment", "disease_head", "fusion")
 LANGUAGE, VISION = "model.language_model.", "model.vision_tower."
 
 
@@ -28,7 +27,7 @@ def adapter_config(
     image_size: tuple[int, int] | None = None,
 ):
     """
-    LoRA (DoRA with `use_dora`) on the linear layers of the language model; bridges, disease head and the layers of
+    LoRA (DoRA with `use_dora`) on the linear layers of the language model; projectors, disease head and the layers of
     `lora_modules_to_save` trained in full.
 
     Args:
@@ -71,7 +70,7 @@ def adapter_config(
         )
     weights = [name for name, _ in model.named_parameters() if name.startswith(LANGUAGE)]
     parameters = _named("lora_target_parameters", model_args.lora_target_parameters, weights) or None
-    full += [f"model.{name}" for name in BRIDGES]
+    full += [f"model.{name}" for name in PROJECTORS]
     return get_peft_config(
         replace(model_args, lora_target_modules=targets, lora_target_parameters=parameters, lora_modules_to_save=full)
     )
@@ -81,7 +80,7 @@ def _named(option: str, wanted: str | list[str] | None, names: Iterable[str]) ->
     """Those of `names` that are asked for by their ends, as peft does it, but of the language model alone."""
     found = []
     for end in [wanted] if isinstance(wanted, str) else wanted or []:
-        if end in BRIDGES:
+        if end in PROJECTORS:
             continue  # trained in full anyway
         named = [name for name in names if name == end or name.endswith(f".{end}")]
         if not named:
@@ -132,8 +131,8 @@ def put_on_base(
 
 
 def _quantized(base: str, model: OTDRGForConditionalGeneration, model_args: ModelConfig):
-    """The language model in 4 or 8 bits, all else as it was: the bridges are trained, the head is sensitive."""
-    keep = [f"model.{name}" for name in ("vision_tower", *BRIDGES)]
+    """The language model in 4 or 8 bits, all else as it was: the projectors are trained, the head is sensitive."""
+    keep = [f"model.{name}" for name in ("vision_tower", *PROJECTORS)]
     config = BitsAndBytesConfig(
         load_in_4bit=model_args.load_in_4bit,
         load_in_8bit=model_args.load_in_8bit,

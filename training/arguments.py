@@ -1,9 +1,23 @@
-"""What a training run is told, besides TRL's `SFTConfig` and `ModelConfig`."""
+"""The arguments of a training run: its own, besides TRL's `SFTConfig` and `ModelConfig`, and how recipes are read."""
 
 import json
+import os
+import sys
+import warnings
+from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NoReturn
 
+import torch
+import yaml
+from transformers.utils import is_torch_bf16_gpu_available
+from trl import ModelConfig, SFTConfig, TrlParser
+
+PRECISIONS = ("bf16", "fp16", "tf32")
+# What of an alignment recipe says which model the recipe of the next stage starts from.
+MODEL_FIELDS = ("vision_model", "text_model", "vision_config", "text_config", "image_size", "label_encoder")
 LABEL_RATES = ("predicted_label_rate", "changed_report_rate", "told_label_rate")
 
 
@@ -21,7 +35,7 @@ class StudyArguments:
     generate_eval_studies: int = field(
         default=0,
         metadata={
-            "help": "How many validation studies to write the reports of at each evaluation, for figures such as "
+            "help": "How many validation studies to write the reports of at each evaluation, for metrics such as "
             "eval_bleu_4 and eval_ce14_micro_f1 to choose the best checkpoint by. Default: none."
         },
     )
@@ -31,11 +45,12 @@ class StudyArguments:
     labels_from: Literal["labeler", "dataset"] = field(
         default="labeler", metadata={"help": "Read the disease labels off the report, or take the dataset's column."}
     )
-    stage: Literal["align", "finetune", "joint"] = field(
+    stage: Literal["warmup", "align", "finetune", "joint"] = field(
         default="joint",
         metadata={
-            "help": "'align' trains vision encoder, transport and disease head, 'finetune' all but the vision encoder "
-            "(the LLM by LoRA with --use_peft), 'joint' everything."
+            "help": "'warmup' trains the LLM to write reports from their labels, without images, 'align' the vision "
+            "encoder, transport and disease head, 'finetune' all but the vision encoder (the LLM by LoRA with "
+            "--use_peft), 'joint' everything."
         },
     )
     vision_model: str | None = field(default=None, metadata={"help": "Pretrained vision encoder (folder or Hub id)."})
@@ -76,8 +91,22 @@ class StudyArguments:
         default=1.0,
         metadata={"help": "Weight, in the language-model loss, of the tokens of sentences that state a finding."},
     )
+    augment: bool = field(
+        default=False,
+        metadata={
+            "help": "Rotate, scale and shift training images a little and change their exposure, differently in each "
+            "epoch. They are never flipped."
+        },
+    )
     freeze_vision: bool = field(
-        default=False, metadata={"help": "Let the vision encoder rest in the stages 'align' and 'joint' as well."}
+        default=False, metadata={"help": "Freeze the vision encoder in the stages 'align' and 'joint' as well."}
+    )
+    train_vision_blocks: int | None = field(
+        default=None,
+        metadata={
+            "help": "Train only the last so many transformer blocks of the vision encoder and its final norm, in the "
+            "stages 'align' and 'joint'. Default: all of it."
+        },
     )
     vision_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the vision encoder. Default: learning_rate."}
@@ -92,8 +121,8 @@ class StudyArguments:
     feature_cache: str | None = field(
         default=None,
         metadata={
-            "help": "Folder to keep features of a vision encoder that rests (stage finetune, or freeze_vision) in, so "
-            "that it is run once per image instead of in every epoch. Without generate_eval_studies."
+            "help": "Folder for features of a frozen vision encoder (stage finetune, or freeze_vision), so that it is "
+            "run once per image instead of in every epoch. Without generate_eval_studies."
         },
     )
     frozen_dtype: str | None = field(
@@ -109,7 +138,7 @@ class StudyArguments:
             "are not read. vision_model and text_model may stand in for a model_name_or_path that is not there yet."
         },
     )
-    resume: bool = field(default=True, metadata={"help": "Go on from the last complete checkpoint in output_dir."})
+    resume: bool = field(default=True, metadata={"help": "Resume from the last complete checkpoint in output_dir."})
 
     def __post_init__(self):
         for name in ("load_kwargs", "vision_config", "text_config", "otdrg_config"):
@@ -125,13 +154,18 @@ class StudyArguments:
             raise ValueError(f"--generate_eval_studies is {self.generate_eval_studies}: give 0 for none, or a number.")
         if self.generate_eval_studies and self.stage == "align":
             raise ValueError("--generate_eval_studies needs an LLM that is trained: leave it out of the stage 'align'.")
-        if self.freeze_vision and (self.lora_vision or self.vision_learning_rate is not None):
-            raise ValueError("--freeze_vision leaves nothing for --lora_vision or --vision_learning_rate to train.")
-        rests = self.freeze_vision or self.stage == "finetune"
-        if self.feature_cache and (not rests or self.lora_vision or self.generate_eval_studies):
+        if self.stage == "warmup":
+            self._check_warmup()
+        self._check_vision()
+        frozen = self.freeze_vision or self.stage == "finetune"
+        if self.feature_cache and (not frozen or self.lora_vision or self.generate_eval_studies):
             raise ValueError(
-                "--feature_cache needs a vision encoder that rests: --freeze_vision or the stage 'finetune', without "
+                "--feature_cache needs a frozen vision encoder: --freeze_vision or the stage 'finetune', without "
                 "--lora_vision; and images are needed for --generate_eval_studies."
+            )
+        if self.feature_cache and self.augment:
+            raise ValueError(
+                "--augment changes each image in each epoch, and --feature_cache encodes it once: drop one."
             )
         rates = {name: getattr(self, name) for name in LABEL_RATES}
         for name, rate in rates.items():
@@ -142,3 +176,129 @@ class StudyArguments:
         if self.predicted_label_rate + self.changed_report_rate > 1:
             raise ValueError("--predicted_label_rate and --changed_report_rate are shares of the studies: at most 1.")
         self.load_kwargs, self.otdrg_config = self.load_kwargs or {}, self.otdrg_config or {}
+
+    def _check_warmup(self):
+        """Options of images, or of labels predicted from them, in a stage that reads none."""
+        needs_images = (
+            *("augment", "feature_cache", "generate_eval_studies", "predicted_label_rate", "told_label_rate"),
+            *("train_vision_blocks", "vision_learning_rate"),
+        )
+        for name in needs_images:
+            if getattr(self, name):
+                raise ValueError(f"--{name} needs images, which the stage 'warmup' does not read: leave it out.")
+        if self.label_prompt is False:
+            raise ValueError("--label_prompt false leaves the stage 'warmup' nothing to write a report from.")
+
+    def _check_vision(self):
+        """Options of a vision encoder that is trained, where it is not."""
+        blocks = self.train_vision_blocks
+        if self.freeze_vision and (self.lora_vision or self.vision_learning_rate is not None or blocks):
+            raise ValueError(
+                "--freeze_vision leaves nothing for --lora_vision, --vision_learning_rate or --train_vision_blocks to "
+                "train."
+            )
+        if blocks is None:
+            return
+        if blocks < 1:
+            raise ValueError(f"--train_vision_blocks is {blocks}: give 1 or more, or --freeze_vision.")
+        if self.lora_vision or self.stage not in ("align", "joint"):
+            raise ValueError("--train_vision_blocks is for the stages 'align' and 'joint', without --lora_vision.")
+
+
+class RecipeParser(TrlParser):
+    """
+    Reads `StudyArguments`, `SFTConfig` and `ModelConfig` from a recipe and the command line, which wins over it.
+
+    A recipe is fitted to the machine and to the command line first, see [`fit_recipe`]. Mistakes of a user are
+    `ValueError`s of one line instead of a page of usage.
+    """
+
+    def __init__(self):
+        super().__init__((StudyArguments, SFTConfig, ModelConfig))
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+    def parse_args_and_config(self, args: Sequence[str] | None = None, **kwargs):
+        args = list(sys.argv[1:] if args is None else args)
+        self.given = self._given(args)
+        self.folder = Path(args[args.index("--config") + 1]).parent if "--config" in args[:-1] else None
+        try:
+            if "--config" not in args:
+                self.set_defaults_with_config()
+            with warnings.catch_warnings():
+                # Of fields that TRL itself sets by the names that transformers has given up.
+                warnings.simplefilter("ignore", FutureWarning)
+                return super().parse_args_and_config(args, **kwargs)
+        except TypeError as error:  # of a mapping that is not an option of what it configures
+            raise ValueError(str(error)) from error
+
+    def set_defaults_with_config(self, **recipe) -> list[str]:
+        return super().set_defaults_with_config(**fit_recipe(recipe, self.given, self.folder))
+
+    def _given(self, args: list[str]) -> dict[str, Any]:
+        """The fields that the command line names, with their values."""
+        absent = object()
+        fields = Namespace(**{action.dest: absent for action in self._actions})
+        self.parse_known_args(args, fields)
+        return {name: value for name, value in vars(fields).items() if value is not absent}
+
+
+def fit_recipe(recipe: dict[str, Any], given: dict[str, Any], folder: Path | None = None) -> dict[str, Any]:
+    """
+    The fields of a recipe as they are meant where it is run.
+
+    - `load_kwargs` are options of the recipe's own dataset, such as how large phantoms are drawn: another dataset on
+      the command line comes without them.
+    - YAML reads an unquoted `no` as false, which is not a strategy.
+    - A precision that this machine does not compute in gives way to fp32. What the command line names stays, as does
+      the precision of a recipe that says `use_cpu`; a dry run plans for another machine and has only to start here.
+    - A dry run of a stage whose checkpoint is not there yet takes the model from the recipe that writes it.
+
+    Args:
+        recipe (`dict`): The fields of the file.
+        given (`dict`): The fields that the command line names.
+        folder (`Path`, *optional*): Of the file, with the recipes of other stages.
+    """
+    recipe = {name: "no" if value is False and name.endswith("_strategy") else value for name, value in recipe.items()}
+    if given.get("dataset", recipe.get("dataset")) != recipe.get("dataset") and recipe.get("load_kwargs"):
+        recipe["load_kwargs"] = {}
+    dry_run = given.get("dry_run", recipe.get("dry_run"))
+    if dry_run and folder is not None:
+        recipe = _with_planned_model(recipe, given, folder)
+    return {**recipe, **_device_options(recipe, given, dry_run)}
+
+
+def _device_options(recipe: dict[str, Any], given: dict[str, Any], dry_run: bool) -> dict[str, bool]:
+    use_cpu = given.get("use_cpu", recipe.get("use_cpu"))
+    accelerator = torch.accelerator.is_available()
+    options = {} if accelerator or use_cpu is not None else {"use_cpu": True}
+    if dry_run:
+        return options
+    on_cpu = not accelerator or use_cpu
+    if on_cpu and recipe.get("use_cpu"):
+        unfit = () if "bf16" in recipe else ("bf16",)
+    else:
+        unfit = PRECISIONS if on_cpu else () if is_torch_bf16_gpu_available() else ("bf16", "tf32")
+    # bf16 is TRL's default.
+    asked = {"bf16": "fp16" in unfit or not recipe.get("fp16"), **recipe}
+    left_out = [name for name in unfit if asked.get(name) and name not in given]
+    if left_out and os.environ.get("RANK", "0") == "0":
+        print(f"No GPU for {' or '.join(left_out)}: computing in fp32. --{left_out[0]} true asks for it all the same.")
+    return options | dict.fromkeys(left_out, False)
+
+
+def _with_planned_model(recipe: dict[str, Any], given: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A recipe and, if its checkpoint is not there, the model of the recipe in the same folder that will write it."""
+    start = given.get("model_name_or_path", recipe.get("model_name_or_path"))
+    if not start or os.path.isdir(start):
+        return recipe
+    for path in sorted(folder.glob("*.yaml")):
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(fields, dict) or fields.get("output_dir") != start:
+            continue
+        # A backbone on the command line stands in for that of the recipe.
+        named = {name.split("_")[0] for name in given if name in MODEL_FIELDS[:4]}
+        model = {name: fields[name] for name in MODEL_FIELDS if name in fields and name.split("_")[0] not in named}
+        return {**model, **recipe, "otdrg_config": {**fields.get("otdrg_config", {}), **recipe.get("otdrg_config", {})}}
+    return recipe

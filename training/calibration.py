@@ -1,9 +1,46 @@
-"""Scores that mean what they say: Platt scaling of the disease head on validation studies, and its error."""
+"""Calibration of the disease head on validation studies: Platt scaling of its scores, its error, and thresholds."""
+
+import json
+from pathlib import Path
 
 import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import is_peft_model
+from datasets import Dataset
+from transformers import Trainer
+
+from otdrg_hf.files import write_json
+from otdrg_hf.modeling.disease_states_otdrg import POSITIVE, positive_log_odds
 
 NUM_BINS = 15
 MIN_SLOPE = 0.05
+MOST_CALLED = 2  # times as many studies as are positive
+
+
+def calibrate(trainer: Trainer, studies: Dataset) -> None:
+    """
+    Calibrates the scores of the model in `output_dir`, and chooses the thresholds of positive labels.
+
+    Both go into its configuration, which is all that is written.
+    """
+    prediction = trainer.predict(studies, metric_key_prefix="validation")
+    logits = torch.from_numpy(prediction.predictions).double()  # [N, m, states]
+    log_odds = positive_log_odds(logits)  # [N, m]
+    actual = prediction.label_ids == POSITIVE
+    scaling = platt_scaling(log_odds.numpy(), actual)
+    slope, intercept = torch.tensor(scaling, dtype=torch.float64).T  # [m], [m]
+    probabilities = (slope * log_odds + intercept).sigmoid().float().numpy()
+    config = trainer.model.config
+    config.score_calibration = compose(config.score_calibration, scaling)
+    config.positive_thresholds = best_thresholds(probabilities, actual)
+    errors = [expected_calibration_error(p, actual) for p in (log_odds.sigmoid().numpy(), probabilities)]
+    PartialState().print(f"Expected calibration error of the scores: {errors[0]:.3f}, calibrated {errors[1]:.3f}.")
+    if trainer.is_world_process_zero():
+        # An adapter's folder holds no configuration; it is that of the base.
+        path = Path(trainer.args.output_dir, "base" if is_peft_model(trainer.model) else "", "config.json")
+        chosen = {name: getattr(config, name) for name in ("positive_thresholds", "score_calibration")}
+        write_json(path, {**json.loads(path.read_text()), **chosen})
 
 
 def platt_scaling(log_odds: np.ndarray, actual: np.ndarray) -> list[list[float]]:
@@ -77,3 +114,38 @@ def _one_error(scores: np.ndarray, truth: np.ndarray) -> float:
     count = np.bincount(bins, minlength=NUM_BINS)
     gap = np.bincount(bins, scores, NUM_BINS) - np.bincount(bins, truth.astype(np.float64), NUM_BINS)
     return float(np.abs(gap).sum() / max(count.sum(), 1))
+
+
+def best_thresholds(probabilities: np.ndarray, actual: np.ndarray) -> list[float]:
+    """
+    The threshold per label that maximises its F1, among those that call at most twice as many studies positive as are.
+
+    Of a label that the scores say little of, F1 alone is best where every study is called positive, which leaves no
+    study normal.
+
+    Args:
+        probabilities (`np.ndarray` of shape `[N, m]`): Of positive.
+        actual (`np.ndarray` of shape `[N, m]`): Whether it is; a label without a positive keeps 0.5.
+    """
+    return [
+        _best_threshold(scores, truth) if truth.any() else 0.5
+        for scores, truth in zip(probabilities.T, actual.T, strict=True)
+    ]
+
+
+def _best_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
+    order = np.argsort(-scores, kind="stable")
+    scores, truth = scores[order].astype(np.float64), truth[order]
+    called = np.arange(1, len(scores) + 1)
+    f1 = 2 * np.cumsum(truth) / (called + truth.sum())
+    following = np.append(scores[1:], 0.0)
+    # Studies of equal score are on the same side of any threshold.
+    f1[:-1][scores[:-1] == following[:-1]] = 0.0
+    f1[called > MOST_CALLED * truth.sum()] = 0.0
+    best = int(np.argmax(f1))
+    if f1[best] == 0:
+        return float((1 + scores[0]) / 2)
+    # Half-way to the next score, so that the choice does not depend on the last digit of one study. Between two
+    # neighbours in fp32 there is no such value.
+    threshold = (scores[best] + following[best]) / 2
+    return float(threshold if np.float32(threshold) > following[best] else scores[best])

@@ -1,12 +1,20 @@
-"""Which checkpoint to go on from, and whether it is one of this run."""
+"""Which checkpoint a run resumes from, and whether it is one of this run."""
 
 import json
 import re
 from pathlib import Path
 
+from trl import SFTConfig
+
 from otdrg_hf.hub.provenance import read_stages
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+def starting_checkpoint(training_args: SFTConfig, resume: bool = True) -> str | None:
+    """The checkpoint that a run resumes from, if any: the one it names, or the last complete one of `output_dir`."""
+    last = last_complete_checkpoint(training_args.output_dir) if resume else None
+    return training_args.resume_from_checkpoint or last
 
 
 def last_complete_checkpoint(output_dir: str) -> str | None:
@@ -41,4 +49,4 @@ def check_same_run(output_dir: str, checkpoint: str, stage: str, use_peft: bool)
         other = f"{'with' if adapter else 'without'} use_peft"
     else:
         return
-    raise ValueError(f"{output_dir} holds a run {other}: choose another output_dir, or start anew with --resume false.")
+    raise ValueError(f"{output_dir} holds a run {other}: choose another output_dir, or restart with --resume false.")

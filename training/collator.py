@@ -1,6 +1,6 @@
-"""Batches of studies for the trainer: prompt and report as TRL does it, and the disease labels beside them."""
+"""Batches of studies for the trainer: prompt and report as in TRL, and the disease labels."""
 
-from functools import partial
+import zlib
 from typing import Any
 
 import numpy as np
@@ -9,13 +9,36 @@ from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
+from otdrg_hf.modeling.processing_otdrg import FINDING_TOKEN, OTDRGProcessor
+from otdrg_hf.training.augmentation import Augmentation
+from otdrg_hf.training.draws import StudyDraws
+from otdrg_hf.training.feature_cache import FeatureCache
+from otdrg_hf.training.shown_labels import ShownLabels, finding_weights
+from otdrg_hf.training.studies import check_context
 
-from .context import check_context
-from .feature_cache import FeatureCache
-from .finding_weights import finding_weights
-from .other_states import OtherStates
-from .shown_labels import ShownLabels
+OTHERS = 4  # studies from whose labels the transport loss tells those of a study
+TRIES = 8
+
+
+class OtherStates:
+    """
+    Gives each study the labels of some others, always the same: they come from its id and not from its batch, so that
+    the loss is that of any batch size and number of processes.
+
+    Args:
+        labels (`np.ndarray` of shape `[N, m]`): State codes of the training studies.
+    """
+
+    def __init__(self, labels: np.ndarray):
+        self.labels = labels
+
+    def of(self, study: dict[str, Any]) -> np.ndarray:
+        """State codes `[4, m]` of studies whose labels are other ones; the study's own where none was met."""
+        own = np.asarray(study["disease_labels"])
+        generator = np.random.default_rng(zlib.crc32(study["id"].encode()))
+        met = self.labels[generator.integers(len(self.labels), size=OTHERS * TRIES)]
+        others = met[(met != own).any(-1)][:OTHERS]
+        return np.concatenate([others, np.tile(own, (OTHERS - len(others), 1))])
 
 
 class StudyCollator(DataCollatorForVisionLanguageModeling):
@@ -26,12 +49,14 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
         processor ([`OTDRGProcessor`]): Builds prompts and pixels.
         target (`str`): The column that is the report.
         features ([`FeatureCache`], *optional*):
-            Features of the vision encoder to give instead of pixels; the films of the rows are not decoded then.
+            Features of the vision encoder to pass instead of pixels; the images of the rows are not decoded then.
         others ([`OtherStates`], *optional*):
             Gives each study the labels of others, from which the transport loss tells its own.
         shown ([`ShownLabels`], *optional*):
             Draws what the LLM is shown of the labels. Default: the labels of the study.
         finding_weight (`float`): Weight in the loss of the tokens of sentences that state a finding.
+        augmentation ([`Augmentation`], *optional*): Changes the images.
+        text_only (`bool`): Leave images and their tokens out, so that a prompt shows nothing but labels and texts.
 
     Raises:
         ValueError: for a study that is longer than the LLM's context, naming it.
@@ -45,12 +70,21 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
         others: OtherStates | None = None,
         shown: ShownLabels | None = None,
         finding_weight: float = 1.0,
+        augmentation: Augmentation | None = None,
+        text_only: bool = False,
     ):
         super().__init__(processor=processor, completion_only_loss=True)
         self.target, self.features, self.others, self.shown = target, features, others, shown
-        self.finding_weight = finding_weight
+        self.finding_weight, self.augmentation, self.text_only = finding_weight, augmentation, text_only
+
+    @property
+    def draws(self) -> list[StudyDraws]:
+        """What draws differently in each epoch."""
+        return [each for each in (self.shown, self.augmentation) if each is not None]
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        if self.text_only:
+            examples = [{**study, "images": [], "views": []} for study in examples]
         shown = None if self.shown is None else [self.shown.draw(study, self.target) for study in examples]
         reports = [study[self.target] for study in examples] if shown is None else [each.report for each in shown]
         check_context(
@@ -58,11 +92,10 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
             self.processor,
             self.target,
         )
-        build = partial(self.processor.build_prompt, fit=False)
         rows = [
             {
-                "images": study["images"] if self.features is None else [self._blank()] * len(study["images"]),
-                "prompt": build(len(study["images"]), study["views"], study["indication"], study["comparison"]),
+                "images": self._images(study),
+                "prompt": self._prompt(study),
                 "completion": self.processor.build_completion(report),
             }
             for study, report in zip(examples, reports, strict=True)
@@ -84,6 +117,18 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
             batch["vision_features"] = pad_sequence(maps, batch_first=True)  # [B, V, rows, columns, c]
         return batch
 
+    def _prompt(self, study: dict[str, Any]) -> str:
+        views = study["views"]
+        prompt = self.processor.build_prompt(len(views), views, study["indication"], study["comparison"], fit=False)
+        if self.text_only:  # without images, the processor leaves placeholders as they are
+            prompt = prompt.replace(FINDING_TOKEN, FINDING_TOKEN * self.processor.num_finding_tokens)
+        return prompt
+
+    def _images(self, study: dict[str, Any]) -> list[Image.Image]:
+        if self.features is not None:
+            return [self._blank()] * len(study["images"])
+        return study["images"] if self.augmentation is None else self.augmentation(study)
+
     def _weights(self, completions: list[str], labels: torch.Tensor) -> torch.Tensor:
         """`[B, T]`, of use where `labels` are not -100."""
         weights = torch.ones(labels.shape)
@@ -94,6 +139,6 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
         return weights
 
     def _blank(self) -> Image.Image:
-        """In the place of a film, whose pixels are not looked at: of its size, so that nothing is resized."""
+        """Stands for an image whose pixels are not used: of the final size, so that nothing is resized."""
         size = self.processor.image_processor.size
         return Image.new("RGB", (size["width"], size["height"]))

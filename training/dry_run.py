@@ -6,13 +6,12 @@ from statistics import mean
 
 from trl import ModelConfig, SFTConfig
 
-from .adapters import adapter_config
-from .arguments import StudyArguments
-from .context import check_context, study_tokens
-from .memory_estimate import Step, memory, operations, sharding
-from .model_setup import apply_text_options, empty_model_and_processor
-from .stages import apply_stage, cast_backbones
-from .study_sample import sample_studies
+from otdrg_hf.training.adapters import adapter_config
+from otdrg_hf.training.arguments import StudyArguments
+from otdrg_hf.training.memory_estimate import Step, memory, operations, sharding
+from otdrg_hf.training.model_setup import apply_text_options, empty_model_and_processor
+from otdrg_hf.training.stages import apply_stage, cast_backbones
+from otdrg_hf.training.studies import check_context, sample_studies, study_tokens
 
 # Of an A100's 312 TFLOP/s in bf16, what well-tuned training of this kind reaches.
 REACHED = 0.4 * 312e12
@@ -26,11 +25,13 @@ def dry_run(args: StudyArguments, training_args: SFTConfig, model_args: ModelCon
         ValueError, OSError: as the run itself would, for a dataset, a backbone or a field that is not there.
     """
     num_studies, rows = sample_studies(args)
+    if args.stage == "warmup":
+        rows = [{**row, "views": []} for row in rows]
     model, processor = empty_model_and_processor(args, model_args, [row[args.target] for row in rows])
     apply_text_options(args, training_args, model, processor)
     size = processor.image_processor.size
     image_size = (size["height"], size["width"])
-    apply_stage(model, args.stage, processor.label_prompt, image_size, args.freeze_vision)
+    apply_stage(model, args.stage, processor.label_prompt, image_size, args.freeze_vision, args.train_vision_blocks)
     config = adapter_config(model, model_args, args.stage, args.lora_vision, image_size)
     cast_backbones(model, args.frozen_dtype, adapted=config is not None)
     if config is not None:

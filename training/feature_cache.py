@@ -1,13 +1,15 @@
-"""Patch features of a frozen vision encoder on disk: it is run once per film, not once per film and epoch."""
+"""Patch features of a frozen vision encoder on disk: it is run once per image, not once per image and epoch."""
 
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 import torch
+from accelerate import PartialState
 from datasets import Dataset, Image, List
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
@@ -23,7 +25,7 @@ PROVENANCE = ("_name_or_path", "architectures", "auto_map", "dtype", "transforme
 
 
 def encoder_checksum(model: OTDRGForConditionalGeneration, processor: OTDRGProcessor) -> str:
-    """SHA-256 of all that features depend on beside the films: weights, configuration, preprocessing with its size."""
+    """SHA-256 of what features depend on, except images: weights, configuration, preprocessing with its size."""
     tower = model.model.vision_tower
     digest = hashlib.sha256()
     for name, tensor in sorted(tower.state_dict().items()):
@@ -39,13 +41,13 @@ def encoder_checksum(model: OTDRGForConditionalGeneration, processor: OTDRGProce
 
 
 def undecoded(studies: Dataset) -> Dataset:
-    """The studies with their films as bytes or paths."""
+    """The studies with their images as bytes or paths."""
     return studies.with_format(None).cast_column("images", List(Image(decode=False)))
 
 
 class FeatureCache:
     """
-    A folder with a file of features per study. Its name says what made them: encoder, preprocessing, study and films,
+    A folder with a file of features per study. Its name says what made them: encoder, preprocessing, study and images,
     so that features of anything else are never found.
 
     Args:
@@ -57,10 +59,10 @@ class FeatureCache:
         self.folder, self.checksum = Path(folder), checksum
 
     def path(self, study: dict[str, Any]) -> Path:
-        """The file of a study, whose films are bytes or paths."""
+        """The file of a study, whose images are bytes or paths."""
         digest = hashlib.sha256(f"{self.checksum} {study['id']}".encode())
-        for film in study["images"]:
-            digest.update(film["bytes"] if film["bytes"] is not None else _stamp(film["path"]))
+        for image in study["images"]:
+            digest.update(image["bytes"] if image["bytes"] is not None else _stamp(image["path"]))
         name = digest.hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"
 
@@ -70,16 +72,26 @@ class FeatureCache:
             return load_file(self.path(study))["features"]
         except OSError:
             raise ValueError(
-                f"Study {study['id']!r} has no features: its films have changed since they were made."
+                f"Study {study['id']!r} has no features: its images have changed since they were made."
             ) from None
 
     def missing(self, studies: Dataset) -> list[int]:
         """Indices of the studies without features."""
         return [index for index, study in enumerate(undecoded(studies)) if not self.path(study).is_file()]
 
-    def fill(self, model, processor, studies: Dataset, dtype: torch.dtype = DTYPE) -> int:
-        """Writes what is missing, in batches, and gives how many studies that was; an interrupted run is resumed."""
-        indices, raw = self.missing(studies), undecoded(studies)
+    def fill(
+        self, model, processor, studies: Dataset, indices: list[int] | None = None, dtype: torch.dtype = DTYPE
+    ) -> int:
+        """
+        Writes what is missing, in batches; an interrupted run is resumed.
+
+        Args:
+            indices (`list[int]`, *optional*): What `missing` gave, where it has been asked.
+
+        Returns:
+            `int`: How many studies were missing.
+        """
+        indices, raw = self.missing(studies) if indices is None else indices, undecoded(studies)
         model.model.vision_tower.eval()
         for start in tqdm(range(0, len(indices), BATCH), desc="Caching features", unit="batch"):
             batch = indices[start : start + BATCH]
@@ -105,6 +117,24 @@ class FeatureCache:
         os.replace(unfinished, path)
 
 
+def fill_cache(
+    folder: str | os.PathLike,
+    model: OTDRGForConditionalGeneration,
+    processor: OTDRGProcessor,
+    datasets: Iterable[Dataset],
+) -> FeatureCache:
+    """A cache with the features of all studies; those that are missing are encoded after their size is printed."""
+    cache, state = FeatureCache(folder, encoder_checksum(model, processor)), PartialState()
+    with state.main_process_first():
+        for studies in datasets:
+            indices = cache.missing(studies)
+            num_views = sum(len(views) for views in undecoded(studies).select(indices)["views"])
+            if indices and state.is_main_process:
+                print(f"Features of {num_views} images: {cache_size(model, num_views) / 1e9:.2f} GB in {cache.folder}.")
+            cache.fill(model, processor, studies, indices)
+    return cache
+
+
 def cache_size(model: OTDRGForConditionalGeneration, num_views: int) -> int:
     """Bytes that the features of `num_views` images take."""
     rows, columns = model.config.image_grid
@@ -112,5 +142,5 @@ def cache_size(model: OTDRGForConditionalGeneration, num_views: int) -> int:
 
 
 def _stamp(path: str) -> bytes:
-    state = os.stat(path.split("::")[0])  # of a film in its shard: the shard
+    state = os.stat(path.split("::")[0])  # of an image in its shard: the shard
     return f"{path} {state.st_size} {state.st_mtime_ns}".encode()

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from otdrg_hf.modeling.losses_otdrg import CHUNK_LOGITS
+from otdrg_hf.training.stages import transformer_blocks
 
 # Bytes of activations in fp32 that a layer keeps per token and unit of width, attention by sdpa or flash, measured on a
 # ViT and on a Llama whose MLP is 2.7 times as wide; adapters keep the input of each layer once more where they drop.
@@ -80,6 +81,15 @@ def _is_trained(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
+def _trained_share(tower: nn.Module) -> float:
+    """Share of the blocks of an encoder that keep activations, which are those that are trained."""
+    try:
+        _, blocks = transformer_blocks(tower)
+    except ValueError:
+        return 1.0
+    return sum(map(_is_trained, blocks)) / len(blocks)
+
+
 def _activations(model: nn.Module, step: Step) -> float:
     vision, _ = _backbones(model)
     config = model.config
@@ -87,6 +97,7 @@ def _activations(model: nn.Module, step: Step) -> float:
     kept = 0.0
     if _is_trained(vision):
         layers = getattr(vision.config, "num_hidden_layers", None) or sum(getattr(vision.config, "depths", [12]))
+        layers = round(layers * _trained_share(vision))
         width = step.studies * step.views * rows * columns * config.vision_feature_size
         kept += width * _kept_by_layers(layers, KEPT_BY_VISION, step)
     if step.runs_llm:
@@ -135,7 +146,7 @@ def operations(model: nn.Module, step: Step) -> float:
     rows, columns = model.config.image_grid
     total = _passes(vision, step, frozen=1) * 2 * _linear_size(vision) * step.studies * step.views * rows * columns
     if step.runs_llm:
-        # Bridges lie before the LLM: gradients pass through it even where it is frozen.
+        # Projectors come before the LLM: gradients pass through it even where it is frozen.
         total += _passes(language, step, frozen=2) * 2 * _linear_size(language) * step.studies * step.tokens
         vocabulary = model.config.text_config.vocab_size * model.config.text_config.hidden_size
         total += 3 * 2 * vocabulary * step.studies * step.supervised

@@ -5,12 +5,23 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
+from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
 from jinja2 import TemplateError
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
 from trl import ModelConfig, SFTConfig
 
+from otdrg_hf.data.phantom import PHANTOM_NAMES
 from otdrg_hf.modeling.backbones_otdrg import (
     add_placeholders,
     empty_from_backbones,
@@ -21,10 +32,10 @@ from otdrg_hf.modeling.backbones_otdrg import (
 from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 from otdrg_hf.modeling.processing_otdrg import IMAGE_TOKEN, OTDRGProcessor
+from otdrg_hf.training.arguments import StudyArguments
+from otdrg_hf.training.disease_metrics import state_priors
 
-from .arguments import StudyArguments
-from .tokenizer import train_tokenizer
-
+PHANTOM_NOTICE = "Trained on synthetic phantoms only: a demonstration, not for clinical use."
 # Fields of OTDRGConfig that follow from the backbones.
 READ_OFF = {
     "vision_config",
@@ -35,9 +46,35 @@ READ_OFF = {
     "image_token_id",
     "finding_token_id",
     "label_phrase_ids",
+    "label_word_ids",
     "label_feature_size",
     "lm_head_bias",
 }
+
+
+def prepare_model(
+    args: StudyArguments, training_args: SFTConfig, model_args: ModelConfig, train: Dataset
+) -> tuple[OTDRGForConditionalGeneration, OTDRGProcessor]:
+    """
+    The model and processor of a run, as the run words prompts and with what its training studies say of the labels.
+
+    Raises:
+        ValueError: see [`load_model_and_processor`] and [`apply_text_options`].
+        OSError: for a model that cannot be loaded.
+    """
+    if not model_args.model_name_or_path:
+        labels = np.array(train["disease_labels"])  # [N, m]
+        args.otdrg_config = {"state_priors": state_priors(labels, num_states=4), **args.otdrg_config}
+    if args.dataset in PHANTOM_NAMES:
+        args.otdrg_config = {"notice": PHANTOM_NOTICE, **args.otdrg_config}
+    try:
+        model, processor = load_model_and_processor(args, model_args, train[args.target])
+    except OSError as error:
+        sources = [name for name in (model_args.model_name_or_path, args.vision_model, args.text_model) if name]
+        raise OSError(f"Cannot load {' or '.join(sources)}: {error}") from error
+    apply_text_options(args, training_args, model, processor)
+    model.config.trained_on_reports |= args.stage != "align"
+    return model, processor
 
 
 def load_model_and_processor(
@@ -76,10 +113,11 @@ def empty_model_and_processor(
     """
     What `load_model_and_processor` loads or builds, with its weights on the meta device, for counting.
 
-    Backbones beside a `model_name_or_path` stand in for it: a stage can be planned before the one before it has run.
+    Backbones in addition to a `model_name_or_path` stand in for it: a stage can be planned before the one before it
+    has run.
     """
     path = model_args.model_name_or_path
-    if path and args.vision_model:
+    if path and (args.vision_model or args.vision_config):
         model_args = dataclasses.replace(model_args, model_name_or_path=None)
         path = None
     _check_source(args, model_args)
@@ -112,12 +150,14 @@ def apply_text_options(
     """
     if args.label_prompt is not None:
         processor.label_prompt = args.label_prompt
+    if args.stage == "warmup" and not processor.label_prompt:
+        raise ValueError("The stage 'warmup' writes reports from labels, which this model's prompts do not show.")
     if training_args.eos_token is not None:
         _set_end_of_text(training_args.eos_token, model, processor)
     path = training_args.chat_template_path
     if path is not None:
         if not path.endswith((".jinja", ".j2")) or not os.path.isfile(path):
-            raise ValueError(f"chat_template_path {path!r} is no .jinja file: give one with the template.")
+            raise ValueError(f"chat_template_path {path!r} is not a .jinja file: give one with the template.")
         processor.chat_template = Path(path).read_text(encoding="utf-8")
     try:
         prompt = processor.build_prompt(1, fit=False)
@@ -130,7 +170,7 @@ def apply_text_options(
 def _set_end_of_text(token: str, model: OTDRGForConditionalGeneration, processor: OTDRGProcessor) -> None:
     tokenizer, generation = processor.tokenizer, model.generation_config
     if token not in tokenizer.get_vocab():
-        raise ValueError(f"eos_token {token!r} is no token of the LLM's tokenizer.")
+        raise ValueError(f"eos_token {token!r} is not a token of the LLM's tokenizer.")
     tokenizer.eos_token = token
     model.config.text_config.eos_token_id = tokenizer.eos_token_id
     others = generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
@@ -161,11 +201,11 @@ def _check_source(args: StudyArguments, model_args: ModelConfig):
 
 
 def _changed_checkpoint(path: str, args: StudyArguments) -> tuple[OTDRGConfig, OTDRGProcessor]:
-    """The checkpoint's configuration with the run's changes, validated anew, and the processor that goes with it."""
+    """The checkpoint's configuration with the run's changes, validated again, and the processor that goes with it."""
     fields, _ = OTDRGConfig.get_config_dict(path)
     if fields.get("model_type") != OTDRGConfig.model_type:
         raise ValueError(
-            f"model_name_or_path {path} is no OTDRG checkpoint; for backbones use vision_model, text_model."
+            f"model_name_or_path {path} is not an OTDRG checkpoint; for backbones use vision_model, text_model."
         )
     config = OTDRGConfig.from_dict({**fields, **args.otdrg_config})
     processor = OTDRGProcessor.from_pretrained(path)
@@ -247,3 +287,26 @@ def _config_of(option: str, model_type: str, **fields) -> PreTrainedConfig:
         return AutoConfig.for_model(model_type, **fields)
     except (StrictDataclassError, TypeError) as error:
         raise ValueError(f"{option}: {error}") from error
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Learns `vocab_size` tokens from `texts`; `<pad>`, `<s>` and `</s>` are 0, 1 and 2."""
+    tokenizer = Tokenizer(models.BPE())
+    digits_apart = pre_tokenizers.Digits(individual_digits=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits_apart, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )

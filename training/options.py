@@ -1,4 +1,4 @@
-"""What a run is told that it cannot do, found before anything is loaded: each mistake is a `ValueError` of one line."""
+"""Checks of the options of a run before anything is loaded: each mistake is a `ValueError` of one line."""
 
 import copy
 import importlib.util
@@ -13,26 +13,28 @@ from transformers.integrations.integration_utils import get_reporting_integratio
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl import ModelConfig, SFTConfig
 
-from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
+from otdrg_hf.modeling.configuration_otdrg import NUM_STATES, OTDRGConfig
+from otdrg_hf.training.arguments import StudyArguments
+from otdrg_hf.training.checkpoints import is_complete
+from otdrg_hf.training.disease_metrics import disease_metrics
+from otdrg_hf.training.report_metrics import LOGGED
 
-from .arguments import StudyArguments
-from .checkpoints import is_complete
-from .disease_metrics import disease_metrics
-from .report_metrics import LOGGED
-
-# Options of TRL's and transformers' trainers that no part of this training asks for: the values that say what is done
-# anyway, and why there are no others.
+# Options of TRL's and transformers' trainers that this training does not use: the values that say what is done anyway,
+# and why others are refused.
 ONLY = {
     "assistant_only_loss": ((False,), "the report alone is learned, and there is no conversation"),
-    "batch_eval_metrics": ((False,), "disease figures are computed from all studies at once"),
+    "batch_eval_metrics": ((False,), "disease metrics are computed from all studies at once"),
     "completion_only_loss": ((None, True), "the prompt is never learned"),
     "dataset_kwargs": ((None, {}, {"skip_prepare_dataset": True}), "studies are prepared as they are read"),
     "dataset_text_field": (("text",), "the text to learn is named by target"),
-    "debug": (([],), "its hooks stop at masks, which are no numbers"),
+    "debug": (([],), "its hooks fail on masks, which are not numbers"),
     "do_predict": ((False,), "use otdrg evaluate after training"),
-    "eval_do_concat_batches": ((True,), "disease figures are computed from all studies at once"),
+    "eval_do_concat_batches": ((True,), "disease metrics are computed from all studies at once"),
     "eval_packing": ((None, False), "a study is a sample of its own"),
-    "include_for_metrics": (([],), "disease figures are computed from predictions and labels"),
+    **dict.fromkeys(
+        ("hub_model_id", "hub_token", "hub_revision", "hub_private_repo"), ((None,), "use otdrg push after training")
+    ),
+    "include_for_metrics": (([],), "disease metrics are computed from predictions and labels"),
     "label_names": ((None,), "the labels are those of the model"),
     "label_smoothing_factor": ((0,), "the loss of the report is its cross-entropy"),
     "length_column_name": (("length",), "group_by_length counts views and characters of a study"),
@@ -44,10 +46,11 @@ ONLY = {
     "model_init_kwargs": ((None,), "use dtype, attn_implementation and otdrg_config"),
     "model_revision": (("main",), "fetch that revision (hf download --revision) and give its folder"),
     "packing": ((False,), "a study is a sample of its own"),
+    "packing_strategy": (("bfd",), "a study is a sample of its own"),
     "pad_to_multiple_of": ((None,), "batches are padded to their longest study"),
     "pad_token": ((None,), "padding is never seen: the tokenizer's own will do"),
     "padding_free": ((False,), "batches are padded"),
-    "push_to_hub": ((False,), "use otdrg push after training, which looks at what the data allow"),
+    "push_to_hub": ((False,), "use otdrg push after training, which checks what the data allow"),
     "router_aux_loss_coef": ((None, 0), "there is no load-balancing loss"),
     "shuffle_dataset": ((False,), "each epoch has an order of its own anyway; see train_sampling_strategy"),
     "truncation_mode": (("keep_start",), "studies are never cut"),
@@ -80,7 +83,8 @@ def check_options(args: StudyArguments, training_args: SFTConfig, model_args: Mo
     for holder in (args, training_args, model_args):
         _check_choices(holder)
     for name, (values, reason) in ONLY.items():
-        given = getattr(training_args if hasattr(training_args, name) else model_args, name)
+        # An earlier release of TRL may not have it.
+        given = getattr(training_args if hasattr(training_args, name) else model_args, name, values[0])
         if given not in values:
             raise ValueError(f"{name} {given!r} is not done here: {reason}.")
     for name in AT_LEAST_ONE:
@@ -93,8 +97,8 @@ def check_options(args: StudyArguments, training_args: SFTConfig, model_args: Mo
     checkpoint = training_args.resume_from_checkpoint
     if checkpoint is not None and not is_complete(checkpoint):
         raise ValueError(
-            f"resume_from_checkpoint {checkpoint!r} is no complete checkpoint: give the folder of one, or leave it out "
-            "for the last one in output_dir."
+            f"resume_from_checkpoint {checkpoint!r} is not a complete checkpoint: give the folder of one, or leave "
+            "it out for the last one in output_dir."
         )
     _check_together(args, training_args, model_args)
     _check_best_metric(args, training_args)
@@ -121,7 +125,7 @@ def _check_together(args: StudyArguments, training_args: SFTConfig, model_args: 
             if getattr(model_args, name) != getattr(defaults, name):
                 raise ValueError(f"{name} goes with use_peft: leave it out, or add use_peft.")
         if args.frozen_dtype and args.stage == "joint" and not args.freeze_vision:
-            raise ValueError("frozen_dtype goes with parts that rest: the stage 'joint' trains all of them.")
+            raise ValueError("frozen_dtype goes with frozen parts: the stage 'joint' trains all of them.")
     if model_args.lora_modules_to_save and args.frozen_dtype:
         raise ValueError("lora_modules_to_save are trained in full, which needs fp32: leave frozen_dtype out.")
     evaluated = training_args.eval_strategy != IntervalStrategy.NO
@@ -147,20 +151,24 @@ def _check_best_metric(args: StudyArguments, training_args: SFTConfig) -> None:
         if training_args.load_best_model_at_end or training_args.save_strategy == SaveStrategy.BEST:
             raise ValueError(f"The best model by {best} is found by evaluations: give eval_strategy as well.")
         return
-    given = evaluation_figures(args, training_args.prediction_loss_only)
+    given = evaluation_metrics(args, training_args.prediction_loss_only)
     if best.removeprefix("eval_") in given:
         return
     if best.removeprefix("eval_") in LOGGED:
         raise ValueError(f"metric_for_best_model {best} needs reports: give generate_eval_studies as well.")
-    raise ValueError(f"metric_for_best_model {best} is no figure of the evaluations: choose from {', '.join(given)}.")
+    raise ValueError(
+        f"metric_for_best_model {best} is not a metric of the evaluations: choose from {', '.join(given)}."
+    )
 
 
-def evaluation_figures(args: StudyArguments, loss_only: bool) -> list[str]:
-    """Names of the figures that an evaluation of a run gives, without `eval_`."""
+def evaluation_metrics(args: StudyArguments, loss_only: bool) -> list[str]:
+    """Names of the metrics that an evaluation of a run gives, without `eval_`."""
+    if args.stage == "warmup":
+        return ["loss", "lm_loss"]
     names = ["loss", *(() if args.stage == "align" else ("lm_loss",)), "ot_loss", "disease_loss"]
     if not loss_only:
         config = OTDRGConfig()
-        m, states = config.num_disease_labels, config.num_states
+        m, states = config.num_disease_labels, NUM_STATES
         one = EvalPrediction(np.zeros((1, m, states), dtype=np.float32), np.zeros((1, m), dtype=np.int64))
         names += disease_metrics(config)(one)
     return names + list(LOGGED if args.generate_eval_studies else ())
@@ -203,13 +211,13 @@ def _check_optimizer(training_args: SFTConfig) -> None:
         chosen = Trainer.get_optimizer_cls_and_kwargs(training_args)
     except (ImportError, ValueError, AttributeError) as error:
         if of_model and not isinstance(error, ImportError):
-            return  # it asks for the model, which is not loaded yet
+            return  # it needs the model, which is not loaded yet
         options = f" with optim_args {training_args.optim_args!r}" if training_args.optim_args else ""
         raise ValueError(f"optim {name}{options}: {error}") from error
     plain = copy.copy(training_args)
     plain.optim_args = None
     if training_args.optim_args and chosen == Trainer.get_optimizer_cls_and_kwargs(plain):
-        raise ValueError(f"optim_args {training_args.optim_args!r} says nothing that {name} would ask for.")
+        raise ValueError(f"optim_args {training_args.optim_args!r} has nothing that {name} takes.")
 
 
 def check_batches(training_args: SFTConfig, num_train: int, num_validation: int) -> None:

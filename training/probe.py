@@ -1,10 +1,10 @@
 """
-Looks into a trained model on phantoms, whose findings and places are known.
+Probes a trained model on phantoms, whose findings and their positions are known.
 
     python training/probe.py outputs/phantom_finetune --num_studies 300
 
-Prints how well the label scores are calibrated, whether the evidence of a label lies on its sign (beside chance and
-Grad-CAM), whether a report follows a label that is set by hand, and whether training has kept features apart.
+Prints how well the label scores are calibrated, whether the evidence of a label lies on its sign (with chance and
+Grad-CAM to compare), whether a report follows an overridden label, and whether training has kept features apart.
 """
 
 import json
@@ -14,8 +14,8 @@ from typing import Annotated
 
 import typer
 
-from otdrg_hf.training.probes.looking import look_into
-from otdrg_hf.training.probes.plots import plot_figures
+from otdrg_hf.training.probes.probing import probe_model
+from otdrg_hf.training.probes.results import plot_results
 
 
 def main(
@@ -23,20 +23,20 @@ def main(
     dataset: Annotated[str, typer.Option("--dataset", help="phantom or phantom_hard.")] = "phantom",
     split: Annotated[str, typer.Option("--split", help="Of the dataset.")] = "test",
     num_studies: Annotated[int, typer.Option("--num_studies", min=2, help="The first ones.")] = 300,
-    output: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,
+    output: Annotated[Path | None, typer.Option("--json", help="Write all results here.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw where the evidence lies, and spread, here.")] = None,
 ) -> None:
-    """Looks into a trained model on phantoms, whose findings and places are known."""
+    """Probes a trained model on phantoms, whose findings and their positions are known."""
     try:
-        figures = look_into(model, dataset, split, num_studies)
+        results = probe_model(model, dataset, split, num_studies)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
-    print(figures.text())
+    print(results.text())
     if output is not None:
-        output.write_text(json.dumps(figures.to_dict(), indent=1) + "\n", encoding="utf-8")
+        output.write_text(json.dumps(results.to_dict(), indent=1) + "\n", encoding="utf-8")
     if plot is not None:
-        plot_figures(figures, plot)
+        plot_results(results, plot)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes down what a run was told, saw and reached: `training_record.json`, which the model card is filled from."""
+"""The record of a run, `training_record.json`: its options, data and results, from which the model card is filled."""
 
 import json
 import os
@@ -14,12 +14,12 @@ from trl import ModelConfig
 from yaml import YAMLError
 
 from otdrg_hf.data.sources import source_of
+from otdrg_hf.files import write_json
 from otdrg_hf.hub.card_file import CARD_FILE, is_replaceable
 from otdrg_hf.hub.model_card import write_model_card
 from otdrg_hf.hub.provenance import FORMAT, RECORD_FILE, read_file, read_stages
-
-from .arguments import LABEL_RATES, StudyArguments
-from .report_metrics import LOGGED
+from otdrg_hf.training.arguments import LABEL_RATES, StudyArguments
+from otdrg_hf.training.report_metrics import LOGGED
 
 RECIPE = (
     "num_train_epochs",
@@ -47,10 +47,7 @@ def write_record(trainer, args: StudyArguments, model_args: ModelConfig) -> None
     output_dir = Path(trainer.args.output_dir)
     start = model_args.model_name_or_path
     stages = [*(read_stages(start) if start else []), describe_stage(trainer, args, model_args)]
-    path = output_dir / RECORD_FILE
-    unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_text(json.dumps({"format": FORMAT, "stages": stages}, indent=1) + "\n")
-    os.replace(unfinished, path)
+    write_json(output_dir / RECORD_FILE, {"format": FORMAT, "stages": stages})
     if is_replaceable(output_dir / CARD_FILE):
         write_model_card(output_dir)
 
@@ -85,7 +82,9 @@ def describe_stage(trainer, args: StudyArguments, model_args: ModelConfig) -> di
         "starts_from": _hub_id(model_args.model_name_or_path),
         "backbones": _backbones(args),
         "otdrg_config": {key: value for key, value in args.otdrg_config.items() if key != "state_priors"},
-        "recipe": recipe | {name: getattr(args, name) for name in (*LABEL_RATES, "finding_weight")},
+        "recipe": recipe
+        | {name: getattr(args, name) for name in (*LABEL_RATES, "finding_weight")}
+        | {name: value for name in ("augment", "train_vision_blocks") if (value := getattr(args, name))},
         "lora": lora if is_peft_model(model) else None,
         "precision": "bf16" if training.bf16 else "fp16" if training.fp16 else "fp32",
         "device": torch.cuda.get_device_name(training.device) if cuda else training.device.type.upper(),
@@ -100,7 +99,7 @@ def describe_stage(trainer, args: StudyArguments, model_args: ModelConfig) -> di
 
 
 def _hub_id(name: str | None) -> str | None:
-    """The name if it is one on the Hub; where a folder lies is nobody's business."""
+    """The name if it is one on the Hub; paths of folders stay private."""
     return name if name and not os.path.exists(name) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) else None
 
 
@@ -140,7 +139,7 @@ def _image_size(processor) -> list[int]:
 
 
 def _results(trainer) -> dict[str, float]:
-    """Figures of the last evaluation, or of the one whose weights were kept."""
+    """Metrics of the last evaluation, or of the one whose weights were kept."""
     evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     if trainer.args.load_best_model_at_end:
         evaluations = [entry for entry in evaluations if entry["step"] == trainer.state.best_global_step]

@@ -1,4 +1,4 @@
-"""Validation figures of generated reports, by which the best checkpoint can be chosen."""
+"""Metrics of generated validation reports, by which the best checkpoint can be chosen."""
 
 from typing import Any
 
@@ -41,11 +41,11 @@ class ReportMetrics:
         self.num_studies, self.max_new_tokens = num_studies, max_new_tokens
 
     def __call__(self, trainer: Trainer, studies) -> dict[str, float]:
-        """The figures of `LOGGED`, the same in every process; each writes its share of the reports."""
+        """The metrics of `LOGGED`, the same in every process; each writes its share of the reports."""
         studies = studies.select(range(min(self.num_studies, len(studies))))
         reports = self.write_reports(trainer, studies)
-        figures = evaluate_reports(reports, list(studies[self.target]), meteor=False)
-        return {name: figures[name] for name in LOGGED}
+        metrics = evaluate_reports(reports, list(studies[self.target]), meteor=False)
+        return {name: metrics[name] for name in LOGGED}
 
     @torch.no_grad()
     def write_reports(self, trainer: Trainer, studies) -> list[str]:
@@ -53,7 +53,7 @@ class ReportMetrics:
         accelerator, size = trainer.accelerator, trainer.args.per_device_eval_batch_size
         world, rank = accelerator.num_processes, accelerator.process_index
         # Every process gets as many studies as the others; those that make up the number are written twice.
-        share = [place % len(studies) for place in range(rank, len(studies) + -len(studies) % world, world)]
+        share = [position % len(studies) for position in range(rank, len(studies) + -len(studies) % world, world)]
         batches = [share[start : start + size] for start in range(0, len(share), size)]
         hidden = trainer.args.disable_tqdm or not trainer.is_world_process_zero()
         parts = []
@@ -63,9 +63,9 @@ class ReportMetrics:
         padding = self.processor.tokenizer.pad_token_id
         tokens = torch.cat([F.pad(part, (0, longest - part.shape[1]), value=padding) for part in parts])  # [share, T]
         tokens = accelerator.pad_across_processes(tokens, dim=1, pad_index=padding)
-        places = accelerator.gather(torch.tensor(share, device=tokens.device)).tolist()
+        positions = accelerator.gather(torch.tensor(share, device=tokens.device)).tolist()
         texts = self.processor.batch_decode(accelerator.gather(tokens), skip_special_tokens=True)
-        written = dict(zip(places, texts, strict=True))
+        written = dict(zip(positions, texts, strict=True))
         return [written[index].strip() for index in range(len(studies))]
 
     def _generate(self, trainer: Trainer, batch: list[dict[str, Any]]) -> torch.Tensor:

@@ -1,17 +1,101 @@
-"""What the LLM is shown of the labels of a training study, and what it then has to write."""
+"""What the LLM is shown of the labels of a training study, the report that it then has to write, and its weights."""
 
-import zlib
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers import TrainerCallback
 
-from otdrg_hf.labeling import label_reports
-
-from .changed_reports import ChangedReports
+from otdrg_hf.labeling import LABELS, label_reports
+from otdrg_hf.labeling.labels import NEGATIVE, POSITIVE, UNCERTAIN
+from otdrg_hf.labeling.sections import split_sentences
+from otdrg_hf.training.draws import StudyDraws
 
 PREDICTED = -100
+NO_FINDING = LABELS.index("No Finding")
+MOST_CHANGES = 2
+TAKEN_OUT = 0.4  # share of changes, of reports that state a finding
+DENIED = 0.7  # share of findings taken out that are denied, and not only left out
+# What contradicts one of these contradicts clear lungs.
+OPACITY = LABELS.index("Lung Opacity")
+OPACITIES = {
+    LABELS.index(name) for name in ("Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis", "Lung Opacity")
+}
+
+
+class ChangedReports:
+    """
+    Changes reports by sentences of others.
+
+    Of some thousand reports few state any one label: an LLM memorises them before it learns to read labels. A
+    sentence that states a finding, put into another report instead of what denies it, makes a report that no study
+    has, which can only be written by reading the labels.
+
+    Args:
+        reports (`Sequence[str]`): Training reports, English.
+    """
+
+    def __init__(self, reports: Sequence[str]):
+        counts = Counter(sentence for report in reports for sentence in sentences(report))
+        self.sentences, self.counts = list(counts), np.array(list(counts.values()), dtype=float)
+        states = np.asarray(label_reports(self.sentences))  # [sentences, 14]
+        states[:, NO_FINDING] = 0
+        self.stated = {
+            sentence: (
+                frozenset(np.flatnonzero((row == POSITIVE) | (row == UNCERTAIN))),
+                frozenset(np.flatnonzero(row == NEGATIVE)),
+            )
+            for sentence, row in zip(self.sentences, states, strict=True)
+        }
+        present = (states == POSITIVE) | (states == UNCERTAIN)
+        denied = (states == NEGATIVE) & ~present.any(1, keepdims=True)
+        self.stating = {label: np.flatnonzero(present[:, label]) for label in np.flatnonzero(present.any(0))}
+        self.denying = {label: np.flatnonzero(denied[:, label]) for label in np.flatnonzero(denied.any(0))}
+
+    def change(self, report: str, generator: np.random.Generator) -> str:
+        """A report with one or two findings put in or taken out."""
+        changed = sentences(report)
+        for _ in range(generator.integers(1, MOST_CHANGES + 1)):
+            found = sorted({label for sentence in changed for label in self._stated(sentence)[0]})
+            if found and generator.random() < TAKEN_OUT:
+                self._take_out(changed, int(generator.choice(found)), generator)
+            elif self.stating:
+                self._put_in(changed, generator)
+        return " ".join(f"{sentence.rstrip('.')}." for sentence in changed)
+
+    def _stated(self, sentence: str) -> tuple[frozenset[int], frozenset[int]]:
+        """Labels that a sentence states, and those that it denies."""
+        return self.stated.get(sentence, (frozenset(), frozenset()))
+
+    def _take_out(self, report: list[str], label: int, generator: np.random.Generator) -> None:
+        positions = [at for at, sentence in enumerate(report) if label in self._stated(sentence)[0]]
+        for at in reversed(positions):
+            del report[at]
+        if label in self.denying and generator.random() < DENIED:
+            report.insert(positions[0], self._draw(self.denying[label], generator))
+
+    def _put_in(self, report: list[str], generator: np.random.Generator) -> None:
+        # Rare labels more often than they are met, to be learned at all.
+        rates = np.sqrt([len(sentences) for sentences in self.stating.values()])
+        label = generator.choice(list(self.stating), p=rates / rates.sum())
+        finding = self.sentences[generator.choice(self.stating[label])]
+        stated = self.stated[finding][0]
+        contradicted = stated | {OPACITY} if stated & OPACITIES else stated
+        positions = [
+            at
+            for at, (found, denied) in enumerate(map(self._stated, report))
+            if denied & contradicted or found & stated
+        ]
+        at = positions[0] if positions else int(generator.integers(len(report) + 1))
+        for position in reversed(positions):
+            del report[position]
+        report.insert(at, finding)
+
+    def _draw(self, chosen: np.ndarray, generator: np.random.Generator) -> str:
+        weights = self.counts[chosen]
+        return self.sentences[generator.choice(chosen, p=weights / weights.sum())]
 
 
 class Shown(NamedTuple):
@@ -19,7 +103,7 @@ class Shown(NamedTuple):
     Attributes:
         report (`str`): What the LLM has to write.
         labels (`np.ndarray` of shape `[m]`): State codes that it is shown, -100 where it is the predicted state.
-        told (`np.ndarray` of shape `[m]`): Whether a label is shown as one that was set by hand, without the image.
+        told (`np.ndarray` of shape `[m]`): Whether a label is shown as an override, without what is seen of it.
     """
 
     report: str
@@ -27,20 +111,19 @@ class Shown(NamedTuple):
     told: np.ndarray
 
 
-class ShownLabels(TrainerCallback):
+class ShownLabels(StudyDraws):
     """
     Draws whether a study shows its own labels, the predicted ones, or others with a report to match.
 
     Predicted labels are what is shown at test time: an LLM that has only seen true ones trusts wrong ones. Changed ones
-    are told against the image, as by a user: an LLM that has never met them need not read them. What is drawn follows
-    from the study and the epoch, so that a resumed run, or one of more processes, draws the same.
+    are overrides against the image, as of a user: an LLM that has never met any need not read them.
 
     Args:
         predicted_rate (`float`): Probability that a study shows its predicted labels.
         changed_rate (`float`): Probability that it shows changed ones.
-        told_rate (`float`): Probability, of a study that shows its own labels, that one of them is told.
+        told_rate (`float`): Probability, of a study that shows its own labels, that one of them is an override.
         changed (`ChangedReports`, *optional*): Needed for `changed_rate`.
-        seed (`int`): Another draws otherwise.
+        seed (`int`): Of all draws.
     """
 
     def __init__(
@@ -51,16 +134,13 @@ class ShownLabels(TrainerCallback):
         changed: ChangedReports | None = None,
         seed: int = 0,
     ):
+        super().__init__(seed)
         self.predicted_rate, self.changed_rate, self.told_rate = predicted_rate, changed_rate, told_rate
-        self.changed, self.seed = changed, seed
-        self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # with the workers that load the studies
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.epoch.fill_(int(state.epoch or 0))
+        self.changed = changed
 
     def draw(self, study: dict[str, Any], target: str) -> Shown:
         """Of a training study, whose report is its column `target`."""
-        generator = np.random.default_rng([self.seed, int(self.epoch), zlib.crc32(study["id"].encode())])
+        generator = self.generator(study)
         report, own = study[target], np.asarray(study["disease_labels"])
         drawn = generator.random()
         if drawn < self.predicted_rate:
@@ -70,3 +150,38 @@ class ShownLabels(TrainerCallback):
             labels = np.asarray(label_reports([report]))[0].astype(own.dtype)
             return Shown(report, labels, labels != own)
         return Shown(report, own, (generator.random(len(own)) < self.told_rate) & (own >= 0))
+
+
+def sentences(report: str) -> list[str]:
+    """The sentences of a report, without the marks that end them."""
+    return [report[start:end] for start, end in split_sentences(report)]
+
+
+def finding_weights(completion: str, tokenizer, weight: float) -> torch.Tensor:
+    """
+    The weight of each token of a completion, `[T]`: `weight` in sentences that state a finding, 1 elsewhere.
+
+    Most sentences of most reports say that all is well. To an LLM that learns from few reports, the words by which a
+    report differs from the usual one are a few in a hundred.
+
+    Args:
+        completion (`str`): As of [`OTDRGProcessor.build_completion`].
+        tokenizer ([`PreTrainedTokenizerFast`]): That the completion is encoded by, without special tokens added.
+        weight (`float`): Of the tokens of a finding.
+    """
+    offsets = tokenizer(completion, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    weights = torch.ones(len(offsets))
+    text = completion.removesuffix(tokenizer.eos_token)
+    for start, end in split_sentences(text):
+        if states_a_finding(text[start:end]):
+            # The blank before a word belongs to its token.
+            inside = [start <= last - 1 < end for _, last in offsets]
+            weights[torch.tensor(inside)] = weight
+    return weights
+
+
+@lru_cache(maxsize=100_000)
+def states_a_finding(sentence: str) -> bool:
+    """Whether the labeler finds a disease or device in it, for certain or not."""
+    states = np.delete(np.asarray(label_reports([sentence]))[0], NO_FINDING)
+    return bool(np.isin(states, (POSITIVE, UNCERTAIN)).any())

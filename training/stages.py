@@ -7,7 +7,24 @@ from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 from otdrg_hf.modeling.vision_otdrg import encode_images
 
 VISION = ("model.vision_tower",)
+# What no prompt without images reaches.
+VISUAL_TOKENS = (
+    "model.fusion.image_dense",
+    "model.fusion.image_output",
+    "model.fusion.label_tokens.seen_dense",
+    "model.fusion.label_tokens.place_norm",
+    "model.fusion.label_tokens.place_dense",
+)
 FROZEN = {
+    # The label encoder reads the LLM's embeddings, and stays where an alignment before has left it.
+    "warmup": (
+        *VISION,
+        "model.patch_projection",
+        "model.label_encoder",
+        "model.alignment",
+        "model.disease_head",
+        *VISUAL_TOKENS,
+    ),
     "align": ("model.language_model", "lm_head", "model.fusion"),
     "finetune": VISION,
     "joint": (),
@@ -23,6 +40,7 @@ def apply_stage(
     label_prompt: bool = True,
     image_size: tuple[int, int] | None = None,
     freeze_vision: bool = False,
+    train_vision_blocks: int | None = None,
 ) -> list[nn.Module]:
     """
     Freezes what the stage does not train, and what cannot be trained because no output depends on it and which would
@@ -30,10 +48,14 @@ def apply_stage(
 
     Args:
         image_size (`tuple[int, int]`, *optional*): Of the images, for encoders whose configuration does not say it.
-        freeze_vision (`bool`): Whether the vision encoder rests in any stage.
+        freeze_vision (`bool`): Whether the vision encoder is frozen in any stage.
+        train_vision_blocks (`int`, *optional*): How many of its last blocks are trained. Default: all that is.
 
     Returns:
         `list[nn.Module]`: The frozen modules, to be kept in evaluation mode.
+
+    Raises:
+        ValueError: if the vision encoder does not have that many blocks.
     """
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())  # packed 4-bit weights cannot be
@@ -43,7 +65,46 @@ def apply_stage(
         module.requires_grad_(False)
     if not names.issuperset(VISION):
         _freeze_unreached(model, image_size)
+        if train_vision_blocks is not None:
+            frozen += _freeze_first_blocks(model.model.vision_tower, train_vision_blocks)
     return frozen
+
+
+def _freeze_first_blocks(tower: nn.Module, count: int) -> list[nn.Module]:
+    """Leaves the last `count` blocks and the norm behind them to be trained; gives the modules that it freezes."""
+    name, blocks = transformer_blocks(tower)
+    kind = type(tower).__name__
+    if count > len(blocks):
+        raise ValueError(f"train_vision_blocks is {count}, but a {kind} has {len(blocks)} blocks.")
+    parameters = list(tower.named_parameters())
+    last = max(index for index, (key, _) in enumerate(parameters) if key.startswith(f"{name}."))
+    if any(parameter.requires_grad and parameter.dim() > 1 for _, parameter in parameters[last + 1 :]):
+        raise ValueError(f"train_vision_blocks needs blocks in one row, and a {kind} has several stages of them.")
+    trained = tuple(f"{name}.{index}." for index in range(len(blocks) - count, len(blocks)))
+    for key, parameter in parameters[: last + 1]:
+        if not key.startswith(trained):
+            parameter.requires_grad_(False)
+    return [module for module in tower.modules() if _is_frozen(module)]
+
+
+def transformer_blocks(tower: nn.Module) -> tuple[str, nn.ModuleList]:
+    """
+    The blocks of a vision encoder, its longest list of modules, and their name.
+
+    Raises:
+        ValueError: if it has no list of modules.
+    """
+    lists = {name: module for name, module in tower.named_modules() if isinstance(module, nn.ModuleList)}
+    if not lists:
+        raise ValueError(f"train_vision_blocks finds no list of blocks in a {type(tower).__name__}: leave it out.")
+    name = max(lists, key=lambda each: len(lists[each]))
+    return name, lists[name]
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    """Whether a module has parameters, none of which is trained."""
+    requires_grad = [parameter.requires_grad for parameter in module.parameters()]
+    return bool(requires_grad) and not any(requires_grad)
 
 
 def batch_norms(model: OTDRGForConditionalGeneration) -> list[nn.Module]:
@@ -56,24 +117,25 @@ def batch_norms(model: OTDRGForConditionalGeneration) -> list[nn.Module]:
 
 def cast_backbones(model: OTDRGForConditionalGeneration, dtype: str | None, adapted: bool) -> None:
     """
-    Holds the backbones that rest, or that only get adapters, in another dtype: what is not updated needs no fp32.
+    Casts the backbones that are frozen, or that only get adapters, to another dtype: what is not updated does not need
+    fp32.
 
     Args:
         dtype (`str`, *optional*): `"bfloat16"` for one; `None` leaves all as it is.
         adapted (`bool`): Whether the language model gets adapters.
 
     Raises:
-        ValueError: for a name that is no floating-point dtype.
+        ValueError: for a name that is not a floating-point dtype.
     """
     if dtype is None:
         return
     wanted = getattr(torch, dtype, None)
     if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
-        raise ValueError(f"frozen_dtype {dtype!r} is no floating-point dtype, such as bfloat16.")
+        raise ValueError(f"frozen_dtype {dtype!r} is not a floating-point dtype, such as bfloat16.")
     body = model.model
     for module in (body.vision_tower, body.language_model, model.lm_head):
-        rests = not any(parameter.requires_grad for parameter in module.parameters())
-        if rests or (adapted and module is not body.vision_tower):
+        frozen = not any(parameter.requires_grad for parameter in module.parameters())
+        if frozen or (adapted and module is not body.vision_tower):
             module.to(wanted)
 
 

@@ -1,26 +1,34 @@
 """TRL's `SFTTrainer` with OTDRG's three losses, each logged apart, and labels predicted in evaluation."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
-from torch.utils.data import SequentialSampler
+from datasets import Dataset
+from torch.utils.data import Sampler, SequentialSampler
 from trl import SFTTrainer
 
 from otdrg_hf.data.schema import STUDY_COLUMNS
+from otdrg_hf.modeling.disease_states_otdrg import shown_states
 from otdrg_hf.modeling.losses_otdrg import weighted_sum
-from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
+from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration, OTDRGStudyFeatures
+from otdrg_hf.modeling.vision_otdrg import POSITION_SIZE
+from otdrg_hf.training.report_metrics import ReportMetrics
 
-from .length_buckets import LengthBuckets, study_lengths
-from .report_metrics import ReportMetrics
+# Batches that are sorted together: enough for little padding, few enough for batches that differ from epoch to epoch.
+BATCHES_PER_BUCKET = 50
+CHARACTERS_PER_TOKEN = 4
 
 
 class OTDRGTrainer(SFTTrainer):
     """
     Args:
-        stage (`str`): `"align"`, `"finetune"` or `"joint"`; in `"align"` the LLM is not even run.
+        stage (`str`):
+            `"warmup"`, `"align"`, `"finetune"` or `"joint"`; in `"warmup"` nothing but the LLM and the label tokens is
+            run, in `"align"` all but these.
         frozen_modules (`list[nn.Module]`): Kept in evaluation mode, batch-norm statistics and all.
-        report_metrics ([`ReportMetrics`], *optional*): Figures of generated reports to add to each evaluation.
+        report_metrics ([`ReportMetrics`], *optional*): Metrics of generated reports to add to each evaluation.
         train_collator (*optional*): Of training batches alone. Default: `data_collator`.
         learning_rates (`dict[str, float | None]`, *optional*):
             Of the parameters whose name holds a key; `None` is `args.learning_rate`.
@@ -43,20 +51,20 @@ class OTDRGTrainer(SFTTrainer):
         self.train_collator = train_collator
         self.learning_rates = {part: rate for part, rate in (learning_rates or {}).items() if rate is not None}
         super().__init__(*args, **kwargs)
-        if train_collator is not None and train_collator.shown is not None:
-            self.add_callback(train_collator.shown)
+        for draws in [] if train_collator is None else train_collator.draws:
+            self.add_callback(draws)
         if is_peft_model(self.model):
             # peft's own card names the base by a path of this machine.
             self.model.create_or_update_model_card = lambda output_dir: None
         if self.args.torch_compile:
-            # The LM loss looks at supervised positions alone, of which each batch has another number.
+            # The LM loss uses supervised positions alone, whose number differs from batch to batch.
             torch._dynamo.config.capture_dynamic_output_shape_ops = True
 
     def create_model_card(self, *args, **kwargs):
         """Nothing: the card is written at the end, of what the run records, and not at each checkpoint."""
 
     def _send_telemetry(self):
-        """Nothing: a run on patients' films tells nobody that it runs."""
+        """Nothing: a run on patients' images is not reported to anybody."""
 
     def _set_signature_columns_if_needed(self):
         # TRL keeps only the columns that its own collator reads, which drops the disease labels.
@@ -117,18 +125,20 @@ class OTDRGTrainer(SFTTrainer):
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs):
-        """That of the trainer; figures of the reports join the metrics, by which the best checkpoint is chosen."""
+        """That of the trainer, with metrics of the reports, by which the best checkpoint can be chosen."""
         if not metric_key_prefix.startswith("eval"):
             kwargs["prediction_loss_only"] = False  # `predict` is asked for logits, whatever is evaluated
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         # `predict` comes here as well, to choose the thresholds: for that no report has to be written.
         if self.report_metrics is not None and metric_key_prefix.startswith("eval"):
-            figures = self.report_metrics(self, dataloader.dataset)
-            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in figures.items()})
+            metrics = self.report_metrics(self, dataloader.dataset)
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """LM, OT and disease loss of a batch. In evaluation the prompt holds predicted labels, as at test time."""
+        if self.stage == "warmup":
+            return self._text_loss(model, inputs, return_outputs, num_items_in_batch)
         training = self.model.training
         keys = ("pixel_values", "vision_features", "view_mask", "disease_labels", "other_labels")
         study = {key: inputs[key] for key in keys if key in inputs}
@@ -150,6 +160,28 @@ class OTDRGTrainer(SFTTrainer):
             mean = self.accelerator.gather_for_metrics(term.detach()).mean()
             self._metrics["train" if training else "eval"][name].append(mean.item())
         loss = self._combine(terms, num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def _text_loss(self, model, inputs, return_outputs: bool, num_items_in_batch):
+        """The LM loss of reports that are written from their labels alone."""
+        training = self.model.training
+        if training:
+            for module in self.frozen_modules:
+                module.eval()
+        kept = ("input_ids", "attention_mask", "labels", "label_weights")
+        features = label_features(self.model, inputs.get("shown_labels", inputs["disease_labels"]))
+        outputs = model(
+            **{key: inputs[key] for key in kept if key in inputs},
+            mm_encoder_outputs={"image": features},
+            skip_logits=True,
+            use_cache=False,
+            num_items_in_batch=num_items_in_batch,
+        )
+        loss = self._global_terms(outputs, num_items_in_batch)["lm_loss"]
+        mean = self.accelerator.gather_for_metrics(loss.detach()).mean()
+        self._metrics["train" if training else "eval"]["lm_loss"].append(mean.item())
+        if num_items_in_batch is not None:
+            loss = loss / self.current_gradient_accumulation_steps
         return (loss, outputs) if return_outputs else loss
 
     def _global_terms(self, outputs, num_items_in_batch) -> dict[str, torch.Tensor]:
@@ -176,3 +208,79 @@ class OTDRGTrainer(SFTTrainer):
         if prediction_loss_only:
             return loss, None, None
         return loss, outputs.disease_logits, inputs["disease_labels"]
+
+
+def label_features(model: OTDRGForConditionalGeneration, states: torch.Tensor) -> OTDRGStudyFeatures:
+    """
+    What the LLM is shown of studies without images: their labels in words, and label tokens that say nothing of what
+    was seen, as those of labels that are overridden.
+
+    Args:
+        states (`torch.Tensor` of shape `[B, m]`): State codes of all labels.
+    """
+    body, config, (batch, m) = model.model, model.config, states.shape
+    _, phrases = body.label_encoder(body.get_input_embeddings())  # [m, states, d]
+    shown = shown_states(states, config)  # [B, m]
+    stated = phrases[torch.arange(m, device=shown.device), shown]  # [B, m, d]
+    embeds = body.fusion.label_tokens(
+        stated,
+        torch.zeros_like(stated),
+        stated.new_zeros(batch, m, POSITION_SIZE),
+        torch.ones_like(shown, dtype=torch.bool),
+    )
+    if body.fusion.label_words is not None:
+        words = body.fusion.label_words(shown, body.get_input_embeddings())
+        embeds = torch.cat([words.to(embeds), embeds], dim=1)  # [B, label_words + m, hidden]
+    # No image: a single view, which is padding.
+    return OTDRGStudyFeatures(
+        image_embeds=embeds.new_zeros(batch, 1, 1, embeds.shape[-1]),
+        view_mask=shown.new_zeros(batch, 1, dtype=torch.bool),
+        finding_embeds=embeds,
+    )
+
+
+def study_lengths(studies: Dataset, target: str, tokens_per_view: int) -> list[int]:
+    """Tokens of each study, roughly, from the number of its views and the characters of its texts; no image is read."""
+    texts = studies.select_columns(["views", "indication", "comparison", target]).with_format(None)
+    lengths = []
+    for row in texts:
+        characters = sum(len(row[name] or "") for name in {"indication", "comparison", target})
+        lengths.append(len(row["views"]) * tokens_per_view + characters // CHARACTERS_PER_TOKEN)
+    return lengths
+
+
+class LengthBuckets(Sampler[int]):
+    """
+    All studies in an order in which those of a batch are of similar length; batches come in random order.
+
+    The order depends on the seed and the epoch alone, so that an interrupted run resumes exactly in the middle of
+    an epoch, with any number of processes.
+
+    Args:
+        lengths (`Sequence[int]`): Of each study.
+        batch_size (`int`): Of the batches of all processes together.
+        seed (`int`): Of the orders.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int):
+        self.lengths, self.batch_size, self.seed = torch.tensor(lengths), batch_size, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(len(self), generator=generator)
+        buckets = order.split(self.batch_size * BATCHES_PER_BUCKET)
+        ordered = torch.cat([bucket[self.lengths[bucket].argsort(descending=True, stable=True)] for bucket in buckets])
+        batches = list(ordered.split(self.batch_size))
+        # The one that is not full comes last, or the others would be cut differently.
+        last = batches.pop() if len(batches[-1]) < self.batch_size else None
+        for index in torch.randperm(len(batches), generator=generator).tolist():
+            yield from batches[index].tolist()
+        if last is not None:
+            yield from last.tolist()

@@ -9,6 +9,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStr
 
 from otdrg_hf.app import views
 from otdrg_hf.app.study import PageStudy, study_of_phantom, study_of_uploads
+from otdrg_hf.labeling import STATES
 from otdrg_hf.reporting import review_answer
 
 logger = logging.getLogger(__name__)
@@ -90,10 +91,9 @@ class PageEvents:
         except Exception as error:
             yield {"message": self._explain(error), "report": views.NO_REPORT, "writing": False}
             return
-        states = self.report.model.config.label_states
         yield {
             "report": views.report_view(study, answer, self.model_name),
-            "labels": views.labels_view(answer["findings"], study.given, states, answer["disagreements"]),
+            "labels": views.labels_view(answer["findings"], study.given, STATES, answer["disagreements"]),
             "images": views.images_view(study, answer, shown),
             "writing": False,
         }

@@ -62,6 +62,7 @@ def phantom_summary(studies: dict[str, int], name: str = "phantom") -> dict[str,
     from otdrg_hf.data.phantom.hard import plan_hard_study
     from otdrg_hf.data.phantom.study import plan_study
     from otdrg_hf.data.preparing.summary import count_studies, describe_counts
+    from otdrg_hf.data.schema import require_split
     from otdrg_hf.labeling import LABELS
 
     is_hard = name == "phantom_hard"

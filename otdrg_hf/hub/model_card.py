@@ -16,6 +16,7 @@ from otdrg_hf.metrics.clinical import UNCERTAIN_POSITIVE
 PAPER = "2507.03908"
 TAGS = ["radiology-report-generation", "radiology", "chest-x-ray", "medical", "otdrg", f"arxiv:{PAPER}"]
 STAGE_TITLES = {
+    "warmup": "warm-up: the language model, on reports and their labels without images",
     "align": "alignment: vision encoder, transport and disease head",
     "finetune": "fine-tuning: the language model and the projectors to it",
     "joint": "joint training of all parts",

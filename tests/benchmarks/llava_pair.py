@@ -10,7 +10,7 @@ from otdrg_hf import OTDRGConfig, OTDRGForConditionalGeneration, OTDRGProcessor
 from otdrg_hf.data.schema import make_study, study_features
 from otdrg_hf.modeling.backbones_otdrg import add_placeholders, square_image_processor
 from otdrg_hf.training.ablation.llava import as_prompts, llava_like
-from otdrg_hf.training.tokenizer import train_tokenizer
+from otdrg_hf.training.model_setup import train_tokenizer
 
 IMAGE_SIZE, PATCH_SIZE = 224, 16
 SENTENCES = (

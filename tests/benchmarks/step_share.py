@@ -20,8 +20,10 @@ from llava_pair import VIT_BASE, make_otdrg, make_studies  # noqa: E402
 from torch.profiler import ProfilerActivity, profile, record_function  # noqa: E402
 
 from otdrg_hf.modeling import modeling_otdrg  # noqa: E402
-from otdrg_hf.training.collator import StudyCollator  # noqa: E402
-from otdrg_hf.training.other_states import OtherStates  # noqa: E402
+from otdrg_hf.training.collator import (
+    OtherStates,  # noqa: E402
+    StudyCollator,  # noqa: E402
+)
 
 QWEN_HALF_BILLION = {
     "model_type": "qwen2",

@@ -109,10 +109,14 @@ def test_folders_differ_where_stages_do(write, tmp_path):
     ("changes", "message"),
     [
         ({"variants": {"full": {"stage": []}}}, "'full' has no stage"),
-        ({"variants": {"full": {}, "upper": {"of": "ful"}}}, "'ful', which is no variant before it"),
+        ({"variants": {"full": {}, "upper": {"of": "ful"}}}, "'ful', which is not a variant before it"),
         ({"variants": {"full": {"script": "lava"}}}, "script 'lava'; choose otdrg or llava"),
         ({"variants": {"full": {"override": {"joint": {}}}}}, "overrides joint, which it does not run"),
         ({"stages": ["none.yaml"]}, "none.yaml"),
+        ({"variants": {"full": {}, "b": {"baseline": "best"}}}, "'best' by 'bleu_4'; choose from constant, shuffled"),
+        ({"variants": {"full": {}, "b": {"baseline": "constant", "by": "rouge_l"}}}, "by 'rouge_l'; choose from"),
+        ({"variants": {"b": {"baseline": "constant"}}}, "'b' comes first"),
+        ({"protocol": "r2gen"}, "unknown protocol 'r2gen'"),
     ],
 )
 def test_files_that_cannot_be(changes, message, write):
@@ -134,3 +138,24 @@ def test_the_bundled_file_names_variants_of_the_method():
     aligned = [variant for variant in plan.variants if variant.last_stages[0].start is not None]
     # Label mixing, the prompt and the labels at test time are no matter of the first stage.
     assert len({variant.last_stages[0].start.key for variant in aligned}) == 5
+
+
+def test_the_plan_for_iu_xray_has_every_row_of_the_table():
+    plan = read_plan(RECIPES / "ablation_iu_xray.yaml")
+    assert (plan.section, plan.protocol, plan.columns[0]) == ("findings", "r2gen-iu", "ce13_micro_f1")
+    variants = by_name(plan)
+    assert [variant.baseline for variant in plan.variants if variant.baseline] == [
+        "nearest",
+        "constant",
+        "constant",
+        "shuffled",
+    ]
+    shared = {"full", "without labels in the prompt", "true labels (upper bound)"}
+    starts = {name: variant.last_stages[0].start for name, variant in variants.items()}
+    assert len({starts[name].key for name in shared}) == 1
+    assert starts["without OT loss"].key != starts["full"].key != starts["attention instead of transport"].key
+    plain = variants["plain LLaVA"].last_stages[0].fields
+    assert starts["plain LLaVA"] is None and plain["label_prompt"] is False
+    full = variants["full"].last_stages[0]
+    assert plain["text_config"] == full.start.fields["text_config"] and plain["max_steps"] == full.fields["max_steps"]
+    assert not variants["plain LLaVA"].predicts_labels and variants["without OT loss"].predicts_labels

@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, pipeline
 from trl import ModelConfig
 
 from otdrg_hf.hub.command import merge_adapter
-from otdrg_hf.training.adapters import BRIDGES, adapter_config, put_on_base
+from otdrg_hf.training.adapters import PROJECTORS, adapter_config, put_on_base
 from otdrg_hf.training.stages import apply_stage
 
 needs_bitsandbytes = pytest.mark.skipif(
@@ -56,7 +56,7 @@ def test_an_adapter_trains_is_saved_loads_and_merges(kind, tmp_path):
     trained = {name for name, value in adapted.named_parameters() if value.requires_grad}
     copies = {name for name in trained if ".modules_to_save." in name}
     adapters = trained - copies
-    assert {name.split(".modules_to_save.")[0].split(".")[-1] for name in copies} == set(BRIDGES)
+    assert {name.split(".modules_to_save.")[0].split(".")[-1] for name in copies} == set(PROJECTORS)
     assert all(".lora_" in name for name in adapters)
     assert any(".vision_tower." in name for name in adapters) == vision
     assert any("lora_magnitude_vector" in name for name in adapters) == (kind == "dora")
@@ -131,3 +131,14 @@ def test_gradients_pass_through_a_backbone_only_where_something_of_it_is_trained
     assert seen == {"vision_tower": vision, "language_model": True}
     trained = [value for value in adapted.parameters() if value.requires_grad]
     assert all(value.grad is not None for value in trained)
+
+
+def test_lora_targets_are_layers_of_the_llm():
+    model, _ = tiny_model()  # its vision encoder has a q_proj, too
+    config = adapter_config(model, ModelConfig(use_peft=True, lora_target_modules=["q_proj"]), "finetune")
+    assert config.target_modules == {f"model.language_model.layers.{index}.self_attn.q_proj" for index in range(2)}
+    with pytest.raises(ValueError, match="no_such_layer"):
+        adapter_config(model, ModelConfig(use_peft=True, lora_target_modules=["no_such_layer"]), "finetune")
+    with pytest.raises(ValueError, match="use_peft.*finetune"):
+        adapter_config(model, ModelConfig(use_peft=True), "joint")
+    assert adapter_config(model, ModelConfig(use_peft=False), "joint") is None

@@ -12,8 +12,8 @@ from otdrg_hf.data.errors import DataError
 from otdrg_hf.data.schema import study_features
 from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.collator import StudyCollator
-from otdrg_hf.training.length_buckets import BATCHES_PER_BUCKET, LengthBuckets, study_lengths
-from otdrg_hf.training.sft import load_studies
+from otdrg_hf.training.studies import load_studies
+from otdrg_hf.training.trainer import BATCHES_PER_BUCKET, LengthBuckets, study_lengths
 
 
 @pytest.fixture(scope="module", params=["embedded", "by path"])

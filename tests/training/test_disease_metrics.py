@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from otdrg_hf.training.disease_metrics import best_thresholds, f1_scores, state_priors
+from otdrg_hf.training.calibration import best_thresholds
+from otdrg_hf.training.disease_metrics import f1_scores, state_priors
 
 
 @st.composite

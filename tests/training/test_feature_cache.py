@@ -6,7 +6,7 @@ from tiny_training import tiny_model, tiny_trainer
 
 from otdrg_hf.modeling.backbones_otdrg import square_image_processor
 from otdrg_hf.training.collator import StudyCollator
-from otdrg_hf.training.feature_cache import FeatureCache, encoder_checksum, undecoded
+from otdrg_hf.training.feature_cache import FeatureCache, encoder_checksum, fill_cache, undecoded
 
 
 @pytest.fixture
@@ -74,3 +74,20 @@ def test_padded_views_stay_empty(filled, studies):
         plain = model.model.get_image_features(films["pixel_values"], **{key: films[key] for key in keys})
     for name in ("patches", "transport_plan", "disease_logits", "ot_loss"):
         torch.testing.assert_close(cached[name], plain[name], atol=1e-5, rtol=1e-5)
+
+
+def test_images_of_a_filled_cache_are_hashed_once(filled, studies, monkeypatch, capsys):
+    model, processor, cache = filled
+    hashed, path = [], FeatureCache.path
+
+    def note(self, study):
+        hashed.append(study["id"])
+        return path(self, study)
+
+    monkeypatch.setattr(FeatureCache, "path", note)
+    again = fill_cache(cache.folder, model, processor, (studies,))
+    assert hashed == list(studies["id"]) and again.checksum == cache.checksum
+    assert "GB" not in capsys.readouterr().out  # nothing is missing
+    path(cache, undecoded(studies)[1]).unlink()
+    fill_cache(cache.folder, model, processor, (studies,))
+    assert "Features of 2 images: 0.00 GB" in capsys.readouterr().out

@@ -11,6 +11,7 @@ from otdrg_hf.modeling.losses_otdrg import CHUNK_LOGITS
 from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.memory_estimate import Step, memory
 from otdrg_hf.training.model_setup import empty_model_and_processor, load_model_and_processor
+from otdrg_hf.training.stages import apply_stage
 from tests.modeling.families import save_text, save_vision
 from tests.support.tiny_models import make_model
 
@@ -64,14 +65,24 @@ def test_activations_of_the_llm_are_those_that_are_kept(kind, half):
 
     steps = [Step(2, 0, tokens, 1, half, checkpointing=False, runs_llm=True, llm=kind) for tokens in (48, 96)]
     estimated = [memory(model, step, devices=1)["activations"] for step in steps]
-    # What does not grow with the tokens, such as weights in half precision, is no activation.
+    # What does not grow with the tokens, such as weights in half precision, is not an activation.
     assert estimated[1] - estimated[0] == pytest.approx(run(96) - run(48), rel=0.15)
+
+
+def test_blocks_of_the_vision_encoder_that_are_frozen_keep_nothing():
+    step = Step(2, 1, 50, 1, half_precision=False, checkpointing=False, runs_llm=False)
+    model, _ = tiny_model({**VIT, "num_hidden_layers": 4})
+    kept = {}
+    for count in (None, 4, 1):
+        apply_stage(model, "align", train_vision_blocks=count)
+        kept[count] = memory(model, step, devices=1)["activations"]
+    assert kept[None] == kept[4] == 4 * kept[1] > 0
 
 
 def test_checkpointing_keeps_the_input_of_each_layer_and_one_layer():
     model, _ = tiny_model(text=SMALL)
     step = Step(2, 1, 50, 1, half_precision=False, checkpointing=True, runs_llm=True)
-    vision = 2 * 16 * 32 * (4 + 68)  # two films of 16 patches, one layer
+    vision = 2 * 16 * 32 * (4 + 68)  # two images of 16 patches, one layer
     assert memory(model, step, devices=1)["activations"] == 2 * 50 * 144 * (4 * 4 + 89.5) + vision
 
 

@@ -31,6 +31,8 @@ def data(tmp_path_factory):
         ({"completion_only_loss": False}, "completion_only_loss False"),
         ({"assistant_only_loss": True}, "assistant_only_loss True"),
         ({"packing": True}, "packing True"),
+        ({"packing_strategy": "wrapped"}, "packing_strategy 'wrapped'"),
+        ({"hub_model_id": "a/b"}, "hub_model_id 'a/b' is not done here: use otdrg push"),
         ({"eval_packing": True}, "eval_packing True"),
         ({"padding_free": True}, "padding_free True"),
         ({"pad_to_multiple_of": 8}, "pad_to_multiple_of 8"),
@@ -66,7 +68,7 @@ def test_what_would_be_dropped_is_refused(changes, message, data, tmp_path):
         ({"lora_r": 4}, "lora_r goes with use_peft"),
         ({"lora_modules_to_save": ["lm_head"]}, "lora_modules_to_save goes with use_peft"),
         ({"use_dora": True}, "use_dora goes with use_peft"),
-        ({"frozen_dtype": "bfloat16"}, "frozen_dtype goes with parts that rest"),
+        ({"frozen_dtype": "bfloat16"}, "frozen_dtype goes with frozen parts"),
         ({"generate_eval_studies": 2}, "generate_eval_studies goes with evaluations"),
         ({"do_eval": True}, "do_eval goes with evaluations"),
         ({"load_best_model_at_end": True}, "The best model by loss is found by evaluations"),
@@ -74,8 +76,8 @@ def test_what_would_be_dropped_is_refused(changes, message, data, tmp_path):
         ({"stage": "align", "neftune_noise_alpha": 5}, "neftune_noise_alpha"),
         ({"activation_offloading": True}, "activation_offloading"),
         ({"optim_target_modules": ["q_proj"]}, "optim_target_modules goes with"),
-        ({"optim_args": "momentum=0.9"}, "optim_args 'momentum=0.9' says nothing that adamw_torch_fused"),
-        ({"optim": "sgd", "optim_args": "momentm=0.9"}, "optim_args 'momentm=0.9' says nothing that sgd"),
+        ({"optim_args": "momentum=0.9"}, "optim_args 'momentum=0.9' has nothing that adamw_torch_fused"),
+        ({"optim": "sgd", "optim_args": "momentm=0.9"}, "optim_args 'momentm=0.9' has nothing that sgd"),
     ],
 )
 def test_what_needs_another_option_is_refused_without_it(changes, message, data, tmp_path):
@@ -85,7 +87,7 @@ def test_what_needs_another_option_is_refused_without_it(changes, message, data,
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"stage": "alignment"}, "stage 'alignment' is not one of align, finetune, joint"),
+        ({"stage": "alignment"}, "stage 'alignment' is not one of warmup, align, finetune, joint"),
         ({"dtype": "half"}, "dtype 'half' is not one of"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0"),
         ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0"),
@@ -94,14 +96,15 @@ def test_what_needs_another_option_is_refused_without_it(changes, message, data,
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_type cosine_with_min_lr"),
         ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"cycles": 2}}, "'cycles'"),
         ({"accelerator_config": {"no_such_field": 1}}, "no_such_field"),
-        ({"resume_from_checkpoint": "nowhere"}, "resume_from_checkpoint 'nowhere' is no complete checkpoint"),
+        ({"resume_from_checkpoint": "nowhere"}, "resume_from_checkpoint 'nowhere' is not a complete checkpoint"),
         ({"attn_implementation": "no_such_kernel"}, "no_such_kernel"),
         ({"otdrg_config": {"tolerance": "1e-4"}}, "`tolerance` must be a number, got '1e-4'"),
         ({"otdrg_config": {"image_grid": [2, 2]}}, "image_grid, which the backbones"),
+        ({"otdrg_config": {"label_word_ids": [[[1]]]}}, "label_word_ids, which the backbones"),
         ({"text_config": {**LLAMA, "num_attention_heads": 5}}, "text_config: "),
         ({"vision_config": {**VIT, "num_hidden_layers": "two"}}, "vision_config: "),
-        ({"eos_token": "<|no|>"}, "eos_token '<|no|>' is no token"),
-        ({"chat_template_path": "absent.jinja"}, "chat_template_path 'absent.jinja' is no .jinja file"),
+        ({"eos_token": "<|no|>"}, "eos_token '<|no|>' is not a token"),
+        ({"chat_template_path": "absent.jinja"}, "chat_template_path 'absent.jinja' is not a .jinja file"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused(changes, message, data, tmp_path):
@@ -159,9 +162,16 @@ def test_batches_that_the_data_do_not_fill_are_refused(changes, message, data, t
     [
         ({"metric_for_best_model": "eval_bleu_4"}, "eval_bleu_4 needs reports: give generate_eval_studies"),
         ({"metric_for_best_model": "ce14_micro_f1"}, "ce14_micro_f1 needs reports"),
-        ({"metric_for_best_model": "accuracy"}, "accuracy is no figure of the evaluations: choose from loss, lm_loss"),
-        ({"metric_for_best_model": "lm_loss", "stage": "align"}, "lm_loss is no figure"),
-        ({"metric_for_best_model": "disease_micro_f1", "prediction_loss_only": True}, "disease_micro_f1 is no figure"),
+        (
+            {"metric_for_best_model": "accuracy"},
+            "accuracy is not a metric of the evaluations: choose from",
+        ),
+        ({"metric_for_best_model": "lm_loss", "stage": "align"}, "lm_loss is not a metric"),
+        ({"metric_for_best_model": "disease_loss", "stage": "warmup"}, "choose from loss, lm_loss."),
+        (
+            {"metric_for_best_model": "disease_micro_f1", "prediction_loss_only": True},
+            "disease_micro_f1 is not a metric",
+        ),
     ],
 )
 def test_a_figure_that_no_evaluation_gives_is_refused(changes, message, data, tmp_path):
@@ -268,7 +278,7 @@ def test_a_checkpoint_can_be_chosen_to_go_on_from(data, tmp_path, capsys):
     folder = train(tmp_path, data, **SAVED)
     capsys.readouterr()
     train(tmp_path, data, "--resume_from_checkpoint", str(folder / "checkpoint-1"), **SAVED)
-    assert f"Going on from {folder / 'checkpoint-1'}." in capsys.readouterr().out
+    assert f"Resuming from {folder / 'checkpoint-1'}." in capsys.readouterr().out
 
 
 def test_a_run_of_another_kind_is_not_gone_on_with(data, tmp_path):

@@ -5,10 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from otdrg_hf.training.probes.grad_cam import grad_cam
-from otdrg_hf.training.probes.looking import look_into
-from otdrg_hf.training.probes.plots import plot_figures
-from otdrg_hf.training.probes.pointing import chance, is_hit, peak
+from otdrg_hf.training.probes.localization import chance, grad_cam, is_hit, peak
+from otdrg_hf.training.probes.probing import probe_model
+from otdrg_hf.training.probes.results import plot_results
 from otdrg_hf.training.probes.spread import effective_rank, mean_cosine
 from otdrg_hf.training.probes.steering import Steered
 
@@ -92,12 +91,12 @@ def test_mean_cosine_leaves_the_diagonal_out():
 
 
 def test_figures_of_a_model_on_phantoms(folder, tmp_path):
-    figures = look_into(folder, "phantom", "test", 4)
+    figures = probe_model(folder, "phantom", "test", 4)
     assert 0 <= figures.calibration_error <= 1
     assert figures.steering["count"] == 4
     assert figures.spread["after"]["effective_rank"] > 1
     assert "Grad-CAM" in figures.text()
-    plot_figures(figures, tmp_path / "probe.png")
+    plot_results(figures, tmp_path / "probe.png")
     assert [path.name for path in tmp_path.iterdir()] == ["probe.png"]
     with Image.open(tmp_path / "probe.png") as picture:
         assert len(picture.convert("L").getcolors()) > 10
@@ -105,4 +104,4 @@ def test_figures_of_a_model_on_phantoms(folder, tmp_path):
 
 def test_data_without_boxes_are_refused(folder):
     with pytest.raises(ValueError, match="'iu_xray' have no boxes"):
-        look_into(folder, "iu_xray", "test", 4)
+        probe_model(folder, "iu_xray", "test", 4)

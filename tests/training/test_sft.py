@@ -21,7 +21,8 @@ from otdrg_hf.labeling import label_reports
 from otdrg_hf.modeling.backbones_otdrg import encode_label_phrases
 from otdrg_hf.reporting.split import generate_predictions
 from otdrg_hf.training.arguments import StudyArguments
-from otdrg_hf.training.sft import load_studies, main
+from otdrg_hf.training.sft import main
+from otdrg_hf.training.studies import load_studies
 from tests.modeling.families import save_text, save_text_encoder, save_vision
 
 TRAINING = Path(__file__).parents[2] / "training"
@@ -103,7 +104,7 @@ def test_a_killed_run_ends_where_an_unbroken_one_does(recipe, tmp_path, capsys):
     (torn / "model.safetensors").write_bytes(b"")
 
     main(["--config", killed])
-    assert re.search(rf"Going on from \S*/killed/checkpoint-(?!{STEPS - 1}\b)\d+\.", capsys.readouterr().out)
+    assert re.search(rf"Resuming from \S*/killed/checkpoint-(?!{STEPS - 1}\b)\d+\.", capsys.readouterr().out)
     main(["--config", recipe("unbroken")])
     resumed, unbroken = weights(tmp_path / "killed"), weights(tmp_path / "unbroken")
     assert resumed.keys() == unbroken.keys()
@@ -222,7 +223,7 @@ def test_as_many_phantoms_are_drawn_as_are_asked_for(name, monkeypatch):
         drawn.append((dataset, options["num_studies"]))
         return tiny_studies(2)
 
-    monkeypatch.setattr("otdrg_hf.training.sft.load_study_dataset", load)
+    monkeypatch.setattr("otdrg_hf.training.studies.load_study_dataset", load)
     load_studies(StudyArguments(dataset=name), "train", 4000, None)
     assert drawn == [(name, 4000)]
 

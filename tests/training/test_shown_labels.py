@@ -1,23 +1,30 @@
-"""What the LLM is shown of the labels in training: drawn by study and epoch, at the rates that are asked for."""
+"""What the LLM is shown of the labels in training, reports that are changed with them, and weights of their tokens."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from tiny_training import tiny_model, tiny_rows
 
-from otdrg_hf.labeling import label_reports
+from otdrg_hf.labeling import LABELS, label_reports
 from otdrg_hf.training.arguments import StudyArguments
-from otdrg_hf.training.changed_reports import ChangedReports
 from otdrg_hf.training.collator import StudyCollator
-from otdrg_hf.training.shown_labels import PREDICTED, ShownLabels
+from otdrg_hf.training.shown_labels import (
+    PREDICTED,
+    ChangedReports,
+    ShownLabels,
+    finding_weights,
+    sentences,
+    states_a_finding,
+)
 
 STUDIES = [{**row, "id": f"{row['id']}-{copy}"} for copy in range(50) for row in tiny_rows(6)]
-CHANGED = ChangedReports([row["report"] for row in tiny_rows(6)])
+OF_STUDIES = ChangedReports([row["report"] for row in tiny_rows(6)])
 
 
 def draw(*rates: float, epoch: float = 0, seed: int = 0):
-    shown = ShownLabels(*rates, CHANGED, seed)
+    shown = ShownLabels(*rates, OF_STUDIES, seed)
     shown.on_epoch_begin(None, SimpleNamespace(epoch=epoch), None)
     return [shown.draw(study, "report") for study in STUDIES]
 
@@ -64,7 +71,7 @@ def test_training_batches_hold_what_is_shown_and_others_do_not():
     _, processor = tiny_model()
     rows = tiny_rows(4)
     plain = StudyCollator(processor)(rows)
-    shown = StudyCollator(processor, shown=ShownLabels(0.0, 1.0, 0.0, CHANGED))(rows)
+    shown = StudyCollator(processor, shown=ShownLabels(0.0, 1.0, 0.0, OF_STUDIES))(rows)
     assert "shown_labels" not in plain and "told_labels" not in plain
     assert shown["shown_labels"].shape == shown["told_labels"].shape == (4, 14)
     # The losses of the head go on reading the labels of the image.
@@ -83,3 +90,122 @@ def test_training_batches_hold_what_is_shown_and_others_do_not():
 def test_rates_that_are_none_are_named(rates, message):
     with pytest.raises(ValueError, match=message):
         StudyArguments(**rates)
+
+
+REPORTS = [
+    "The heart is enlarged. The lungs are clear. No pneumothorax.",
+    "The heart is normal in size. There is a small right pleural effusion. No pneumothorax.",
+    "The heart is normal in size. The lungs are clear. No pleural effusion.",
+    "Patchy atelectasis at the left base. The heart is normal in size. No pleural effusion.",
+]
+NORMAL = REPORTS[2]
+EFFUSION, OPACITY = LABELS.index("Pleural Effusion"), LABELS.index("Lung Opacity")
+
+
+def labels(report: str) -> np.ndarray:
+    return np.asarray(label_reports([report]))[0]
+
+
+@pytest.fixture(scope="module")
+def changed() -> ChangedReports:
+    return ChangedReports(REPORTS)
+
+
+def many(changed: ChangedReports, report: str, count: int = 200) -> list[str]:
+    return [changed.change(report, np.random.default_rng(seed)) for seed in range(count)]
+
+
+def test_a_changed_report_is_made_of_sentences_of_the_reports(changed):
+    known = {sentence for report in REPORTS for sentence in sentences(report)}
+    texts = [text for report in REPORTS for text in many(changed, report, 50)]
+    assert all(set(sentences(text)) <= known for text in texts)
+    assert len(set(texts)) > 10
+
+
+def test_findings_are_put_into_a_normal_report(changed):
+    states = np.asarray(label_reports(many(changed, NORMAL)))
+    found = (states[:, :13] == 1).any(1)
+    # A second change may take out again what the first put in.
+    assert found.mean() > 0.7
+    # Each label that any report states, not the commonest alone.
+    stated = (np.asarray(label_reports(REPORTS))[:, :13] == 1).any(0)
+    assert ((states[:, :13] == 1).any(0) == stated).all() and stated.sum() >= 3
+
+
+def test_what_denies_a_finding_makes_room_for_it(changed):
+    for text in many(changed, NORMAL):
+        if "effusion." in text and "small right" in text:
+            assert "No pleural effusion" not in text
+        if "atelectasis" in text:
+            assert "The lungs are clear" not in text
+
+
+def test_findings_are_taken_out_and_mostly_denied(changed):
+    texts = many(changed, REPORTS[1])
+    states = np.asarray(label_reports(texts))[:, EFFUSION]
+    gone = states != 1
+    assert 0.2 < gone.mean() < 0.7
+    assert 0.5 < (states[gone] == 2).mean() < 0.9
+
+
+def test_the_same_draw_makes_the_same_report(changed):
+    assert many(changed, NORMAL, 20) == many(ChangedReports(REPORTS), NORMAL, 20)
+    assert len(set(many(changed, NORMAL, 20))) > 3
+
+
+def test_reports_that_state_nothing_are_left_alone():
+    normal = ChangedReports(["The heart is normal in size. No pneumothorax."])
+    assert labels(normal.change("No pneumothorax.", np.random.default_rng(0)))[OPACITY] == 0
+    assert normal.change("", np.random.default_rng(0)) == ""
+
+
+@pytest.fixture(scope="module")
+def built():
+    return tiny_model()
+
+
+def weighted_text(processor, report: str) -> str:
+    """The tokens of a report that weigh more, as text."""
+    completion = processor.build_completion(report)
+    ids = torch.tensor(processor.tokenizer(completion, add_special_tokens=False)["input_ids"])
+    weights = finding_weights(completion, processor.tokenizer, 3.0)
+    assert set(weights.tolist()) <= {1.0, 3.0} and len(weights) == len(ids)
+    return processor.tokenizer.decode(ids[weights == 3.0]).strip()
+
+
+@pytest.mark.parametrize(
+    "report, stated",
+    [
+        (
+            "The lungs are clear. There is a small right pleural effusion. No pneumothorax.",
+            "small right pleural effusion",
+        ),
+        ("Possible left basilar pneumonia.", "Possible left basilar pneumonia"),
+        ("No pneumothorax. The lungs are clear.", ""),
+        ("", ""),
+    ],
+)
+def test_sentences_that_state_a_finding_weigh_more(built, report, stated):
+    text = weighted_text(built[1], report)
+    assert stated in text
+    assert "clear" not in text and "pneumothorax" not in text
+    assert stated or not text
+
+
+def test_denials_state_nothing():
+    assert states_a_finding("Mild cardiomegaly") and states_a_finding("Possible edema")
+    assert not states_a_finding("No pleural effusion") and not states_a_finding("The heart is normal in size")
+
+
+def test_a_weight_of_one_is_the_plain_loss_and_more_pulls_towards_findings(built):
+    model, processor = built
+    rows = tiny_rows(6)
+    plain, weighted = StudyCollator(processor)(rows), StudyCollator(processor, finding_weight=3.0)(rows)
+    assert "label_weights" not in plain
+    assert weighted["label_weights"].shape == weighted["labels"].shape
+    with torch.no_grad():
+        loss = model(**plain).lm_loss
+        ones = model(**plain, label_weights=torch.ones_like(weighted["label_weights"])).lm_loss
+        heavier = model(**{**weighted}).lm_loss
+    torch.testing.assert_close(ones, loss)
+    assert heavier > loss

@@ -4,8 +4,7 @@ import pytest
 import torch
 from tiny_training import RESNET, tiny_model, tiny_studies, tiny_trainer
 
-from otdrg_hf.training.changed_reports import ChangedReports
-from otdrg_hf.training.shown_labels import ShownLabels
+from otdrg_hf.training.shown_labels import ChangedReports, ShownLabels
 from otdrg_hf.training.stages import apply_stage
 
 LOSSES = ("lm_loss", "ot_loss", "disease_loss")

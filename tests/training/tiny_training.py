@@ -16,10 +16,9 @@ from otdrg_hf.data.schema import study_features
 from otdrg_hf.modeling import losses_otdrg
 from otdrg_hf.training.adapters import adapter_config
 from otdrg_hf.training.arguments import StudyArguments
-from otdrg_hf.training.collator import StudyCollator
+from otdrg_hf.training.collator import OtherStates, StudyCollator
 from otdrg_hf.training.disease_metrics import disease_metrics
 from otdrg_hf.training.model_setup import load_model_and_processor
-from otdrg_hf.training.other_states import OtherStates
 from otdrg_hf.training.stages import apply_stage
 from otdrg_hf.training.trainer import OTDRGTrainer
 

@@ -2,15 +2,24 @@
 
 from pathlib import Path
 
+import numpy as np
+import torch
 from tqdm.auto import tqdm
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from otdrg_hf.data import load_study_dataset
 from otdrg_hf.data.phantom import PHANTOM_NAMES
+from otdrg_hf.files import write_json
+from otdrg_hf.modeling.disease_states_otdrg import positive_log_odds
 from otdrg_hf.reporting.predictions import PREDICTIONS_FILE
 from otdrg_hf.reporting.split import generate_predictions
+from otdrg_hf.training.ablation.baselines import EncoderFeatures, best_constant, nearest, shuffled, write_baseline
 from otdrg_hf.training.ablation.llava_reports import generate_llava_predictions
 from otdrg_hf.training.ablation.plan import Plan, Variant
 from otdrg_hf.training.ablation.running import run_stage
+
+SCORES_FILE = "label_scores.json"
+BATCH = 32
 
 
 def train_and_report(plan: Plan, output_dir: Path) -> dict[str, dict[str, list[Path]]]:
@@ -25,10 +34,20 @@ def train_and_report(plan: Plan, output_dir: Path) -> dict[str, dict[str, list[P
     }
     runs = [(seed, variant) for seed in plan.seeds for variant in plan.variants]
     for seed, variant in tqdm(runs, desc="Ablation", unit="run"):
-        model_dir = run_stage(variant.last_stages[seed], output_dir)
+        needs_model = variant.baseline in (None, "nearest")
+        model_dir = run_stage(variant.last_stages[seed], output_dir) if needs_model else None
         for split in plan.tests:
             folder = output_dir / "predictions" / _file_name(variant.name) / f"seed_{seed}" / split
-            files[split][variant.name].append(_report(plan, variant, model_dir, split, folder))
+            finished = folder / "finished"
+            if not finished.is_file():
+                if variant.baseline:
+                    _report_baseline(plan, variant, seed, split, folder, model_dir, output_dir)
+                else:
+                    _report(plan, variant, model_dir, split, folder)
+                finished.touch()
+            if variant.predicts_labels and "label_auroc" in plan.columns:
+                _score_labels(plan, model_dir, split, folder / SCORES_FILE)
+            files[split][variant.name].append(folder / PREDICTIONS_FILE)
     return files
 
 
@@ -36,34 +55,68 @@ def _file_name(name: str) -> str:
     return "".join(character if character.isalnum() else "_" for character in name)
 
 
-def _report(plan: Plan, variant: Variant, model_dir: Path, split: str, folder: Path) -> Path:
-    finished = folder / "finished"
-    if finished.is_file():
-        return folder / PREDICTIONS_FILE
+def _report(plan: Plan, variant: Variant, model_dir: Path, split: str, folder: Path) -> None:
     if variant.script == "llava":
-        studies = load_test_studies(plan, split)
-        path = generate_llava_predictions(model_dir, studies, folder)
+        generate_llava_predictions(model_dir, load_studies_of(plan, split), folder, section=plan.section)
+        return
+    generate_predictions(
+        str(model_dir),
+        plan.dataset,
+        folder,
+        split=split,
+        data_dir=plan.load_kwargs.get("data_dir"),
+        section=plan.section,
+        num_studies=plan.test_studies,
+        batch_size=BATCH,
+        true_labels=variant.true_labels,
+    )
+
+
+def _report_baseline(
+    plan: Plan, variant: Variant, seed: int, split: str, folder: Path, model_dir: Path | None, output_dir: Path
+) -> None:
+    studies, section = load_studies_of(plan, split), plan.section
+    if variant.baseline == "shuffled":
+        reports = shuffled(studies[section], seed)
+    elif variant.baseline == "constant":
+        train, validation = (load_studies_of(plan, each)[section] for each in ("train", "validation"))
+        chosen = best_constant([*train, *validation], list(validation), variant.by, plan.protocol)
+        reports = [chosen] * len(studies)
     else:
-        path = generate_predictions(
-            str(model_dir),
-            plan.dataset,
-            folder,
-            split=split,
-            num_studies=plan.test_studies,
-            batch_size=32,
-            true_labels=variant.true_labels,
-        )
-    finished.touch()
-    return path
+        fields, stage = {}, variant.last_stages[seed]
+        while stage is not None:
+            fields, stage = {**stage.fields, **fields}, stage.start
+        cache = Path(fields.get("feature_cache") or output_dir / "features")
+        encode = EncoderFeatures(model_dir, cache, fields.get("frozen_dtype"))
+        train = load_studies_of(plan, "train")
+        reports = nearest(encode(studies), encode(train), train[section])
+    write_baseline(folder, variant.name, studies, section, reports)
 
 
-def load_test_studies(plan: Plan, split: str):
-    """The studies of a test split that every variant reports: those with a report, at most `test_studies`."""
-    options = dict(plan.load_kwargs)
-    if plan.dataset in PHANTOM_NAMES and plan.test_studies:
-        options["num_studies"] = plan.test_studies
+@torch.no_grad()
+def _score_labels(plan: Plan, model_dir: Path, split: str, path: Path) -> None:
+    """Writes the log-odds of positive `[14]` of each study, by id, to a JSON file."""
+    if path.is_file():
+        return
+    model = AutoModelForImageTextToText.from_pretrained(model_dir).eval()
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    processor, studies, scores = AutoProcessor.from_pretrained(model_dir), load_studies_of(plan, split), {}
+    for start in tqdm(range(0, len(studies), BATCH), desc="Scoring labels", unit="batch"):
+        batch = studies.select(range(start, min(start + BATCH, len(studies))))
+        inputs = processor(images=[study["images"] for study in batch]).to(model.device)
+        logits = model(pixel_values=inputs["pixel_values"], view_mask=inputs["view_mask"]).disease_logits  # [B, 14, 4]
+        values = positive_log_odds(logits).float().cpu().numpy()
+        scores |= dict(zip(batch["id"], np.round(values, 5).tolist(), strict=True))
+    write_json(path, scores, indent=None)
+
+
+def load_studies_of(plan: Plan, split: str):
+    """The studies of a split that have a reference, of a test split at most `test_studies`."""
+    options, limit = dict(plan.load_kwargs), plan.test_studies if split in plan.tests else None
+    if plan.dataset in PHANTOM_NAMES and limit:
+        options["num_studies"] = limit
     studies = load_study_dataset(plan.dataset, split=split, **options)
-    if plan.test_studies and plan.test_studies < len(studies):
-        studies = studies.select(range(plan.test_studies))
-    kept = [index for index, text in enumerate(studies["report"]) if text.strip()]
+    if limit and limit < len(studies):
+        studies = studies.select(range(limit))
+    kept = [index for index, text in enumerate(studies[plan.section]) if text.strip()]
     return studies if len(kept) == len(studies) else studies.select(kept)

@@ -11,14 +11,14 @@ import sys
 
 from datasets import Image, List
 from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, set_seed
-from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser
+from trl import SFTTrainer
 
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 from otdrg_hf.training.ablation.patch_encoder import patch_encoder_config
-from otdrg_hf.training.arguments import StudyArguments
+from otdrg_hf.training.arguments import RecipeParser
 from otdrg_hf.training.checkpoints import last_complete_checkpoint
 from otdrg_hf.training.model_setup import load_model_and_processor
-from otdrg_hf.training.sft import load_studies
+from otdrg_hf.training.studies import load_studies
 
 
 def llava_like(model, processor: OTDRGProcessor) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
@@ -44,7 +44,7 @@ def llava_like(model, processor: OTDRGProcessor) -> tuple[LlavaForConditionalGen
     tokens_a_side = round(config.image_seq_length**0.5)
     if tokens_a_side**2 != config.image_seq_length or side % tokens_a_side:
         raise ValueError(
-            f"{config.image_seq_length} tokens of a {side} x {side} image are no grid that LLaVA can count."
+            f"{config.image_seq_length} tokens of a {side} x {side} image are not a grid that LLaVA can count."
         )
     llava_processor = LlavaProcessor(
         processor.image_processor,
@@ -64,7 +64,7 @@ def as_prompts(studies, processor: OTDRGProcessor, target: str):
 
     texts = studies.select_columns(["views", "indication", "comparison", target])
     rows = [row(study) for study in texts]
-    # TRL's collator hands films on as they are, and LLaVA's processor does not know grayscale.
+    # TRL's collator passes images on as they are, and LLaVA's processor does not take grayscale.
     kept = studies.select_columns(["images"]).cast_column("images", List(Image(mode="RGB")))
     return kept.add_column("prompt", [r["prompt"] for r in rows]).add_column(
         "completion", [r["completion"] for r in rows]
@@ -73,8 +73,7 @@ def as_prompts(studies, processor: OTDRGProcessor, target: str):
 
 def main(arguments: list[str] | None = None) -> None:
     """Trains and saves the model and its processor in `output_dir`."""
-    parser = TrlParser((StudyArguments, SFTConfig, ModelConfig))
-    args, training_args, model_args = parser.parse_args_and_config(arguments)
+    args, training_args, model_args = RecipeParser().parse_args_and_config(arguments)
     set_seed(training_args.seed)
     training_args.max_length = None
     train = load_studies(args, "train", args.train_studies, training_args.dataset_num_proc)

@@ -8,8 +8,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 from otdrg_hf.reporting.predictions import open_predictions
-
-from . import patch_encoder  # noqa: F401  (registers the encoder that the checkpoint names)
+from otdrg_hf.training.ablation import patch_encoder  # noqa: F401  (registers the encoder that the checkpoint names)
 
 
 def generate_llava_predictions(
@@ -32,7 +31,7 @@ def generate_llava_predictions(
         ]
         inputs = processor(
             text=prompts,
-            images=[[film.convert("RGB") for film in study["images"]] for study in batch],
+            images=[[image.convert("RGB") for image in study["images"]] for study in batch],
             padding=True,
             padding_side="left",
             add_special_tokens=False,

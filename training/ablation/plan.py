@@ -3,16 +3,19 @@
 import hashlib
 import json
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from otdrg_hf.data.schema import SPLITS
+from otdrg_hf.metrics.protocols import get_protocol
+from otdrg_hf.training.ablation.baselines import BASELINES, SCORES
+from otdrg_hf.training.ablation.table import COLUMNS
 
 SCRIPTS = {"otdrg": "otdrg_hf.training.sft", "llava": "otdrg_hf.training.ablation.llava"}
-_VARIANT_KEYS = {"stages", "override", "script", "of", "true_labels"}
+_VARIANT_KEYS = {"stages", "override", "script", "of", "true_labels", "baseline", "by"}
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Stage:
     Attributes:
         script (`str`): Module that trains.
         fields (`dict`): The recipe, without `output_dir` and the checkpoint to start from.
-        start (`Stage`, *optional*): The run whose model this one goes on with.
+        start (`Stage`, *optional*): The run whose model this one starts from.
     """
 
     script: str
@@ -45,19 +48,24 @@ class Variant:
         script (`str`): `"otdrg"` or `"llava"`.
         last_stages (`dict[int, Stage]`): By seed, the run whose model is evaluated.
         true_labels (`bool`): Whether its reports are prompted with the labels of the reference: an upper bound.
+        baseline (`str`, *optional*): One of `BASELINES`, which trains nothing; its stages are those of the first
+            variant, whose encoder finds the nearest neighbours.
+        by (`str`): The score that chooses the constant.
     """
 
     name: str
     script: str
     last_stages: dict[int, Stage]
     true_labels: bool = False
+    baseline: str | None = None
+    by: str = "bleu_4"
 
     @property
     def predicts_labels(self) -> bool:
         """Whether it has a disease head that was trained, and whose labels are those that prompt its reports."""
         fields = next(iter(self.last_stages.values())).fields
         trained = fields.get("otdrg_config", {}).get("disease_loss_weight", 1.0) > 0
-        return self.script == "otdrg" and trained and not self.true_labels
+        return self.script == "otdrg" and trained and not self.true_labels and not self.baseline
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,9 @@ class Plan:
         tests (`list[str]`): Splits that every variant is evaluated on.
         test_studies (`int`, *optional*): How many of each.
         seeds (`list[int]`), variants (`list[Variant]`): The first variant is what the others are compared with.
+        columns (`list[str]`): Of the table, metrics or names in [`TITLES`]. Variants are compared by the first one.
+        protocol (`str`): As in `otdrg evaluate`.
+        section (`str`): The column of the dataset that is the reference.
     """
 
     dataset: str
@@ -76,6 +87,9 @@ class Plan:
     test_studies: int | None
     seeds: list[int]
     variants: list[Variant]
+    columns: list[str] = field(default_factory=lambda: list(COLUMNS))
+    protocol: str = "raw"
+    section: str = "report"
 
 
 def read_plan(
@@ -116,6 +130,9 @@ def read_plan(
         test_studies=content.get("test_studies"),
         seeds=seeds or content["seeds"],
         variants=[],
+        columns=content.get("columns", list(COLUMNS)),
+        protocol=get_protocol(content.get("protocol", "raw")).name,
+        section=content.get("section", "report"),
     )
     for name, fields in content["variants"].items():
         plan.variants.append(_variant(name, fields or {}, content, common, plan, path))
@@ -135,9 +152,11 @@ def _variant(name: str, fields: dict, content: dict, common: dict, plan: Plan, p
     if "of" in fields:
         known = {variant.name: variant for variant in plan.variants}
         if fields["of"] not in known:
-            raise ValueError(f"{path.name}: {name!r} is of {fields['of']!r}, which is no variant before it.")
+            raise ValueError(f"{path.name}: {name!r} is of {fields['of']!r}, which is not a variant before it.")
         trained = known[fields["of"]]
         return Variant(name, trained.script, trained.last_stages, fields.get("true_labels", False))
+    if "baseline" in fields:
+        return _baseline(name, fields, plan, path)
     script = fields.get("script", "otdrg")
     if script not in SCRIPTS:
         raise ValueError(f"{path.name}: variant {name!r} has the script {script!r}; choose {' or '.join(SCRIPTS)}.")
@@ -150,6 +169,18 @@ def _variant(name: str, fields: dict, content: dict, common: dict, plan: Plan, p
             stage = Stage(SCRIPTS[script], _merged(recipe, common, {"seed": seed}, override), start=stage)
         last_stages[seed] = stage
     return Variant(name, script, last_stages, fields.get("true_labels", False))
+
+
+def _baseline(name: str, fields: dict, plan: Plan, path: Path) -> Variant:
+    baseline, by = fields["baseline"], fields.get("by", Variant.by)
+    if baseline not in BASELINES or by not in SCORES:
+        raise ValueError(
+            f"{path.name}: variant {name!r} has the baseline {baseline!r} by {by!r}; choose from "
+            f"{', '.join(BASELINES)}, and for a constant from {', '.join(SCORES)}."
+        )
+    if not plan.variants:
+        raise ValueError(f"{path.name}: {name!r} comes first, which is what others are compared with: train one.")
+    return Variant(name, "otdrg", plan.variants[0].last_stages, baseline=baseline, by=by)
 
 
 def _recipe(path: Path) -> dict:

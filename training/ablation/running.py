@@ -21,7 +21,7 @@ def stage_folder(stage: Stage, output_dir: Path) -> Path:
 
 def run_stage(stage: Stage, output_dir: Path) -> Path:
     """
-    Trains a stage, and those it starts from, unless that is done; a run that was cut off goes on.
+    Trains a stage, and those it starts from, unless that is done; an interrupted run resumes.
 
     Returns:
         `Path`: The folder of the model.
@@ -36,7 +36,7 @@ def run_stage(stage: Stage, output_dir: Path) -> Path:
     if stage.start is not None:
         fields["model_name_or_path"] = str(run_stage(stage.start, output_dir))
         # The checkpoint brings its own.
-        for name in ("vision_config", "text_config"):
+        for name in ("vision_model", "text_model", "vision_config", "text_config", "label_encoder"):
             fields.pop(name, None)
     folder.mkdir(parents=True, exist_ok=True)
     recipe = folder / "recipe.yaml"

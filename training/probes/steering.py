@@ -1,4 +1,4 @@
-"""Does the report follow a label that is set by hand, and is the rest of it left alone?"""
+"""Does the report follow an overridden label, and does the rest of it stay the same?"""
 
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -29,7 +29,7 @@ class Steered:
         return written == "positive" if self.state == "positive" else written in ("negative", "blank")
 
     def words_changed(self) -> int:
-        """Words that differ outside the sentences that speak of the label in either report."""
+        """Words that differ outside the sentences about the label in either report."""
         before, after = (_words_of_the_rest(text, self.label) for text in (self.before, self.after))
         blocks = SequenceMatcher(None, before, after, autojunk=False).get_matching_blocks()
         same = sum(block.size for block in blocks)
@@ -43,7 +43,7 @@ def _words_of_the_rest(text: str, label: str) -> list[str]:
         for start, end in split_sentences(text[first:last])
     ]
     _, mentions = label_reports(sentences, explain=True)
-    # A normal study is said to be one until something is set, and the other way round.
+    # A normal study is reported as one until a label is set, and the other way round.
     spoken = {label, "No Finding"}
     return [
         word

@@ -1,10 +1,16 @@
-"""What the probes of a model found."""
+"""What the probes of a model found: as text, JSON and a plot."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+METHODS = {"evidence": "evidence", "grad_cam": "Grad-CAM", "chance": "chance"}
+SPREADS = {"effective_rank": "effective rank of patches", "label_cosine": "mean cosine between labels"}
 
 
 @dataclass(frozen=True)
-class Figures:
+class ProbeResults:
     """
     Attributes:
         calibration_error (`float`): Expected calibration error of the scores, averaged over labels.
@@ -25,7 +31,7 @@ class Figures:
         return asdict(self)
 
     def text(self) -> str:
-        """The figures as a table for a terminal."""
+        """The results as a table for a terminal."""
         lines = [
             f"calibration error of the scores  {self.calibration_error:.3f}",
             "",
@@ -39,7 +45,7 @@ class Figures:
         steering = self.steering
         lines += [
             "",
-            f"a label set by hand ({steering['count']:.0f} reports)",
+            f"an overridden label ({steering['count']:.0f} reports)",
             f"  present: stated              {steering['present']:.3f}",
             f"  absent: denied or not stated {steering['absent']:.3f}",
             f"  other words that change, on average {steering['words']:.1f}",
@@ -49,3 +55,38 @@ class Figures:
         for name, title in (("effective_rank", "effective rank of patches"), ("label_cosine", "cosine between labels")):
             lines.append(f"  {title:<26}{self.spread['before'][name]:>8.2f}{self.spread['after'][name]:>8.2f}")
         return "\n".join(lines)
+
+
+def plot_results(results: ProbeResults, path: Path) -> None:
+    """Draws the pointing game by label, and rank and cosine before and after training."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplot_mosaic([["pointing", "effective_rank"], ["pointing", "label_cosine"]], figsize=(9, 5))
+    _plot_pointing(axes["pointing"], results.pointing)
+    for name, title in SPREADS.items():
+        values = [results.spread[when][name] for when in ("before", "after")]
+        bars = axes[name].bar(["before", "after training"], values, color=["C7", "C0"], width=0.5)
+        axes[name].bar_label(bars, fmt="%.2f")
+        axes[name].margins(y=0.2)
+        axes[name].set_title(title, fontsize="medium")
+    figure.tight_layout()
+    # The suffix is what tells matplotlib the format.
+    unfinished = path.with_name(f"unfinished_{path.name}")
+    figure.savefig(unfinished, dpi=150)
+    pyplot.close(figure)
+    unfinished.replace(path)
+
+
+def _plot_pointing(axes, pointing: dict[str, dict[str, float]]) -> None:
+    rows = np.arange(len(pointing))
+    for index, (name, title) in enumerate(METHODS.items()):
+        values = [row[name] for row in pointing.values()]
+        axes.barh(rows + (index - 1) * 0.27, values, height=0.25, color=("C0", "C1", "C7")[index], label=title)
+    axes.set_yticks(rows, list(pointing))
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_title("peak of the map in the sign's box", fontsize="medium")
+    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.4, -0.05), ncols=3)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tiny_training import tiny_model, tiny_rows, tiny_studies
 
 from otdrg_hf.training.collator import StudyCollator
-from otdrg_hf.training.context import WORDING, _most_tokens, check_context, study_tokens
+from otdrg_hf.training.studies import WORDING, _most_tokens, check_context, study_tokens
 
 
 @pytest.fixture(scope="module")

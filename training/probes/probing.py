@@ -15,18 +15,16 @@ from otdrg_hf.modeling.disease_states_otdrg import POSITIVE
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 from otdrg_hf.modeling.pipeline_otdrg import RadiologyReportPipeline
 from otdrg_hf.training.calibration import expected_calibration_error
-
-from .figures import Figures
-from .grad_cam import grad_cam
-from .pointing import chance, is_hit
-from .spread import effective_rank, mean_cosine
-from .steering import Steered
+from otdrg_hf.training.probes.localization import chance, grad_cam, is_hit
+from otdrg_hf.training.probes.results import ProbeResults
+from otdrg_hf.training.probes.spread import effective_rank, mean_cosine
+from otdrg_hf.training.probes.steering import Steered
 
 SPREAD_STUDIES = 32
 PHANTOMS = {"phantom": phantom_dataset, "phantom_hard": hard_phantom_dataset}
 
 
-def look_into(model_dir: str | Path, dataset: str, split: str, num_studies: int) -> Figures:
+def probe_model(model_dir: str | Path, dataset: str, split: str, num_studies: int) -> ProbeResults:
     """
     Probes a model.
 
@@ -49,7 +47,7 @@ def look_into(model_dir: str | Path, dataset: str, split: str, num_studies: int)
     torch.manual_seed(0)
     fresh = OTDRGForConditionalGeneration(model.config).eval()
     few = [studies[index] for index in range(min(SPREAD_STUDIES, len(studies)))]
-    return Figures(
+    return ProbeResults(
         calibration_error=expected_calibration_error(scores, actual),
         pointing=_pointing_table(hits),
         steering=_steer(model, processor, studies),
@@ -60,7 +58,7 @@ def look_into(model_dir: str | Path, dataset: str, split: str, num_studies: int)
 def _watch(model, processor, studies):
     """Scores `[N, m]`, truths `[N, m]`, and hits of the true positives."""
     scores, actual, hits = [], [], []
-    for study in tqdm(studies, desc="Looking", unit="study"):
+    for study in tqdm(studies, desc="Probing", unit="study"):
         inputs = processor(**{name: [study[name]] for name in INPUT_COLUMNS})
         with torch.no_grad():
             features = model.get_image_features(inputs["pixel_values"], inputs["view_mask"])
@@ -105,7 +103,7 @@ def _pointing_table(hits: list[tuple]) -> dict[str, dict[str, float]]:
 
 
 def _steer(model, processor, studies) -> dict[str, float]:
-    """One label of each study, in turn, is set to what it was not predicted to be."""
+    """One label of each study, in turn, is overridden by what it was not predicted to be."""
     report = RadiologyReportPipeline(model=model, processor=processor, device="cpu")
     labels = [label for label in LABELS if label != "No Finding"]
     inputs = [{name: study[name] for name in INPUT_COLUMNS} for study in studies]
