@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
@@ -31,7 +32,7 @@ def report_studies(
     finished: int = 0,
 ) -> Iterator[dict]:
     """
-    Reports studies, which are read as they are needed: the next batch while the model writes on one.
+    Reports studies, which are read as they are needed: the next batch in a thread while the model works on one.
 
     Args:
         report ([`Pipeline`]): As of [`load_reporter`].
@@ -61,7 +62,7 @@ def report_studies(
     options |= {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     options |= {"evidence": True} if evidence else {}
     with tqdm(total=total, initial=finished, desc=description, unit=unit, disable=description is None) as progress:
-        for answer in report(readable(), **options):
+        for answer in report(_read_ahead(readable(), batch_size), **options):
             while (error := errors.popleft()) is not None:
                 progress.update()
                 yield {"error": str(error)}
@@ -70,6 +71,19 @@ def report_studies(
         for error in errors:
             progress.update()
             yield {"error": str(error)}
+
+
+def _read_ahead(studies: Iterator[Any], count: int) -> Iterator[Any]:
+    """The studies in order; the next `count` are read in a thread while the consumer works on one."""
+    end = object()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as worker:
+        ahead = deque(worker.submit(next, studies, end) for _ in range(count))
+        try:
+            while (study := ahead.popleft().result()) is not end:
+                ahead.append(worker.submit(next, studies, end))
+                yield study
+        finally:
+            worker.shutdown(wait=False, cancel_futures=True)
 
 
 def report_image_files(
