@@ -46,10 +46,9 @@ def test_label_features_are_those_of_overridden_labels():
     with torch.no_grad():
         features = label_features(model, batch["disease_labels"])
         told = torch.ones_like(batch["disease_labels"], dtype=torch.bool)
-        seen = model.get_image_features(
-            batch["pixel_values"], batch["view_mask"], batch["disease_labels"], told_labels=told
-        )
-    torch.testing.assert_close(features.finding_embeds, seen.finding_embeds)
+        seen = model.model.see(batch["pixel_values"], batch["view_mask"])
+        fused = model.model.fuse(seen, *model.model.decide(seen, batch["disease_labels"], told))
+    torch.testing.assert_close(features.finding_embeds, fused.finding_embeds)
 
 
 def test_the_llm_and_the_label_tokens_are_trained_and_nothing_else(studies, tmp_path, monkeypatch):
