@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoProcessor, pipeline
 from otdrg_hf import OTDRGForConditionalGeneration, OTDRGProcessor
 from otdrg_hf.modeling import pipeline_otdrg, processing_otdrg
 from otdrg_hf.modeling.configuration_otdrg import context_length
-from tests.modeling.families import save_text, save_vision
+from tests.support.families import save_text, save_vision
 from tests.support.tiny_models import TEXT, make_films, make_model, make_processor
 
 WORDS = "cough fever dyspnea pain trauma".split()

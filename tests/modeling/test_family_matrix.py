@@ -20,7 +20,7 @@ from otdrg_hf import OTDRGForConditionalGeneration, OTDRGProcessor
 from otdrg_hf.hub.command import merge_adapter
 from otdrg_hf.training.adapters import adapter_config
 from otdrg_hf.training.stages import apply_stage
-from tests.modeling.families import (
+from tests.support.families import (
     TEXT_FAMILIES,
     VISION_FAMILIES,
     WITH_TEMPLATE,

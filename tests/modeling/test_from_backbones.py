@@ -7,7 +7,7 @@ from transformers import AutoModel, AutoModelForCausalLM, pipeline
 
 from otdrg_hf import OTDRGForConditionalGeneration, OTDRGProcessor
 from otdrg_hf.modeling.backbones_otdrg import square_image_processor
-from tests.modeling.families import save_text
+from tests.support.families import save_text
 from tests.support.tiny_models import TEXT, VISION, make_films, make_text_config, make_tokenizer, make_vision_config
 
 FIELDS = {"alignment_dim": 16, "image_token_pooling": 2}

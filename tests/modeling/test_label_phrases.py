@@ -6,7 +6,7 @@ from transformers import AutoModel
 
 from otdrg_hf import OTDRGForConditionalGeneration
 from otdrg_hf.modeling.backbones_otdrg import empty_from_backbones, encode_label_phrases, label_feature_size
-from tests.modeling.families import TEXT_ENCODERS, save_text, save_text_encoder, save_vision
+from tests.support.families import TEXT_ENCODERS, save_text, save_text_encoder, save_vision
 from tests.support.tiny_models import make_tokenizer
 
 PHRASES = [["edema", "edema is present"], ["fracture of a rib", "no fracture"], ["?", "nodule"]]

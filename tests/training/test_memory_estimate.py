@@ -12,7 +12,7 @@ from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.memory_estimate import Step, memory
 from otdrg_hf.training.model_setup import empty_model_and_processor, load_model_and_processor
 from otdrg_hf.training.stages import apply_stage
-from tests.modeling.families import save_text, save_vision
+from tests.support.families import save_text, save_vision
 from tests.support.tiny_models import make_model
 
 # Of SmolLM2's proportions: what is measured depends on them.

@@ -12,7 +12,7 @@ from transformers import Dinov2Config, LlamaConfig, Qwen3Config, SiglipVisionCon
 
 from otdrg_hf.modeling.backbones_otdrg import square_image_processor
 from otdrg_hf.training.sft import main
-from tests.modeling.families import save_text, save_vision
+from tests.support.families import save_text, save_vision
 from tests.support.tiny_models import make_tokenizer
 
 RECIPES = Path(__file__).parents[2] / "training/recipes"

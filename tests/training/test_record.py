@@ -16,7 +16,7 @@ from otdrg_hf.hub.provenance import read_stages
 from otdrg_hf.hub.push import plan_push
 from otdrg_hf.training.record import _public_name, _stated_license
 from otdrg_hf.training.sft import main
-from tests.modeling.families import save_text, save_vision
+from tests.support.families import save_text, save_vision
 
 
 @pytest.fixture

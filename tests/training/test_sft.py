@@ -23,7 +23,7 @@ from otdrg_hf.reporting.split import generate_predictions
 from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.sft import main
 from otdrg_hf.training.studies import load_studies
-from tests.modeling.families import save_text, save_text_encoder, save_vision
+from tests.support.families import save_text, save_text_encoder, save_vision
 
 TRAINING = Path(__file__).parents[2] / "training"
 STEPS = 40
