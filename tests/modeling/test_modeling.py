@@ -138,7 +138,9 @@ def test_padded_views_change_nothing(model, inputs):
     assert (padded.transport_plan[:, 32:] == 0).all()
 
 
-def test_batch_is_its_studies_one_by_one(model, inputs):
+def test_batch_is_its_studies_one_by_one(inputs):
+    # How often the solver iterates depends on the batch; at this tolerance its results do not.
+    model = make_model(tolerance=1e-6, max_iterations=500)
     with torch.no_grad():
         batch = model(**inputs)
         for study in range(3):
