@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -104,7 +104,7 @@ def _print_all(answers: Iterator[dict], as_json: bool) -> int:
     return failures
 
 
-def _write_all(answers: Iterator[dict], results: ResultsFile, total: int) -> int:
+def _write_all(answers: Generator[dict, None, None], results: ResultsFile, total: int) -> int:
     failures = written = 0
     try:
         for answer in answers:
@@ -115,6 +115,7 @@ def _write_all(answers: Iterator[dict], results: ResultsFile, total: int) -> int
                 results.append(answer)
                 written += 1
     except KeyboardInterrupt:
+        answers.close()  # and with it the progress bar, which would write over what follows
         left = f"{total - written} of {total} images are left"
         print(f"\ninterrupted: {left}; the same command resumes here.", file=sys.stderr)
         raise

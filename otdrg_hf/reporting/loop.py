@@ -1,7 +1,7 @@
 """The loop over studies: one answer per study, in order; a study that cannot be read does not stop the others."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ def report_studies(
     unit: str = "study",
     total: int | None = None,
     finished: int = 0,
-) -> Iterator[dict]:
+) -> Generator[dict, None, None]:
     """
     Reports studies, which are read as they are needed: the next batch in a thread while the model works on one.
 
@@ -95,7 +95,7 @@ def report_image_files(
     candidates: int = 1,
     streamer: "BaseStreamer | None" = None,
     finished: int = 0,
-) -> Iterator[dict]:
+) -> Generator[dict, None, None]:
     """
     Reports each image file as a study of one view.
 
