@@ -157,5 +157,8 @@ def test_the_plan_for_iu_xray_has_every_row_of_the_table():
     plain = variants["plain LLaVA"].last_stages[0].fields
     assert starts["plain LLaVA"] is None and plain["label_prompt"] is False
     full = variants["full"].last_stages[0]
-    assert plain["text_config"] == full.start.fields["text_config"] and plain["max_steps"] == full.fields["max_steps"]
+    warmup = full.start.start
+    assert warmup.key == variants["attention instead of transport"].last_stages[0].start.start.key
+    assert plain["text_config"] == warmup.fields["text_config"]
+    assert plain["max_steps"] == warmup.fields["max_steps"] + full.fields["max_steps"]
     assert not variants["plain LLaVA"].predicts_labels and variants["without OT loss"].predicts_labels

@@ -68,12 +68,15 @@ def test_padded_views_stay_empty(filled, studies):
     films = StudyCollator(processor)([studies[index] for index in range(3)])
     keys = ("view_mask", "disease_labels")
     with torch.no_grad():
-        cached = model.model.get_image_features(
-            vision_features=batch["vision_features"], **{key: batch[key] for key in keys}
-        )
-        plain = model.model.get_image_features(films["pixel_values"], **{key: films[key] for key in keys})
-    for name in ("patches", "transport_plan", "disease_logits", "ot_loss"):
+        cached = model(vision_features=batch["vision_features"], **{key: batch[key] for key in keys})
+        plain = model(pixel_values=films["pixel_values"], **{key: films[key] for key in keys})
+    for name in ("transport_plan", "disease_logits", "ot_loss"):
         torch.testing.assert_close(cached[name], plain[name], atol=1e-5, rtol=1e-5)
+    seen = [
+        model.model.see(None, batch["view_mask"], batch["vision_features"]),
+        model.model.see(films["pixel_values"], films["view_mask"]),
+    ]
+    torch.testing.assert_close(seen[0].patches, seen[1].patches, atol=1e-5, rtol=1e-5)
 
 
 def test_images_of_a_filled_cache_are_hashed_once(filled, studies, monkeypatch, capsys):

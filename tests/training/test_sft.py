@@ -234,7 +234,7 @@ def test_as_many_phantoms_are_drawn_as_are_asked_for(name, monkeypatch):
         ({}, ["--no_such_field", "1"], "no_such_field"),
         ({"no_such_field": 1}, [], "no_such_field"),
         ({"dataset": "nowhere"}, [], "nowhere"),
-        ({"load_kwargs": {"num_studies": 3}}, [], "num_studies"),
+        ({"load_kwargs": {"num_films": 3}}, [], "num_films"),
         ({"target": "impression"}, [], "impression"),
         ({"vision_config": None}, [], "Give either model_name_or_path"),
         ({"otdrg_config": {"epsilon": 0}}, [], "epsilon"),
