@@ -89,7 +89,7 @@ def test_hooks_format_and_check():
 
 def test_contributing_names_what_exists():
     guide = read("CONTRIBUTING.md")
-    for target in make_targets(" ".join(re.findall(r"`[^`]+`|^make .*$", guide, re.MULTILINE))):
+    for target in make_targets("\n".join(re.findall(r"`make [^`\n]+`|^make .*$", guide, re.MULTILINE))):
         assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), target
     for name in set(re.findall(r"\b((?:otdrg_hf|modeling|training|tests|docs)/[\w./]*\w)", guide)):
         assert (ROOT / name).exists(), name
