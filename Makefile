@@ -5,8 +5,8 @@ IMAGE ?=
 BIN := $(VENV)/bin
 # A machine without a GPU is spared gigabytes of CUDA by TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
-# What users import: not the commands behind the CLI, and not what needs a browser or a cluster.
-API := otdrg_hf otdrg_hf.modeling !otdrg_hf.app !otdrg_hf.demo !otdrg_hf.hub !otdrg_hf.hub_cards !otdrg_hf.training
+# The packages that users import.
+API := otdrg_hf otdrg_hf.modeling otdrg_hf.data otdrg_hf.labeling otdrg_hf.metrics
 
 .PHONY: demo test test-slow lint style types docs demo-checkpoint clean
 
