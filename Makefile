@@ -5,8 +5,10 @@ IMAGE ?=
 BIN := $(VENV)/bin
 # A machine without a GPU is spared gigabytes of CUDA by TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
+# The packages that users import.
+API := otdrg_hf otdrg_hf.modeling otdrg_hf.data otdrg_hf.labeling otdrg_hf.metrics
 
-.PHONY: demo test test-slow lint demo-checkpoint clean
+.PHONY: demo test test-slow lint style types docs demo-checkpoint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/otdrg demo --output_dir demo_output $(IMAGE)
@@ -17,9 +19,19 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 
-lint: $(VENV)/.dev
+lint: style types
+
+style: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m mlinter modeling --no-progress
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+# The API reference, from docstrings: site/index.html
+docs: $(VENV)/.docs
+	$(BIN)/pdoc --docformat google --output-directory site $(API)
 
 # Trains the bundled checkpoint again, from nothing: about an hour on 2 cores.
 demo-checkpoint: $(VENV)/.dev
@@ -41,5 +53,9 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[all,dev]"
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo_output outputs build *.egg-info
+	rm -rf $(VENV) demo_output outputs build site *.egg-info

@@ -1,3 +1,4 @@
+# Copyright 2026 The otdrg-hf authors. Licensed under the Apache License, Version 2.0.
 """Builds a model and its processor from a pretrained vision encoder and a pretrained language model."""
 
 from collections.abc import Iterator

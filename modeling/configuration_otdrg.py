@@ -1,3 +1,16 @@
+# Copyright 2026 The otdrg-hf authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Configuration of OTDRG: a vision encoder, an optimal-transport alignment with disease labels, and an LLM."""
 
 import dataclasses
@@ -31,7 +44,9 @@ CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_le
 PHRASE_TEMPLATES = ("{} is not mentioned", "{} is present", "no {}", "possible {}")
 
 
-class OTDRGConfig(PreTrainedConfig):
+# `strict` (TRF010) refuses an int for a float, as in `epsilon=1`, and names no expected range: see `_validate_numbers`.
+# trf-ignore: TRF010
+class OTDRGConfig(PreTrainedConfig):  # trf-ignore: TRF057 (see modeling_otdrg.py)
     r"""
     Configuration of an [`OTDRGForConditionalGeneration`].
 
@@ -112,10 +127,11 @@ class OTDRGConfig(PreTrainedConfig):
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
     }
 
-    vision_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
+    # `None` and dicts become configurations in `__post_init__`, as in `label_phrases` and `vision_feature_size` below.
+    vision_config: PreTrainedConfig = None
+    text_config: PreTrainedConfig = None
     label_names: list[str] | tuple[str, ...] = CHEXBERT_LABELS
-    label_phrases: list[list[str]] | None = None
+    label_phrases: list[list[str]] = None  # type: ignore[assignment]
     label_phrase_ids: list[list[list[int]]] | None = None
     label_word_ids: list[list[list[int]]] | None = None
     label_feature_size: int | None = None
@@ -123,7 +139,7 @@ class OTDRGConfig(PreTrainedConfig):
     device_labels: list[str] | tuple[str, ...] = ("Support Devices",)
     image_token_id: int = 3
     finding_token_id: int = 4
-    vision_feature_size: int | None = None
+    vision_feature_size: int = None  # type: ignore[assignment]
     image_grid: list[int] | tuple[int, ...] = (14, 14)
     patch_offset: list[float] | tuple[float, ...] = (0.0, 0.0)
     label_words: int = 0

@@ -1,3 +1,4 @@
+# Copyright 2026 The otdrg-hf authors. Licensed under the Apache License, Version 2.0.
 """From disease logits to label states: thresholds, given labels, and a No Finding that agrees with the rest."""
 
 import torch
@@ -79,8 +80,8 @@ def _with_no_finding(states: torch.Tensor, may_change: torch.Tensor, config: OTD
 def _finding_indices(config: OTDRGConfig) -> tuple[list[int], int | None]:
     exempt = {*config.device_labels, config.no_finding_label}
     findings = [index for index, name in enumerate(config.label_names) if name not in exempt]
-    has_normal = config.no_finding_label in config.label_names
-    return findings, config.label_names.index(config.no_finding_label) if has_normal else None
+    normal = config.no_finding_label
+    return findings, None if normal is None or normal not in config.label_names else config.label_names.index(normal)
 
 
 def _is_present(states: torch.Tensor) -> torch.Tensor:

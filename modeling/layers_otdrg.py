@@ -1,3 +1,4 @@
+# Copyright 2026 The otdrg-hf authors. Licensed under the Apache License, Version 2.0.
 """
 The layers of OTDRG in the order of the data: patches, label encoder, transport alignment, disease head, fusion.
 
@@ -48,13 +49,11 @@ class LabelEncoder(nn.Module):
     `config.label_feature_size`, from the features of a text encoder.
     """
 
+    phrase_ids: torch.Tensor
+    phrase_features: torch.Tensor
+
     def __init__(self, config: OTDRGConfig):
         super().__init__()
-        if config.label_phrase_ids is None:
-            raise ValueError(
-                "`label_phrase_ids` is not set: tokenize `label_phrases` with OTDRGProcessor.label_phrase_ids(config), "
-                "or build the model with OTDRGForConditionalGeneration.from_backbones(vision, text)."
-            )
         feature_size = config.label_feature_size or config.text_config.hidden_size
         self.config = config
         # Not saved: the configuration holds them, and two copies could differ.
@@ -69,6 +68,11 @@ class LabelEncoder(nn.Module):
 
     def padded_phrase_ids(self) -> torch.Tensor:
         """`config.label_phrase_ids` as `[m, 1 + states, tokens]`, padded with -1."""
+        if self.config.label_phrase_ids is None:
+            raise ValueError(
+                "`label_phrase_ids` is not set: tokenize `label_phrases` with OTDRGProcessor.label_phrase_ids(config), "
+                "or build the model with OTDRGForConditionalGeneration.from_backbones(vision, text)."
+            )
         return _padded_table(self.config.label_phrase_ids)
 
     def forward(self, embed_tokens: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
@@ -271,6 +275,8 @@ class LabelWords(nn.Module):
     that knows the words need not learn what they mean; one from scratch meets them in the reports.
     """
 
+    word_ids: torch.Tensor
+
     def __init__(self, config: OTDRGConfig):
         super().__init__()
         self.config = config
@@ -279,7 +285,7 @@ class LabelWords(nn.Module):
 
     def padded_word_ids(self) -> torch.Tensor:
         """`config.label_word_ids` as `[m, states, tokens]`, padded with -1."""
-        return _padded_table(self.config.label_word_ids)
+        return _padded_table(self.config.label_word_ids or [])
 
     def forward(self, states: torch.Tensor, embed_tokens: nn.Module) -> torch.Tensor:
         """Words of `states` `[B, m]`, `[B, label_words, hidden]`, repeated until the width is filled."""

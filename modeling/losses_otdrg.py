@@ -1,3 +1,4 @@
+# Copyright 2026 The otdrg-hf authors. Licensed under the Apache License, Version 2.0.
 """The three losses of OTDRG: transport, disease states, and language; computed by `forward` where labels are given."""
 
 import torch
@@ -27,7 +28,7 @@ def weighted_sum(
         terms.append(config.ot_loss_weight * ot_loss)
     if disease_loss is not None:
         terms.append(config.disease_loss_weight * disease_loss)
-    return sum(terms) if terms else None
+    return sum(terms[1:], start=terms[0]) if terms else None
 
 
 def disease_loss(logits: torch.Tensor, states: torch.Tensor) -> torch.Tensor:

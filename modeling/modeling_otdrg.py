@@ -1,8 +1,21 @@
+# Copyright 2026 The otdrg-hf authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """PyTorch OTDRG model: vision encoder, optimal-transport alignment with disease labels, and an LLM that they prompt."""
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -44,9 +57,12 @@ from .study_inputs_otdrg import (
 )
 from .vision_otdrg import encode_images, patch_features
 
+# TRF057 asks for `auto_docstring`, which knows the models within transformers only: of these it would replace the
+# docstrings by those of a model named None.
+
 
 @dataclass
-class OTDRGStudyFeatures(ModelOutput):
+class OTDRGStudyFeatures(ModelOutput):  # trf-ignore: TRF057
     """
     What the LLM and its user need of a batch of studies, computed once per study.
 
@@ -66,23 +82,24 @@ class OTDRGStudyFeatures(ModelOutput):
             report is a revision of the one that would be written without.
     """
 
-    image_embeds: torch.FloatTensor | None = None
-    view_mask: torch.BoolTensor | None = None
-    finding_embeds: torch.FloatTensor | None = None
-    disease_logits: torch.FloatTensor | None = None
-    disease_states: torch.LongTensor | None = None
-    transport_plan: torch.FloatTensor | None = None
-    evidence: torch.FloatTensor | None = None
-    predicted_finding_embeds: torch.FloatTensor | None = None
-    is_revision: torch.BoolTensor | None = None
+    # `ModelOutput` asks for defaults; these three are always there.
+    image_embeds: torch.Tensor = None  # type: ignore[assignment]
+    view_mask: torch.Tensor = None  # type: ignore[assignment]
+    finding_embeds: torch.Tensor = None  # type: ignore[assignment]
+    disease_logits: torch.Tensor | None = None
+    disease_states: torch.Tensor | None = None
+    transport_plan: torch.Tensor | None = None
+    evidence: torch.Tensor | None = None
+    predicted_finding_embeds: torch.Tensor | None = None
+    is_revision: torch.Tensor | None = None
 
-    def of_studies(self, rows: torch.LongTensor) -> "OTDRGStudyFeatures":
+    def of_studies(self, rows: torch.Tensor) -> "OTDRGStudyFeatures":
         """Those of some studies, in any order and number."""
         return type(self)(**{name: value[rows] for name, value in self.items()})
 
 
 @dataclass
-class OTDRGModelOutputWithPast(BaseModelOutputWithPast):
+class OTDRGModelOutputWithPast(BaseModelOutputWithPast):  # trf-ignore: TRF057
     """
     `BaseModelOutputWithPast` with what was computed of the studies; `None` where no image was given.
 
@@ -92,12 +109,12 @@ class OTDRGModelOutputWithPast(BaseModelOutputWithPast):
     """
 
     study_features: OTDRGStudyFeatures | None = None
-    ot_loss: torch.FloatTensor | None = None
-    disease_loss: torch.FloatTensor | None = None
+    ot_loss: torch.Tensor | None = None
+    disease_loss: torch.Tensor | None = None
 
 
 @dataclass
-class OTDRGCausalLMOutputWithPast(ModelOutput):
+class OTDRGCausalLMOutputWithPast(ModelOutput):  # trf-ignore: TRF057
     """
     Args:
         loss (`torch.FloatTensor` of shape `[]`, *optional*):
@@ -111,17 +128,17 @@ class OTDRGCausalLMOutputWithPast(ModelOutput):
         past_key_values, hidden_states, attentions: As of the language model.
     """
 
-    loss: torch.FloatTensor | None = None
-    lm_loss: torch.FloatTensor | None = None
-    ot_loss: torch.FloatTensor | None = None
-    disease_loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    disease_logits: torch.FloatTensor | None = None
-    disease_states: torch.LongTensor | None = None
-    transport_plan: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    lm_loss: torch.Tensor | None = None
+    ot_loss: torch.Tensor | None = None
+    disease_loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    disease_logits: torch.Tensor | None = None
+    disease_states: torch.Tensor | None = None
+    transport_plan: torch.Tensor | None = None
     past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor] | None = None
-    attentions: tuple[torch.FloatTensor] | None = None
+    hidden_states: tuple[torch.Tensor] | None = None
+    attentions: tuple[torch.Tensor] | None = None
 
 
 class Seen(NamedTuple):
@@ -148,7 +165,7 @@ class Seen(NamedTuple):
         return self.maps.flatten(1, 3)
 
 
-class OTDRGPreTrainedModel(PreTrainedModel):
+class OTDRGPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
     """Weight initialisation and capabilities shared by the OTDRG models."""
 
     config: OTDRGConfig
@@ -168,7 +185,7 @@ class OTDRGPreTrainedModel(PreTrainedModel):
         That of the projectors, which is at least as precise as that of either backbone: what a model is saved as, and
         loaded again by default.
         """
-        body = getattr(self, self.base_model_prefix, self)
+        body: Any = getattr(self, self.base_model_prefix, self)
         return body.alignment.background.dtype
 
     @torch.no_grad()
@@ -211,7 +228,7 @@ class OTDRGPreTrainedModel(PreTrainedModel):
         def require_gradient(module, inputs, output):
             (output[0] if isinstance(output, tuple) else output).requires_grad_(True)
 
-        embeddings = {}
+        embeddings: dict[nn.Module | None, None] = {}
         for module in self.modules():
             backbone = isinstance(module, PreTrainedModel) and not isinstance(module, OTDRGPreTrainedModel)
             if backbone and any(parameter.requires_grad for parameter in module.parameters()):
@@ -222,7 +239,7 @@ class OTDRGPreTrainedModel(PreTrainedModel):
         ]
 
 
-class OTDRGModel(OTDRGPreTrainedModel):
+class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
     """OTDRG without the language-model head: studies and prompts in, hidden states of the LLM out."""
 
     def __init__(self, config: OTDRGConfig):
@@ -268,12 +285,12 @@ class OTDRGModel(OTDRGPreTrainedModel):
         maps = self.patch_projection(vision_features.flatten(0, 1)).unflatten(0, view_mask.shape)
         return maps * view_mask[..., None, None, None]
 
-    def get_image_features(
+    def get_image_features(  # trf-ignore: TRF057
         self,
-        pixel_values: torch.FloatTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
         view_mask: torch.Tensor | None = None,
-        disease_labels: torch.LongTensor | None = None,
-        vision_features: torch.FloatTensor | None = None,
+        disease_labels: torch.Tensor | None = None,
+        vision_features: torch.Tensor | None = None,
         **kwargs,
     ) -> OTDRGStudyFeatures:
         r"""
@@ -302,9 +319,9 @@ class OTDRGModel(OTDRGPreTrainedModel):
 
     def see(
         self,
-        pixel_values: torch.FloatTensor | None,
+        pixel_values: torch.Tensor | None,
         view_mask: torch.Tensor | None,
-        vision_features: torch.FloatTensor | None = None,
+        vision_features: torch.Tensor | None = None,
     ) -> Seen:
         """Patches of the views, how they align with the presence of each label, and the disease logits."""
         given = pixel_values if vision_features is None else vision_features
@@ -323,8 +340,8 @@ class OTDRGModel(OTDRGPreTrainedModel):
         return Seen(maps, patch_mask, phrases, alignment, disease_logits)
 
     def decide(
-        self, seen: Seen, disease_labels: torch.LongTensor | None = None, overridden: torch.Tensor | None = None
-    ) -> tuple[torch.LongTensor, torch.Tensor]:
+        self, seen: Seen, disease_labels: torch.Tensor | None = None, overridden: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         The states that prompt the LLM, predicted unless given, and which of them override the prediction.
 
@@ -341,7 +358,7 @@ class OTDRGModel(OTDRGPreTrainedModel):
         differ = states != predicted
         return states, differ if overridden is None else differ | overridden.to(differ.device)
 
-    def fuse(self, seen: Seen, states: torch.LongTensor, overridden: torch.Tensor) -> OTDRGStudyFeatures:
+    def fuse(self, seen: Seen, states: torch.Tensor, overridden: torch.Tensor) -> OTDRGStudyFeatures:
         """The tokens that prompt the LLM, and the transport plan between the patches and the decided states."""
         shown = shown_states(states, self.config)  # [B, m]
         masses = torch.tensor(self.config.state_masses, device=shown.device)[shown]  # [B, m]
@@ -357,7 +374,7 @@ class OTDRGModel(OTDRGPreTrainedModel):
             evidence=aligned.evidence,
         )
 
-    def _finding_embeds(self, seen: Seen, states: torch.LongTensor, overridden: torch.Tensor) -> torch.Tensor:
+    def _finding_embeds(self, seen: Seen, states: torch.Tensor, overridden: torch.Tensor) -> torch.Tensor:
         """`[B, label_words + m, hidden]`: the findings in words, and one token per label."""
         shown = shown_states(states, self.config)  # [B, m]
         positions = label_positions(seen.alignment.evidence, *seen.maps.shape[2:4]).to(seen.maps.dtype)  # [B, m, p]
@@ -369,15 +386,15 @@ class OTDRGModel(OTDRGPreTrainedModel):
         words = self.fusion.label_words(shown, self.get_input_embeddings())
         return torch.cat([words.to(tokens), tokens], dim=1)
 
-    def _phrases_of(self, seen: Seen, states: torch.LongTensor) -> torch.Tensor:
+    def _phrases_of(self, seen: Seen, states: torch.Tensor) -> torch.Tensor:
         """Features of the phrases of `states` `[B, m]`, `[B, m, d]`."""
         return seen.phrases[torch.arange(states.shape[1], device=states.device), states]
 
     def study_losses(
         self,
         seen: Seen,
-        disease_labels: torch.LongTensor,
-        other_labels: torch.LongTensor | None = None,
+        disease_labels: torch.Tensor,
+        other_labels: torch.Tensor | None = None,
         contrast_temperature: float = CONTRAST_TEMPERATURE,
     ) -> dict[str, torch.Tensor]:
         """`ot_loss` and `disease_loss`, means over the studies, of the labels of their reports `[B, m]`."""
@@ -417,21 +434,21 @@ class OTDRGModel(OTDRGPreTrainedModel):
         return (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
 
     @can_return_tuple
-    def forward(
+    def forward(  # trf-ignore: TRF057
         self,
-        input_ids: torch.LongTensor | None = None,
-        pixel_values: torch.FloatTensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
         view_mask: torch.Tensor | None = None,
-        disease_labels: torch.LongTensor | None = None,
+        disease_labels: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, OTDRGStudyFeatures] | None = None,
-        vision_features: torch.FloatTensor | None = None,
-        shown_labels: torch.LongTensor | None = None,
+        vision_features: torch.Tensor | None = None,
+        shown_labels: torch.Tensor | None = None,
         told_labels: torch.Tensor | None = None,
-        other_labels: torch.LongTensor | None = None,
+        other_labels: torch.Tensor | None = None,
         contrast_temperature: float = CONTRAST_TEMPERATURE,
         **kwargs,
     ) -> OTDRGModelOutputWithPast:
@@ -500,7 +517,7 @@ class OTDRGModel(OTDRGPreTrainedModel):
         return inputs_embeds
 
 
-class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
+class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):  # trf-ignore: TRF057
     """
     OTDRG: a study goes in, a report comes out, with the disease states behind it and where each was seen.
 
@@ -520,7 +537,9 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
     def __init__(self, config: OTDRGConfig):
         super().__init__(config)
         self.model = OTDRGModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, config.lm_head_bias)
+        self.lm_head: nn.Module = nn.Linear(
+            config.text_config.hidden_size, config.text_config.vocab_size, config.lm_head_bias
+        )
         # The embedding has another name in every language model, so the tie is looked up.
         embedding = self.model.get_input_embeddings()
         name = next(name for name, module in self.model.named_modules() if module is embedding)
@@ -562,23 +581,23 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, value: nn.Module):
         self.lm_head = value
 
-    def get_image_features(self, *args, **kwargs) -> OTDRGStudyFeatures:
+    def get_image_features(self, *args, **kwargs) -> OTDRGStudyFeatures:  # trf-ignore: TRF057
         """See [`OTDRGModel.get_image_features`]."""
         return self.model.get_image_features(*args, **kwargs)
 
     @can_return_tuple
-    def forward(
+    def forward(  # trf-ignore: TRF057
         self,
-        input_ids: torch.LongTensor | None = None,
-        pixel_values: torch.FloatTensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
         view_mask: torch.Tensor | None = None,
-        disease_labels: torch.LongTensor | None = None,
+        disease_labels: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
-        label_weights: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        label_weights: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         skip_logits: bool = False,
         num_items_in_batch: int | torch.Tensor | None = None,
@@ -632,7 +651,7 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):
     @torch.no_grad()
     def generate(
         self, inputs: torch.Tensor | None = None, generation_config=None, logits_processor=None, **kwargs
-    ) -> torch.LongTensor | ModelOutput:
+    ) -> torch.Tensor | ModelOutput:
         """
         As in transformers. With `disease_labels` that override predictions, the report is written without them first,
         and then revised: it keeps the words of the first one where the labels leave it (see [`KeepDraft`]). Samples

@@ -1,3 +1,4 @@
+# Copyright 2026 The otdrg-hf authors. Licensed under the Apache License, Version 2.0.
 """Batched entropic optimal transport: the plan between the patches and the labels of a study, its exact gradient, and
 the cosine cost. The file imports torch alone, so that it can travel with a checkpoint."""
 

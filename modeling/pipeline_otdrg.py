@@ -1,3 +1,4 @@
+# Copyright 2026 The otdrg-hf authors. Licensed under the Apache License, Version 2.0.
 """`pipeline("radiology-report")`: from a study to its report, the disease states behind it and where each was seen."""
 
 import re

@@ -1,3 +1,16 @@
+# Copyright 2026 The otdrg-hf authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Processor of OTDRG: studies and prompts in, model inputs out; disease labels by name."""
 
 import re
@@ -22,7 +35,7 @@ REPORT_TOKENS = 256  # of the LLM's context are left for the report, or a quarte
 VIEW_NAMES = {"frontal": "Frontal view:", "lateral": "Lateral view:", "unknown": "View:"}
 
 
-class OTDRGProcessor(ProcessorMixin):
+class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
     r"""
     Joins an image processor and a tokenizer.
 
@@ -65,8 +78,8 @@ class OTDRGProcessor(ProcessorMixin):
                 "OTDRGProcessor.from_model(OTDRGForConditionalGeneration.from_backbones(vision, text))."
             )
         self.image_token_id, self.finding_token_id = vocabulary[IMAGE_TOKEN], vocabulary[FINDING_TOKEN]
-        special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-        special = sorted({*special, *tokenizer.all_special_tokens}, key=len, reverse=True)
+        added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        special = sorted({*added, *tokenizer.all_special_tokens}, key=len, reverse=True)
         self._special_tokens = re.compile("|".join(map(re.escape, special)))
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
@@ -95,7 +108,7 @@ class OTDRGProcessor(ProcessorMixin):
             raise ValueError("The model has no processor: join it by from_backbones, or load it by from_pretrained.")
         return cls.from_pretrained(model.name_or_path)
 
-    def __call__(
+    def __call__(  # trf-ignore: TRF057
         self,
         images=None,
         text: str | Sequence[str] | None = None,
@@ -147,11 +160,11 @@ class OTDRGProcessor(ProcessorMixin):
                     for study, *context in zip(studies, views, indication, comparison, strict=True)
                 ]
             text = self._expand_placeholders(text, [len(study) for study in studies])
-        elif IMAGE_TOKEN in (text if isinstance(text, str) else "".join(text)):
+        elif IMAGE_TOKEN in "".join(text or ""):
             raise ValueError(f"Image features and image tokens do not match: {IMAGE_TOKEN} in the text, but no images.")
         if disease_labels is not None:
             data["disease_labels"] = self.encode_labels(disease_labels)
-            _per_study(data["disease_labels"], 1 if isinstance(text, str) else len(text), "disease_labels")
+            _per_study(data["disease_labels"], 1 if isinstance(text, str) else len(text or ()), "disease_labels")
         defaults = {"padding": True, "padding_side": "left", "return_tensors": "pt", "add_special_tokens": False}
         tokens = self.tokenizer(text, return_token_type_ids=False, **{**defaults, **kwargs})
         if images is not None:
@@ -182,10 +195,10 @@ class OTDRGProcessor(ProcessorMixin):
         for name in names:
             if name not in VIEW_NAMES:
                 raise ValueError(f"{name!r} is no view; choose from {', '.join(VIEW_NAMES)}.")
-        known = {"indication": indication, "comparison": comparison}
-        known = {name: self._plain(text, name) if text else "" for name, text in known.items()}
+        given = {"indication": indication, "comparison": comparison}
+        known = {name: self._plain(text, name) if text else "" for name, text in given.items()}
         if fit and self.context_length is not None:
-            known = self._fitting(names, known)
+            known = self._fitting(names, known, self.context_length)
         return self._prompt(names, **known)
 
     def _prompt(self, views: Sequence[str], indication: str, comparison: str) -> str:
@@ -205,9 +218,9 @@ class OTDRGProcessor(ProcessorMixin):
             turn, chat_template=template, tokenize=False, add_generation_prompt=True
         )
 
-    def _fitting(self, views: Sequence[str], known: dict[str, str]) -> dict[str, str]:
+    def _fitting(self, views: Sequence[str], known: dict[str, str], context_length: int) -> dict[str, str]:
         """`known` with as much of its texts as leaves room for a report in the LLM's context."""
-        room = self.context_length - min(REPORT_TOKENS, self.context_length // 4)
+        room = context_length - min(REPORT_TOKENS, context_length // 4)
 
         def tokens(**texts: str) -> int:
             return self.count_tokens(self._prompt(views, **{**known, **texts}), enough=room)
@@ -308,7 +321,7 @@ class OTDRGProcessor(ProcessorMixin):
         not mentioned there are no words.
         """
         words = {POSITIVE: 0, UNCERTAIN: 1 + UNCERTAIN}  # in a row of `label_phrases`, the name comes first
-        table = [[[] for _ in STATES] for _ in config.label_names]
+        table: list[list[list[int]]] = [[[] for _ in STATES] for _ in config.label_names]
         for label, phrases in enumerate(config.label_phrases):
             for state, column in words.items():
                 table[label][state] = self.tokenizer(f" {phrases[column]};", add_special_tokens=False)["input_ids"]

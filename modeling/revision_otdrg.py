@@ -1,3 +1,4 @@
+# Copyright 2026 The otdrg-hf authors. Licensed under the Apache License, Version 2.0.
 """Revision: a report written with overridden labels keeps the words of the one written without where it can."""
 
 from collections.abc import Callable
@@ -34,7 +35,7 @@ class KeepDraft(LogitsProcessor):
 
     def __init__(
         self,
-        drafts: torch.LongTensor,
+        drafts: torch.Tensor,
         expected: "ExpectedTokens",
         prompt_length: int,
         preference: float | None = None,
@@ -48,9 +49,9 @@ class KeepDraft(LogitsProcessor):
     @classmethod
     def for_some(
         cls,
-        rows: torch.LongTensor,
+        rows: torch.Tensor,
         num_studies: int,
-        drafts: torch.LongTensor,
+        drafts: torch.Tensor,
         expected: "ExpectedTokens",
         prompt_length: int,
     ) -> "KeepDraft":
@@ -61,7 +62,7 @@ class KeepDraft(LogitsProcessor):
         order[rows] = torch.arange(len(rows), device=rows.device)
         return cls(of_all, ExpectedTokens(*(each[order] for each in expected)), prompt_length)
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """`[rows, T]` and `[rows, vocab]` -> `[rows, vocab]`; the beams of a study are rows one after another."""
         beams = len(input_ids) // len(self.drafts)
         drafts = self.drafts.repeat_interleave(beams, 0)
@@ -106,7 +107,7 @@ class ExpectedTokens(NamedTuple):
         return least.repeat(1, vocab_size).scatter_reduce_(1, tokens.flatten(1), log_probs.flatten(1), "amax")
 
 
-def agreement(written: torch.LongTensor, drafts: torch.LongTensor) -> torch.LongTensor:
+def agreement(written: torch.Tensor, drafts: torch.Tensor) -> torch.Tensor:
     """
     How many tokens up to each position of the draft are the last ones written, `[rows, T]`, `[rows, D]` -> `[rows, D]`.
     """
@@ -118,14 +119,14 @@ def agreement(written: torch.LongTensor, drafts: torch.LongTensor) -> torch.Long
     return agreed
 
 
-def draft_tokens(written: torch.LongTensor, end_tokens: list[int]) -> torch.LongTensor:
+def draft_tokens(written: torch.Tensor, end_tokens: list[int]) -> torch.Tensor:
     """What `generate` wrote, `[B, T]`, with -1 after the first end token, which may itself be the padding token."""
     ends = torch.isin(written, torch.tensor(end_tokens, dtype=torch.long, device=written.device)).long()
     return written.masked_fill(ends.cumsum(-1) - ends > 0, PADDING)
 
 
 def keep_drafts(
-    model: PreTrainedModel, write: Callable, input_ids: torch.LongTensor, features: ModelOutput, options: dict
+    model: PreTrainedModel, write: Callable, input_ids: torch.Tensor, features: ModelOutput, options: dict
 ) -> KeepDraft | None:
     """
     Writes the reports of a batch without their overrides, for those that revise them to keep to.
@@ -159,7 +160,7 @@ def keep_drafts(
     return KeepDraft.for_some(rows, len(input_ids), drafts, expected, prompts.shape[1])
 
 
-def _expected_tokens(model, prompts, mask, features, drafts: torch.LongTensor) -> ExpectedTokens:
+def _expected_tokens(model, prompts, mask, features, drafts: torch.Tensor) -> ExpectedTokens:
     """What the model thought likely where it wrote `drafts` `[rows, D]`."""
     mask = torch.cat([mask, torch.ones_like(drafts)], dim=1)
     logits = model(

@@ -1,3 +1,4 @@
+# Copyright 2026 The otdrg-hf authors. Licensed under the Apache License, Version 2.0.
 """
 Checks of what a study is given to the model as, each with an error that names what is wrong, and placeholders.
 
@@ -10,8 +11,10 @@ from torch.compiler import is_compiling
 from .configuration_otdrg import NUM_STATES, OTDRGConfig
 
 
-def check_views(pixel_values: torch.Tensor, view_mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def check_views(pixel_values: torch.Tensor | None, view_mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """`[B, V, 3, H, W]` or `[B, 3, H, W]` and a mask or none -> `[B, V, 3, H, W]` and a mask `[B, V]` (bool)."""
+    if pixel_values is None:
+        raise ValueError("You must specify `pixel_values` or `vision_features`.")
     if pixel_values.dim() == 4:
         pixel_values = pixel_values.unsqueeze(1)
     if pixel_values.dim() != 5:

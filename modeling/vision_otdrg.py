@@ -1,3 +1,4 @@
+# Copyright 2026 The otdrg-hf authors. Licensed under the Apache License, Version 2.0.
 """Patches of any vision encoder: what a patch is, where it lies in the image, and evidence as a heat map."""
 
 import inspect
@@ -62,7 +63,8 @@ def patch_features(hidden: torch.Tensor, pixel_values: torch.Tensor, vision_conf
     patch_size = getattr(vision_config, "patch_size", None)
     if isinstance(patch_size, (tuple, list)):
         patch_size = patch_size[-1]
-    rows, columns = patch_grid(hidden.shape[1], *pixel_values.shape[-2:], patch_size)
+    height, width = pixel_values.shape[-2:]
+    rows, columns = patch_grid(hidden.shape[1], height, width, patch_size)
     return hidden[:, hidden.shape[1] - rows * columns :].unflatten(1, (rows, columns))
 
 
@@ -159,5 +161,5 @@ def evidence_map(evidence: torch.Tensor, size: tuple[int, int], offset: list[flo
     ]
     y, x = torch.meshgrid(*axes, indexing="ij")  # [H, W] twice
     positions = torch.stack([x, y], -1).unsqueeze(0)  # [1, H, W, 2], in -1..1
-    options = {"mode": "bilinear", "padding_mode": "border", "align_corners": False}
-    return F.grid_sample(evidence[None, None], positions, **options)[0, 0]
+    evidence = evidence[None, None]  # [1, 1, rows, columns]
+    return F.grid_sample(evidence, positions, mode="bilinear", padding_mode="border", align_corners=False)[0, 0]
