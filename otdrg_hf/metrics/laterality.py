@@ -98,7 +98,7 @@ def find_side_words(sentence: str) -> list[SideWord]:
     """The sides that a sentence names, in order, without those that belong to the name of an organ or view."""
     found: list[SideWord] = []
     for match in SIDE_WORDS.finditer(sentence):
-        kind = match.lastgroup
+        kind = str(match.lastgroup)
         # "Left lower lobes" and "right base and apices" are those of one side.
         one_sided = kind == "pair" and found and not _CLAUSE_WORD.search(sentence[found[-1].end : match.start()])
         if kind != "none" and not one_sided:

@@ -81,6 +81,8 @@ def clean_r2gen(report: str, dataset: str) -> str:
 
 def build_vocabulary(reports: Sequence[str], protocol: Protocol) -> frozenset[str]:
     """The words that occur at least `protocol.min_count` times in the cleaned training reports."""
+    if protocol.cleaning is None or protocol.min_count is None:
+        raise ValueError(f"The protocol {protocol.name!r} has no vocabulary.")
     counts = Counter(word for report in reports for word in clean_r2gen(report, protocol.cleaning).split())
     return frozenset(word for word, count in counts.items() if count >= protocol.min_count)
 
@@ -108,7 +110,8 @@ def apply_protocol(
     """
     protocol = get_protocol(name)
     record = asdict(protocol)
-    if protocol.cleaning is None:
+    cleaning = protocol.cleaning
+    if cleaning is None:
         return list(predictions), [list(texts) for texts in references], record
     vocabulary = None
     if vocabulary_reports is not None:
@@ -117,8 +120,8 @@ def apply_protocol(
     else:
         record["vocabulary"] = "not given: no word of the references was mapped to <unk>"
 
-    def prepare(text: str, limit: int) -> list[str]:
-        return clean_r2gen(text, protocol.cleaning).split()[:limit]
+    def prepare(text: str, limit: int | None) -> list[str]:
+        return clean_r2gen(text, cleaning).split()[:limit]
 
     cut = unknown = 0
     prepared = []

@@ -166,16 +166,16 @@ def make_report_card(
         protocol, predictions, references, vocabulary_reports
     )
     name, label = resolve_labeler(labeler)
-    states = [
+    predicted, stated = (
         check_states(label(texts) if given is None else given, num, argument)
         for texts, given, argument in (
             (predictions, prediction_labels, "prediction_labels"),
             (first_references, reference_labels, "reference_labels"),
         )
-    ]
+    )
     ngrams = pair_ngrams(prepared, prepared_references)
     rouge, cider = rouge_l_scores(prepared, prepared_references), cider_scores(ngrams)
-    clinical = {flag: clinical_statistics(*states, uncertain_positive=flag) for flag in (False, True)}
+    clinical = {flag: clinical_statistics(predicted, stated, uncertain_positive=flag) for flag in (False, True)}
     meteor_part, not_computed = _meteor_part(prepared, prepared_references, meteor)
     statistics = join_statistics(
         [
@@ -207,7 +207,7 @@ def make_report_card(
     labels = [
         row for flag, part in clinical.items() for row in label_table(part, flag, num_bootstrap, seed, confidence)
     ]
-    return ReportCard(figures, labels, record, *states, rouge, cider, statistics)
+    return ReportCard(figures, labels, record, predicted, stated, rouge, cider, statistics)
 
 
 def disease_head_card(

@@ -13,8 +13,8 @@ pytest.importorskip("imagecodecs")
 from otdrg_hf.data import load_study_dataset, prepare_dataset  # noqa: E402
 from otdrg_hf.data.errors import IMAGE_UNREADABLE, Rejected  # noqa: E402
 from otdrg_hf.data.preparing.images import check_image, resized_jpeg  # noqa: E402
-from tests.support.tiny_models import make_films  # noqa: E402
 from tests.support.dicom_files import LOSSLESS, SECRETS, make_dicom  # noqa: E402
+from tests.support.tiny_models import make_films  # noqa: E402
 
 FILM = make_films(1, (64, 48))[0]
 REPORT = "The heart is normal in size. No pleural effusion."
