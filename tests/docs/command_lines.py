@@ -71,8 +71,9 @@ def _after_launcher(words: list[str]) -> list[str]:
 def _train(words: list[str]) -> None:
     from otdrg_hf.training.sft import main
 
-    phantoms = PHANTOMS if "phantom" in words[words.index("--config") + 1] else ""
-    main([*words, *shlex.split(TRAINING + phantoms)])
+    recipe = words[words.index("--config") + 1]
+    more = PHANTOMS if "phantom" in recipe else " --train_vision_blocks 1" if "laptop_align" in recipe else ""
+    main([*words, *shlex.split(TRAINING + more)])
 
 
 def _ablate(words: list[str], monkeypatch) -> None:
