@@ -8,13 +8,17 @@ TORCH_INDEX ?=
 # The packages that users import.
 API := otdrg_hf otdrg_hf.modeling otdrg_hf.data otdrg_hf.labeling otdrg_hf.metrics
 
-.PHONY: demo test test-slow lint style types docs demo-checkpoint clean
+.PHONY: demo test test-fast test-slow lint style types docs demo-checkpoint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/otdrg demo --output_dir demo_output $(IMAGE)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2
+
+# The model, labeler and metrics: under two minutes.
+test-fast: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 tests/modeling tests/labeling tests/metrics tests/test_import.py --ignore tests/modeling/test_family_matrix.py
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
