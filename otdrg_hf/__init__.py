@@ -32,7 +32,7 @@ __all__ = [
     "RadiologyReportPipeline",
 ]
 
-register_with_transformers()
+register_with_transformers(str(DEMO_CHECKPOINT))
 
 
 def __getattr__(name: str):

@@ -7,12 +7,11 @@ import sys
 TRANSFORMERS = "transformers"
 
 
-def register() -> None:
-    """Registers configuration, model, processor and pipeline."""
+def register(default_model: str) -> None:
+    """Registers configuration, model, processor and pipeline, with the folder of the pipeline's default model."""
     from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from otdrg_hf import DEMO_CHECKPOINT
     from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
     from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
     from otdrg_hf.modeling.pipeline_otdrg import TASK, RadiologyReportPipeline
@@ -27,24 +26,27 @@ def register() -> None:
         TASK,
         pipeline_class=RadiologyReportPipeline,
         pt_model=AutoModelForImageTextToText,
-        default={"model": (str(DEMO_CHECKPOINT), "main")},
+        default={"model": (default_model, "main")},
         type="multimodal",
     )
 
 
-def register_with_transformers() -> None:
+def register_with_transformers(default_model: str) -> None:
     """
     Registers now if transformers is imported already, else right after it is: what never imports it, such as the
     labeler, the metrics and `otdrg --help`, does not pay the seconds that transformers and torch take.
     """
     if TRANSFORMERS in sys.modules:
-        register()
+        register(default_model)
     else:
-        sys.meta_path.insert(0, _AfterTransformers())
+        sys.meta_path.insert(0, _AfterTransformers(default_model))
 
 
 class _AfterTransformers(importlib.abc.MetaPathFinder):
     """Lets the next finder find transformers, and calls `register` once it is executed."""
+
+    def __init__(self, default_model: str):
+        self.default_model = default_model
 
     def find_spec(self, fullname, path=None, target=None):
         if fullname != TRANSFORMERS:
@@ -56,7 +58,7 @@ class _AfterTransformers(importlib.abc.MetaPathFinder):
 
             def execute_and_register(module):
                 execute(module)
-                register()
+                register(self.default_model)
 
             spec.loader.exec_module = execute_and_register
         return spec

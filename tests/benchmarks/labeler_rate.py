@@ -14,8 +14,8 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from otdrg_hf.evaluation.agreement import iu_texts  # noqa: E402
 from otdrg_hf.labeling import label_reports, labeler  # noqa: E402
-from otdrg_hf.labeling.agreement import iu_texts  # noqa: E402
 from otdrg_hf.labeling.rules import load_rules  # noqa: E402
 
 IU_REPORTS = Path(__file__).resolve().parents[3] / "shared" / "data" / "iu_xray" / "NLMCXR_reports.tgz"

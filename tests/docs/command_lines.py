@@ -48,8 +48,8 @@ def run_line(line: str, monkeypatch) -> None:
         return _train(words[2:])
     if words[:2] == ["python", "training/ablate.py"]:
         return _ablate(words[2:], monkeypatch)
-    if words[:3] == ["python", "-m", "otdrg_hf.labeling.agreement"]:
-        from otdrg_hf.labeling.agreement import main
+    if words[:3] == ["python", "-m", "otdrg_hf.evaluation.agreement"]:
+        from otdrg_hf.evaluation.agreement import main
 
         monkeypatch.setattr(sys, "argv", words[2:])
         return main()

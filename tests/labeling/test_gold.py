@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from otdrg_hf.labeling.agreement import GOLD_COLUMNS, agreement, agreement_table, iu_texts, read_disputed, read_gold
+from otdrg_hf.evaluation.agreement import GOLD_COLUMNS, agreement, agreement_table, iu_texts, read_disputed, read_gold
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "iu_xray"
 GOLD, REPORTS = DATA / "gold_labels_dev.csv", DATA / "NLMCXR_reports.tgz"

@@ -1,6 +1,6 @@
 """How far the labeler agrees with gold labels of reports: counts, precision, recall and F1 per label.
 
-Run `python -m otdrg_hf.labeling.agreement GOLD.csv NLMCXR_reports.tgz` for the table on IU X-Ray.
+Run `python -m otdrg_hf.evaluation.agreement GOLD.csv NLMCXR_reports.tgz` for the table on IU X-Ray.
 
 The gold labels know no "uncertain" and count three things as present that CheXpert's conventions, which are the
 labeler's, do not: each of two alternatives ("atelectasis or scarring", "versus"), a borderline heart, and calcified
@@ -17,8 +17,8 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
-from .labeler import Mention, label_reports
-from .labels import LABELS, POSITIVE
+from otdrg_hf.labeling.labeler import Mention, label_reports
+from otdrg_hf.labeling.labels import LABELS, POSITIVE
 
 # Columns of the NIH-style gold labels (NegBio's for the Open-i reports) that say the same as one of our labels.
 GOLD_COLUMNS: dict[str, tuple[str, ...]] = {
