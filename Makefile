@@ -16,9 +16,9 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2
 
-# The model, labeler and metrics: under two minutes.
+# The model and the imports.
 test-fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 tests/modeling tests/labeling tests/metrics tests/test_import.py --ignore tests/modeling/test_family_matrix.py
+	$(BIN)/python -m pytest -n 2 tests/modeling tests/test_import.py --ignore tests/modeling/test_family_matrix.py
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
