@@ -14,6 +14,7 @@ from datasets import Dataset, Image, List
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
+from otdrg_hf.files import atomic_path
 from otdrg_hf.modeling.image_loading import load_views
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
@@ -112,9 +113,8 @@ class FeatureCache:
 
     def _write(self, path: Path, features: torch.Tensor) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        save_file({"features": features.contiguous().cpu()}, unfinished)
-        os.replace(unfinished, path)
+        with atomic_path(path) as temporary:
+            save_file({"features": features.contiguous().cpu()}, temporary)
 
 
 def fill_cache(

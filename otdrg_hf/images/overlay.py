@@ -1,12 +1,12 @@
 """A study's images with the evidence of each label overlaid."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from otdrg_hf.extras import require
+from otdrg_hf.files import atomic_path
 
 
 def save_overlay(
@@ -52,9 +52,8 @@ def save_overlay(
                 _draw_box(axis, box, pixels.shape)
     if note:
         figure.supxlabel(note, fontsize=8)
-    temporary = Path(path).with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=100, bbox_inches="tight")
-    os.replace(temporary, path)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100, bbox_inches="tight")
 
 
 def _boxes_of(boxes, view: int, label: str) -> list[list[float]]:

@@ -16,7 +16,8 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
-from .labels import LABELS
+from otdrg_hf.files import atomic_path
+from otdrg_hf.labeling.labels import LABELS
 
 # Thirteen heads of four classes, in the order of LABELS and of STATES; No Finding is only blank or positive.
 HEAD_SIZES: tuple[int, ...] = (4,) * 13 + (2,)
@@ -113,9 +114,8 @@ def convert_weights(source: str | os.PathLike, target: str | os.PathLike) -> Non
     """Write the checkpoint `source` as safetensors to `target`."""
     weights = read_weights(source)
     build_model(weights)
-    partial = f"{os.fspath(target)}.partial"
-    save_file({name: tensor.contiguous().clone() for name, tensor in weights.items()}, partial)
-    os.replace(partial, target)
+    with atomic_path(target) as temporary:
+        save_file({name: tensor.contiguous().clone() for name, tensor in weights.items()}, temporary)
 
 
 def _load_tokenizer(weights: str | os.PathLike, tokenizer: str | os.PathLike | None):

@@ -1,6 +1,5 @@
 """Runs the stages of an ablation, each in its own process; what is done is not done again."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from otdrg_hf.files import write_json
 from otdrg_hf.training.ablation.plan import Stage
 
 FINISHED = "finished.json"
@@ -50,7 +50,5 @@ def run_stage(stage: Stage, output_dir: Path) -> Path:
     if code:
         end = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()[-8:]
         raise RuntimeError(f"Training failed; see {log}:\n" + "\n".join(end))
-    unfinished = folder / f"{FINISHED}.tmp"
-    unfinished.write_text(json.dumps({"seconds": round(time.perf_counter() - started)}), encoding="utf-8")
-    os.replace(unfinished, folder / FINISHED)
+    write_json(folder / FINISHED, {"seconds": round(time.perf_counter() - started)})
     return folder
