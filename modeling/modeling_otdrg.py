@@ -313,7 +313,7 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
         features = self.fuse(seen, states, overridden)
         if disease_labels is not None and not is_compiling() and overridden.any():
             predicted, as_predicted = self.decide(seen)
-            features.predicted_finding_embeds = self._finding_embeds(seen, predicted, as_predicted)
+            features.predicted_finding_embeds = self._seen_findings(seen, predicted, as_predicted)
             features.is_revision = overridden.any(-1) & (disease_labels < 0).any(-1)
         return features
 
@@ -362,33 +362,48 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
         """The tokens that prompt the LLM, and the transport plan between the patches and the decided states."""
         shown = shown_states(states, self.config)  # [B, m]
         masses = torch.tensor(self.config.state_masses, device=shown.device)[shown]  # [B, m]
-        aligned = self.alignment(seen.patches, seen.patch_mask, self._phrases_of(seen, shown), masses)
+        aligned = self.alignment(seen.patches, seen.patch_mask, _phrases_of(seen.phrases, shown), masses)
         view_mask = seen.patch_mask.unflatten(1, (seen.maps.shape[1], -1))[..., 0]  # [B, V]
         return OTDRGStudyFeatures(
             image_embeds=self.fusion.visual_tokens(seen.maps),
             view_mask=view_mask,
-            finding_embeds=self._finding_embeds(seen, states, overridden),
+            finding_embeds=self._seen_findings(seen, states, overridden),
             disease_logits=seen.disease_logits,
             disease_states=states,
             transport_plan=aligned.plan,
             evidence=aligned.evidence,
         )
 
-    def _finding_embeds(self, seen: Seen, states: torch.Tensor, overridden: torch.Tensor) -> torch.Tensor:
-        """`[B, label_words + m, hidden]`: the findings in words, and one token per label."""
-        shown = shown_states(states, self.config)  # [B, m]
+    def _seen_findings(self, seen: Seen, states: torch.Tensor, overridden: torch.Tensor) -> torch.Tensor:
+        """[`OTDRGModel.finding_embeds`] of what was seen."""
         positions = label_positions(seen.alignment.evidence, *seen.maps.shape[2:4]).to(seen.maps.dtype)  # [B, m, p]
-        tokens = self.fusion.label_tokens(
-            self._phrases_of(seen, shown), seen.alignment.label_patches, positions, overridden
-        )
+        return self.finding_embeds(seen.phrases, states, overridden, seen.alignment.label_patches, positions)
+
+    def finding_embeds(
+        self,
+        phrases: torch.Tensor,
+        states: torch.Tensor,
+        overridden: torch.Tensor,
+        label_patches: torch.Tensor,
+        positions: torch.Tensor,
+    ) -> torch.Tensor:
+        """
+        What the LLM is shown of the labels: the findings in words, and one token per label.
+
+        Args:
+            phrases (`torch.Tensor` of shape `[m, states, d]`): Of the label encoder.
+            states (`torch.LongTensor` of shape `[B, m]`): State codes.
+            overridden, label_patches, positions: Of [`LabelTokens`].
+
+        Returns:
+            `torch.Tensor` of shape `[B, label_words + m, hidden]`.
+        """
+        shown = shown_states(states, self.config)  # [B, m]
+        tokens = self.fusion.label_tokens(_phrases_of(phrases, shown), label_patches, positions, overridden)
         if self.fusion.label_words is None:
             return tokens
         words = self.fusion.label_words(shown, self.get_input_embeddings())
         return torch.cat([words.to(tokens), tokens], dim=1)
-
-    def _phrases_of(self, seen: Seen, states: torch.Tensor) -> torch.Tensor:
-        """Features of the phrases of `states` `[B, m]`, `[B, m, d]`."""
-        return seen.phrases[torch.arange(states.shape[1], device=states.device), states]
 
     def study_losses(
         self,
@@ -515,6 +530,11 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
             places = input_ids == self.config.image_token_id
             check_counts("Image", places, places.new_zeros(len(places), dtype=torch.long))
         return inputs_embeds
+
+
+def _phrases_of(phrases: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """Features `[B, m, d]` of the phrases, among `[m, states, d]`, of `states` `[B, m]`."""
+    return phrases[torch.arange(states.shape[1], device=states.device), states]
 
 
 class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):  # trf-ignore: TRF057

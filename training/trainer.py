@@ -10,7 +10,6 @@ from torch.utils.data import Sampler, SequentialSampler
 from trl import SFTTrainer
 
 from otdrg_hf.data.schema import STUDY_COLUMNS
-from otdrg_hf.modeling.disease_states_otdrg import shown_states
 from otdrg_hf.modeling.losses_otdrg import weighted_sum
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration, OTDRGStudyFeatures
 from otdrg_hf.modeling.vision_otdrg import POSITION_SIZE
@@ -137,24 +136,14 @@ class OTDRGTrainer(SFTTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """LM, OT and disease loss of a batch. In evaluation the prompt holds predicted labels, as at test time."""
-        if self.stage == "warmup":
-            return self._text_loss(model, inputs, return_outputs, num_items_in_batch)
         training = self.model.training
-        keys = ("pixel_values", "vision_features", "view_mask", "disease_labels", "other_labels")
-        study = {key: inputs[key] for key in keys if key in inputs}
-        inputs = study if self.stage == "align" else dict(inputs)
-        # TRL's own compute_loss calls the language model directly; the forward of the whole model is meant here.
-        options = {"skip_logits": True, "use_cache": False, "num_items_in_batch": num_items_in_batch}
         if training:
             for module in self.frozen_modules:
                 module.eval()
-            outputs = model(**inputs, **options)
-        else:
-            # Without input_ids the LLM is left out: true labels reach the losses that need them, not the report.
-            outputs = model(**study, **options)
-            if self.stage != "align":
-                del inputs["disease_labels"]
-                outputs.lm_loss = model(**inputs, **options).lm_loss
+        # TRL's own compute_loss calls the language model directly; the forward of the whole model is meant here.
+        options = {"skip_logits": True, "use_cache": False, "num_items_in_batch": num_items_in_batch}
+        outputs_of = self._outputs_of_texts if self.stage == "warmup" else self._outputs_of_studies
+        outputs = outputs_of(model, inputs, options)
         terms = self._global_terms(outputs, num_items_in_batch)
         for name, term in terms.items():
             mean = self.accelerator.gather_for_metrics(term.detach()).mean()
@@ -162,27 +151,25 @@ class OTDRGTrainer(SFTTrainer):
         loss = self._combine(terms, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
-    def _text_loss(self, model, inputs, return_outputs: bool, num_items_in_batch):
-        """The LM loss of reports that are written from their labels alone."""
-        training = self.model.training
-        if training:
-            for module in self.frozen_modules:
-                module.eval()
+    def _outputs_of_studies(self, model, inputs: dict, options: dict):
+        keys = ("pixel_values", "vision_features", "view_mask", "disease_labels", "other_labels")
+        study = {key: inputs[key] for key in keys if key in inputs}
+        inputs = study if self.stage == "align" else dict(inputs)
+        if self.model.training:
+            return model(**inputs, **options)
+        # Without input_ids the LLM is left out: true labels reach the losses that need them, not the report.
+        outputs = model(**study, **options)
+        if self.stage != "align":
+            del inputs["disease_labels"]
+            outputs.lm_loss = model(**inputs, **options).lm_loss
+        return outputs
+
+    def _outputs_of_texts(self, model, inputs: dict, options: dict):
+        """Of reports that are written from their labels alone."""
         kept = ("input_ids", "attention_mask", "labels", "label_weights")
         features = label_features(self.model, inputs.get("shown_labels", inputs["disease_labels"]))
-        outputs = model(
-            **{key: inputs[key] for key in kept if key in inputs},
-            mm_encoder_outputs={"image": features},
-            skip_logits=True,
-            use_cache=False,
-            num_items_in_batch=num_items_in_batch,
-        )
-        loss = self._global_terms(outputs, num_items_in_batch)["lm_loss"]
-        mean = self.accelerator.gather_for_metrics(loss.detach()).mean()
-        self._metrics["train" if training else "eval"]["lm_loss"].append(mean.item())
-        if num_items_in_batch is not None:
-            loss = loss / self.current_gradient_accumulation_steps
-        return (loss, outputs) if return_outputs else loss
+        texts = {key: inputs[key] for key in kept if key in inputs}
+        return model(**texts, mm_encoder_outputs={"image": features}, **options)
 
     def _global_terms(self, outputs, num_items_in_batch) -> dict[str, torch.Tensor]:
         """The losses, each such that its mean over steps of accumulation and devices is that of the whole batch."""
@@ -218,23 +205,19 @@ def label_features(model: OTDRGForConditionalGeneration, states: torch.Tensor) -
     Args:
         states (`torch.Tensor` of shape `[B, m]`): State codes of all labels.
     """
-    body, config, (batch, m) = model.model, model.config, states.shape
+    body, (batch, m) = model.model, states.shape
     _, phrases = body.label_encoder(body.get_input_embeddings())  # [m, states, d]
-    shown = shown_states(states, config)  # [B, m]
-    stated = phrases[torch.arange(m, device=shown.device), shown]  # [B, m, d]
-    embeds = body.fusion.label_tokens(
-        stated,
-        torch.zeros_like(stated),
-        stated.new_zeros(batch, m, POSITION_SIZE),
-        torch.ones_like(shown, dtype=torch.bool),
+    embeds = body.finding_embeds(
+        phrases,
+        states,
+        overridden=torch.ones_like(states, dtype=torch.bool),
+        label_patches=phrases.new_zeros(batch, m, phrases.shape[-1]),
+        positions=phrases.new_zeros(batch, m, POSITION_SIZE),
     )
-    if body.fusion.label_words is not None:
-        words = body.fusion.label_words(shown, body.get_input_embeddings())
-        embeds = torch.cat([words.to(embeds), embeds], dim=1)  # [B, label_words + m, hidden]
     # No image: a single view, which is padding.
     return OTDRGStudyFeatures(
         image_embeds=embeds.new_zeros(batch, 1, 1, embeds.shape[-1]),
-        view_mask=shown.new_zeros(batch, 1, dtype=torch.bool),
+        view_mask=states.new_zeros(batch, 1, dtype=torch.bool),
         finding_embeds=embeds,
     )
 
