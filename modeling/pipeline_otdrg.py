@@ -83,6 +83,8 @@ class RadiologyReportPipeline(Pipeline):
                 of the LLM's context.
             streamer (`BaseStreamer`, *optional*): Gets the report of one study as it is written.
             generate_kwargs (`dict`, *optional*): Further arguments of `generate`.
+            seed (`int`, *optional*): Of the samples, with `do_sample`; each batch is sampled from this seed anew, so
+                that a study's reports do not depend on the batches before it.
             batch_size (`int`, *optional*, defaults to 1): Studies that go through the model together.
 
         Returns:
@@ -100,7 +102,9 @@ class RadiologyReportPipeline(Pipeline):
         """
         return super().__call__(study, **kwargs)
 
-    def _sanitize_parameters(self, evidence=None, max_new_tokens=None, streamer=None, generate_kwargs=None, **unknown):
+    def _sanitize_parameters(
+        self, evidence=None, max_new_tokens=None, streamer=None, generate_kwargs=None, seed=None, **unknown
+    ):
         if unknown:
             raise ValueError(f"Unknown argument {next(iter(unknown))!r}; what belongs to a study goes into its dict.")
         forward = {"generate_kwargs": dict(generate_kwargs or {})}
@@ -110,6 +114,8 @@ class RadiologyReportPipeline(Pipeline):
             forward["generate_kwargs"]["streamer"] = streamer
         if evidence is not None:
             forward["evidence"] = evidence
+        if seed is not None:
+            forward["seed"] = seed
         return {}, forward, {}
 
     def preprocess(self, study) -> dict:
@@ -130,7 +136,9 @@ class RadiologyReportPipeline(Pipeline):
         inputs = {key: value[0] for key, value in inputs.items()}
         return {"study": {**inputs, "sizes": [(picture.height, picture.width) for picture in pictures]}}
 
-    def _forward(self, model_inputs: dict, generate_kwargs: dict, evidence: bool = False) -> dict:
+    def _forward(
+        self, model_inputs: dict, generate_kwargs: dict, evidence: bool = False, seed: int | None = None
+    ) -> dict:
         studies = model_inputs["study"]
         studies = studies if isinstance(studies, list) else [studies]
         batch = self._pad(studies)
@@ -138,12 +146,15 @@ class RadiologyReportPipeline(Pipeline):
         features = self.model.get_image_features(
             batch["pixel_values"].to(self.model.dtype), batch["view_mask"], batch["disease_labels"]
         )
-        sequences = self.model.generate(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            mm_encoder_outputs={"image": features},
-            **self._prepare_generate_kwargs(generate_kwargs),
-        )
+        with torch.random.fork_rng(enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            sequences = self.model.generate(
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                mm_encoder_outputs={"image": features},
+                **self._prepare_generate_kwargs(generate_kwargs),
+            )
         sequences = getattr(sequences, "sequences", sequences)  # with `return_dict_in_generate`
         texts = self.processor.batch_decode(sequences[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         per_study = len(texts) // len(studies)

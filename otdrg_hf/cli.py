@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+CANDIDATES = "Sample so many reports each; best is what states the predicted labels and resembles the others."
 ModelOption = Annotated[str | None, typer.Option("--model", help="Folder or Hub id. Default: the bundled demo model.")]
 
 
@@ -33,7 +34,7 @@ def report(
     batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Images that run together.")] = 1,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")] = None,
-    candidates: Annotated[int, typer.Option("--candidates", min=1, help="Reports per image, by beam search.")] = 1,
+    candidates: Annotated[int, typer.Option("--candidates", min=1, help=CANDIDATES)] = 1,
     stream: Annotated[bool, typer.Option("--stream", help="Print one image's report as it is written.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -149,6 +150,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Studies that run together.")] = 8,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
     max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", min=1, help="Bound on a report's length.")] = 256,
+    candidates: Annotated[int, typer.Option("--candidates", min=1, help=CANDIDATES)] = 1,
     section: Annotated[
         str | None, typer.Option("--section", help="findings, impression or report (both). Default: texts as given.")
     ] = None,
@@ -179,7 +181,7 @@ def evaluate(
     from otdrg_hf.evaluation.command import run_evaluate
 
     generation = {"split": split, "data_dir": data_dir, "num_studies": num_studies}
-    generation |= {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    generation |= {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "candidates": candidates}
     run_evaluate(
         predictions or (),
         references,

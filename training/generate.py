@@ -36,6 +36,7 @@ def generate(
     num_studies: Annotated[int | None, typer.Option("--num_studies", min=1, help="The first ones only.")] = None,
     batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Studies that run together.")] = 8,
     max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", min=1, help="Bound on a report's length.")] = 256,
+    candidates: Annotated[int, typer.Option("--candidates", min=1, help="Sampled reports each; the best is kept.")] = 1,
     protocol: Annotated[str, typer.Option("--protocol", help="raw, r2gen-iu or r2gen-mimic.")] = "raw",
     cpu: Annotated[bool, typer.Option("--cpu", help="Although there is a GPU.")] = False,
 ) -> None:
@@ -44,7 +45,8 @@ def generate(
     state = PartialState(cpu=cpu, timeout=PATIENCE)
     check_scoring(section=section, protocol=protocol, vocabulary=None, radeval=())
     options = {"split": split, "data_dir": data_dir, "section": section, "num_studies": num_studies}
-    options |= {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "device": str(state.device)}
+    options |= {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "candidates": candidates}
+    options |= {"device": str(state.device)}
     _, ids = write_share(
         model,
         dataset,

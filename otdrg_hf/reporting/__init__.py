@@ -1,5 +1,6 @@
 """Runs a model over many studies: loading it, the loop, results that a later run resumes, and their review."""
 
+from otdrg_hf.reporting.candidates import rank_candidates
 from otdrg_hf.reporting.loading import load_reporter, model_name
 from otdrg_hf.reporting.loop import report_image_files, report_images, report_studies
 from otdrg_hf.reporting.review import review_answer
@@ -9,6 +10,7 @@ __all__ = [
     "REPORT_SCHEMA",
     "load_reporter",
     "model_name",
+    "rank_candidates",
     "report_image_files",
     "report_images",
     "report_studies",

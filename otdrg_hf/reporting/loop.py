@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from otdrg_hf.reporting.candidates import SEED, rank_candidates, sampling_options
 from otdrg_hf.reporting.loading import load_reporter, model_name
 from otdrg_hf.reporting.review import review_answer
 
@@ -23,6 +24,7 @@ def report_studies(
     *,
     batch_size: int = 1,
     max_new_tokens: int | None = None,
+    candidates: int = 1,
     evidence: bool = False,
     streamer: "BaseStreamer | None" = None,
     generate_kwargs: dict | None = None,
@@ -39,6 +41,8 @@ def report_studies(
         studies (`Iterable`): What the pipeline takes as a study; a `ValueError` stands for one that cannot be read.
         batch_size (`int`, *optional*, defaults to 1): Studies that run together.
         max_new_tokens (`int`, *optional*): Bound on the length of a report, in tokens; defaults to the model's.
+        candidates (`int`, *optional*, defaults to 1): Reports per study. Several are sampled, always the same for the
+            same batch, and `generated_text` becomes the best by [`rank_candidates`].
         evidence (`bool`, *optional*, defaults to `False`): Add heat maps.
         streamer ([`BaseStreamer`], *optional*): Gets the report of a single study as it is written.
         generate_kwargs (`dict`, *optional*): Further arguments of `generate`.
@@ -58,7 +62,9 @@ def report_studies(
             if not unreadable:
                 yield study
 
-    options: dict[str, Any] = {"batch_size": batch_size, "streamer": streamer, "generate_kwargs": generate_kwargs or {}}
+    generate_kwargs = {**(generate_kwargs or {}), **(sampling_options(candidates) if candidates > 1 else {})}
+    options: dict[str, Any] = {"batch_size": batch_size, "streamer": streamer, "generate_kwargs": generate_kwargs}
+    options |= {"seed": SEED} if candidates > 1 else {}
     options |= {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     options |= {"evidence": True} if evidence else {}
     with tqdm(total=total, initial=finished, desc=description, unit=unit, disable=description is None) as progress:
@@ -67,10 +73,21 @@ def report_studies(
                 progress.update()
                 yield {"error": str(error)}
             progress.update()
-            yield answer
+            yield _best_first(answer) if candidates > 1 else answer
         for error in errors:
             progress.update()
             yield {"error": str(error)}
+
+
+def _best_first(answer: dict) -> dict:
+    """The answer with its candidates in the order of [`rank_candidates`], and the report that comes first."""
+    from otdrg_hf.modeling.pipeline_otdrg import report_sections
+
+    ranked = rank_candidates(answer["candidates"], answer["findings"])
+    answer = {**answer, "generated_text": ranked[0], "candidates": ranked}
+    answer.pop("sections", None)
+    sections = report_sections(ranked[0])
+    return answer if sections is None else {**answer, "sections": sections}
 
 
 def _read_ahead(studies: Iterator[Any], count: int) -> Iterator[Any]:
@@ -103,8 +120,7 @@ def report_image_files(
         report ([`Pipeline`]): As of [`load_reporter`].
         files (`Sequence[FoundImage]`): As of [`find_images`]; read as they are needed.
         model (`str`): The name of the model in the answers.
-        batch_size, max_new_tokens, streamer, finished: As of [`report_studies`].
-        candidates (`int`, *optional*, defaults to 1): Reports per image, by beam search if there are several.
+        batch_size, max_new_tokens, candidates, streamer, finished: As of [`report_studies`].
 
     Yields:
         `dict`: `image` (the file's name) and `error`, or `image`, `model` and what the pipeline answers, as
@@ -116,8 +132,8 @@ def report_image_files(
         map(_read, files),
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
+        candidates=candidates,
         streamer=streamer,
-        generate_kwargs={"num_beams": candidates, "num_return_sequences": candidates} if candidates > 1 else None,
         description=None if total == 1 else "Reporting",
         unit="image",
         total=total,

@@ -23,14 +23,14 @@ def find_disagreements(text: str, findings: list[dict]) -> list[dict]:
     states = {label: STATES[state] for label, state in zip(LABELS, written, strict=True)}
     return [
         {"label": finding["label"], "predicted": finding["state"], "written": states[finding["label"]]}
-        for finding in _comparable(findings)
+        for finding in comparable_findings(findings)
         if (finding["state"] in PRESENT) != (states[finding["label"]] in PRESENT)
     ]
 
 
 def label_agreement(text: str, findings: list[dict]) -> float:
     """The share of labels, from 0 to 1, on which the report and `findings` do not contradict each other."""
-    compared = len(_comparable(findings))
+    compared = len(comparable_findings(findings))
     return 1.0 if compared == 0 else round(1 - len(find_disagreements(text, findings)) / compared, 4)
 
 
@@ -45,5 +45,6 @@ def review_answer(answer: dict) -> dict:
     return reviewed
 
 
-def _comparable(findings: list[dict]) -> list[dict]:
+def comparable_findings(findings: list[dict]) -> list[dict]:
+    """Those of labels that a report can state: the labeler's without No Finding, which follows from the others."""
     return [finding for finding in findings if finding["label"] in LABELS and finding["label"] != "No Finding"]

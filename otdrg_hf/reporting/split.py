@@ -7,6 +7,7 @@ from pathlib import Path
 from otdrg_hf.data.phantom import PHANTOM_NAMES
 from otdrg_hf.data.schema import INPUT_COLUMNS, split_name
 from otdrg_hf.labeling import LABELS, STATES, label_reports
+from otdrg_hf.reporting.candidates import SEED, sampling_options
 from otdrg_hf.reporting.loading import load_reporter, plain_name, weights_digest
 from otdrg_hf.reporting.loop import report_studies
 from otdrg_hf.reporting.predictions import check_section, finished_studies, open_predictions
@@ -26,10 +27,11 @@ def generate_predictions(
     batch_size: int = 8,
     device: str | None = None,
     max_new_tokens: int = 256,
+    candidates: int = 1,
     true_labels: bool = False,
 ) -> Path:
     """
-    Reports the studies of a split, without sampling, each from its images, views, indication and earlier report.
+    Reports the studies of a split, each from its images, views, indication and earlier report, by default unsampled.
 
     `predictions.jsonl` gets a line for each study as its batch is done: `id`, `generated_text`, `reference`, `section`
     and `predicted_labels`, the states that the disease head predicted (blank ones left out). `generation.json` says how
@@ -43,6 +45,7 @@ def generate_predictions(
         section (`str`): The column that is the reference: `"findings"`, `"impression"` or `"report"`, which is both.
         num_studies (`int`, *optional*): Only the first ones; a later run may ask for more.
         batch_size, device, max_new_tokens: Of the pipeline.
+        candidates (`int`): As of [`report_studies`].
         true_labels (`bool`): Prompt with the labels of the reference instead of predicted ones: an upper bound.
 
     Returns:
@@ -53,7 +56,7 @@ def generate_predictions(
             with predictions of other settings, another model or other references.
     """
     options = {"split": split, "data_dir": data_dir, "section": section, "num_studies": num_studies}
-    options |= {"batch_size": batch_size, "device": device, "max_new_tokens": max_new_tokens}
+    options |= {"batch_size": batch_size, "device": device, "max_new_tokens": max_new_tokens, "candidates": candidates}
     path, _ = write_share(model, dataset, output_dir, true_labels=true_labels, **options)
     return path
 
@@ -70,6 +73,7 @@ def write_share(
     batch_size: int,
     device: str | None,
     max_new_tokens: int,
+    candidates: int = 1,
     true_labels: bool = False,
     share: tuple[int, int] = (0, 1),
     others: Sequence[Path] = (),
@@ -100,7 +104,7 @@ def write_share(
         "section": section,
         "max_new_tokens": max_new_tokens,
         "generation_config": _generation_config(report.model),
-        "sampling": False,
+        "sampling": {"seed": SEED, **sampling_options(candidates)} if candidates > 1 else False,
         "labels": "of the reference" if true_labels else "predicted",
     }
     references = dict(zip(studies["id"], studies[section], strict=True))
@@ -118,6 +122,7 @@ def write_share(
             inputs,
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
+            candidates=candidates,
             generate_kwargs={"do_sample": False},
             description=None if process > 0 else description,
             total=len(file.finished) - again + sum(map(len, batches)),
