@@ -10,8 +10,8 @@ from otdrg_hf.metrics.bleu import bleu_statistics
 from otdrg_hf.metrics.ngrams import pair_ngrams
 from otdrg_hf.reporting.review import comparable_findings
 
-# Chosen on the validation split of IU X-Ray: colder samples resemble each other, warmer ones break sentences.
-TEMPERATURE, SEED = 0.7, 0
+# On the validation split of IU X-Ray: samples of a colder model are short, and resemble each other more than the truth.
+TEMPERATURE, SEED = 1.0, 0
 _SMOOTHING = 0.1
 _WORDS = re.compile(r"\w+|\.")
 _UNSTATED = STATES.index("blank"), STATES.index("negative")
