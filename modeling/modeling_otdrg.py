@@ -341,17 +341,14 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
         disease_labels = check_labels(disease_labels, seen.maps, self.config)
         states, overridden = self.decide(seen, disease_labels)
         features = self.fuse(seen, states, overridden)
-        if encoded is not None:
-            features.last_hidden_state = encoded.last_hidden_state
-            features.hidden_states = getattr(encoded, "hidden_states", None)
-            features.attentions = getattr(encoded, "attentions", None)
-        if not is_compiling():
-            features.pooler_output = list(features.image_embeds[features.view_mask.to(features.image_embeds.device)])
         if disease_labels is not None and not is_compiling() and overridden.any():
             predicted, as_predicted = self.decide(seen)
             features.predicted_finding_embeds = self._seen_findings(seen, predicted, as_predicted)
             features.is_revision = overridden.any(-1) & (disease_labels < 0).any(-1)
-        return features
+        image_embeds = features.image_embeds
+        tokens = None if is_compiling() else list(image_embeds[features.view_mask.to(image_embeds.device)])
+        of_encoder = {name: getattr(encoded, name, None) for name in ENCODER_FIELDS}
+        return OTDRGStudyFeatures(**{**of_encoder, "pooler_output": tokens}, **features)
 
     def see(
         self,
@@ -730,7 +727,7 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):  # t
         (`do_sample`) are not revised.
         """
         features = (kwargs.get("mm_encoder_outputs") or {}).get("image")
-        if kwargs.get("pixel_values") is not None and kwargs.get("disease_labels") is not None:
+        if kwargs.get("disease_labels") is not None:
             study = (kwargs.pop(name, None) for name in ("pixel_values", "view_mask", "disease_labels"))
             # Not left to transformers: a revision needs it twice.
             features = self.get_image_features(*study, return_dict=True)
