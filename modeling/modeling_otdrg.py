@@ -183,11 +183,11 @@ class OTDRGPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values"]
-    _no_split_modules = ["PatchProjection", "LabelEncoder", "TransportAlignment", "DiseaseHead", "Fusion"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _no_split_modules = ["PatchProjection", "LabelEncoder", "TransportAlignment", "DiseaseHead", "Fusion"]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -509,6 +509,7 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
         told_labels: torch.Tensor | None = None,
         other_labels: torch.Tensor | None = None,
         contrast_temperature: float = CONTRAST_TEMPERATURE,
+        prompt_embeds: torch.Tensor | None = None,
         **kwargs,
     ) -> OTDRGModelOutputWithPast:
         r"""
@@ -527,6 +528,8 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
             other_labels (`torch.LongTensor` of shape `[B, k, m]`, *optional*):
                 States of other studies for the transport loss. Default: those of the next studies of the batch.
             contrast_temperature (`float`, *optional*, defaults to 0.15): Of the transport loss.
+            prompt_embeds (`torch.FloatTensor` of shape `[B, T, hidden]`, *optional*):
+                Embeddings of a whole prompt, with its study, of which `input_ids` are the chunk that follows the cache.
         """
         if input_ids is not None and inputs_embeds is not None:
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
@@ -547,7 +550,11 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
             if features is None:
                 raise ValueError("You must specify input_ids, inputs_embeds or pixel_values")
             return OTDRGModelOutputWithPast(study_features=features, **losses)
-        inputs_embeds = self._prompt_embeds(input_ids, inputs_embeds, features, past_key_values)
+        if prompt_embeds is None:
+            inputs_embeds = self._prompt_embeds(input_ids, inputs_embeds, features, past_key_values)
+        else:
+            start = past_key_values.get_seq_length()
+            inputs_embeds = prompt_embeds[:, start : start + input_ids.shape[1]]
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -727,10 +734,9 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):  # t
         (`do_sample`) are not revised.
         """
         features = (kwargs.get("mm_encoder_outputs") or {}).get("image")
-        if kwargs.get("disease_labels") is not None:
+        if kwargs.get("pixel_values") is not None and kwargs.get("disease_labels") is not None:
             study = (kwargs.pop(name, None) for name in ("pixel_values", "view_mask", "disease_labels"))
-            # Not left to transformers: a revision needs it twice.
-            features = self.get_image_features(*study, return_dict=True)
+            features = self.get_image_features(*study)  # not left to transformers: a revision needs it twice
             kwargs["mm_encoder_outputs"] = {"image": features}
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
         kwargs["generation_config"] = generation_config
@@ -784,17 +790,6 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):  # t
         embeds = self.model.merge_features(input_ids, self.get_input_embeddings()(input_ids), encoded["image"])
         chunked = {**model_kwargs, "mm_encoder_outputs": {}, "prompt_embeds": embeds}
         return super()._prefill(input_ids, generation_config, chunked, is_first_iteration)
-
-    def prepare_inputs_for_generation(
-        self, input_ids, *args, inputs_embeds: torch.Tensor | None = None, prompt_embeds=None, **kwargs
-    ) -> dict:
-        """As in transformers; with `prompt_embeds` `[B, T, hidden]` those of the chunk that `input_ids` are."""
-        inputs = super().prepare_inputs_for_generation(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
-        if prompt_embeds is not None:
-            start = kwargs["past_key_values"].get_seq_length()
-            chunk = prompt_embeds[:, start : start + input_ids.shape[1]]
-            inputs |= {"input_ids": None, "inputs_embeds": chunk.contiguous()}
-        return inputs
 
     def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs):
         """Beams and samples share the features of their study, computed before they are expanded."""

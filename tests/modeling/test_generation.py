@@ -212,9 +212,3 @@ def test_prompt_without_study_is_read_in_chunks(model):
     ids = torch.arange(5, 25).view(2, 10)
     text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     assert torch.equal(written(model, text, prefill_chunk_size=4), written(model, text))
-
-
-def test_labels_without_images_are_refused(model, inputs):
-    text = {key: inputs[key] for key in ("input_ids", "attention_mask")}
-    with pytest.raises(ValueError, match="must specify `pixel_values`"):
-        written(model, text, disease_labels=torch.ones(3, 14, dtype=torch.long))
