@@ -505,11 +505,11 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
         inputs_embeds: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, OTDRGStudyFeatures] | None = None,
         vision_features: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
         shown_labels: torch.Tensor | None = None,
         told_labels: torch.Tensor | None = None,
         other_labels: torch.Tensor | None = None,
         contrast_temperature: float = CONTRAST_TEMPERATURE,
-        prompt_embeds: torch.Tensor | None = None,
         **kwargs,
     ) -> OTDRGModelOutputWithPast:
         r"""
@@ -521,6 +521,8 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
             disease_labels (`torch.LongTensor` of shape `[B, m]`, *optional*):
                 The labels of the studies: they prompt the LLM where known, and give `ot_loss` and `disease_loss`.
             mm_encoder_outputs (`dict`, *optional*): `{"image": features}`, computed before; excludes `pixel_values`.
+            prompt_embeds (`torch.FloatTensor` of shape `[B, T, hidden]`, *optional*):
+                Embeddings of a whole prompt, with its study, of which `input_ids` are the chunk that follows the cache.
             shown_labels (`torch.LongTensor` of shape `[B, m]`, *optional*):
                 In training, the states that prompt the LLM instead; -100 is predicted. Default: `disease_labels`.
             told_labels (`torch.BoolTensor` of shape `[B, m]`, *optional*):
@@ -528,8 +530,6 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
             other_labels (`torch.LongTensor` of shape `[B, k, m]`, *optional*):
                 States of other studies for the transport loss. Default: those of the next studies of the batch.
             contrast_temperature (`float`, *optional*, defaults to 0.15): Of the transport loss.
-            prompt_embeds (`torch.FloatTensor` of shape `[B, T, hidden]`, *optional*):
-                Embeddings of a whole prompt, with its study, of which `input_ids` are the chunk that follows the cache.
         """
         if input_ids is not None and inputs_embeds is not None:
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
