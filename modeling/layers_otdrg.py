@@ -79,7 +79,7 @@ class LabelEncoder(nn.Module):
         """
         Args:
             embeds (`torch.Tensor` of shape `[m, 1 + states, tokens, hidden]`, *optional*):
-                The LLM's embeddings of `phrase_ids`, anything where these are padding. Not read with
+                The LLM's embeddings of `phrase_ids`, anything where these are padding; none with
                 `config.label_feature_size`.
 
         Returns:

@@ -60,7 +60,6 @@ from .vision_otdrg import encoder_outputs, patch_features
 # TRF057 asks for `auto_docstring`, which knows the models within transformers only: of these it would replace the
 # docstrings by those of a model named None.
 
-
 # Fields of `OTDRGStudyFeatures` that have an entry per view or layer; all others have one per study.
 ENCODER_FIELDS = ("last_hidden_state", "pooler_output", "hidden_states", "attentions")
 
@@ -305,9 +304,8 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
 
     def encode_labels(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Features of the names `[m, d]` and of the (label, state) phrases `[m, states, d]`."""
-        if self.config.label_feature_size:
-            return self.label_encoder()
-        return self.label_encoder(self.get_input_embeddings()(self.label_encoder.phrase_ids.clamp(min=0)))
+        ids = self.label_encoder.phrase_ids.clamp(min=0)  # [m, 1 + states, tokens]
+        return self.label_encoder(None if self.config.label_feature_size else self.get_input_embeddings()(ids))
 
     @can_return_tuple
     def get_image_features(  # trf-ignore: TRF057
