@@ -75,12 +75,15 @@ class LabelEncoder(nn.Module):
             )
         return _padded_table(self.config.label_phrase_ids)
 
+    def token_ids(self) -> torch.Tensor | None:
+        """Token ids `[m, 1 + states, tokens]` whose embeddings `forward` takes; `None` where a text encoder was read."""
+        return None if self.config.label_feature_size else self.phrase_ids.clamp(min=0)
+
     def forward(self, embeds: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
             embeds (`torch.Tensor` of shape `[m, 1 + states, tokens, hidden]`, *optional*):
-                The LLM's embeddings of `phrase_ids`, anything where these are padding; none with
-                `config.label_feature_size`.
+                The LLM's embeddings of `token_ids`; those of the padding count for nothing.
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor]`: The names `[m, d]` and the (label, state) phrases `[m, states, d]`.

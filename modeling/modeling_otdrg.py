@@ -304,8 +304,8 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
 
     def encode_labels(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Features of the names `[m, d]` and of the (label, state) phrases `[m, states, d]`."""
-        ids = self.label_encoder.phrase_ids.clamp(min=0)  # [m, 1 + states, tokens]
-        return self.label_encoder(None if self.config.label_feature_size else self.get_input_embeddings()(ids))
+        ids = self.label_encoder.token_ids()
+        return self.label_encoder(None if ids is None else self.get_input_embeddings()(ids))
 
     @can_return_tuple
     def get_image_features(  # trf-ignore: TRF057
