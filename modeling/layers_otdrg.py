@@ -76,7 +76,7 @@ class LabelEncoder(nn.Module):
         return _padded_table(self.config.label_phrase_ids)
 
     def token_ids(self) -> torch.Tensor | None:
-        """Token ids `[m, 1 + states, tokens]` whose embeddings `forward` takes; `None` where a text encoder was read."""
+        """Token ids `[m, 1 + states, tokens]` whose embeddings `forward` takes; `None` with `label_feature_size`."""
         return None if self.config.label_feature_size else self.phrase_ids.clamp(min=0)
 
     def forward(self, embeds: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
