@@ -197,10 +197,13 @@ class OTDRGPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
         body: Any = getattr(self, self.base_model_prefix, self)
         return body.alignment.background.dtype
 
-    def _initialize_weights(self, module: nn.Module, *args, **kwargs):
-        # transformers skips what holds no parameter of its own, such as `Fusion`, in code that is not its own, as that
-        # might overwrite loaded weights. `_init_weights` uses its functions, which leave them alone.
-        super()._initialize_weights(module)
+    def is_custom_code(self) -> bool:
+        """
+        Whether a backbone is custom code. Of such, transformers does not initialise modules without parameters of their
+        own, `Fusion` or the attention of a CLIP, as it might overwrite loaded weights; that of OTDRG leaves them alone.
+        """
+        backbones = (each for each in self.modules() if isinstance(each, PreTrainedModel))
+        return any(each.is_custom_code() for each in backbones if not isinstance(each, OTDRGPreTrainedModel))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

@@ -63,3 +63,37 @@ def test_projectors_that_a_checkpoint_lacks(config, missing, tmp_path):
     check_projectors(loaded.model)
     for name, value in loaded.state_dict().items():
         assert (name in lost) != torch.equal(value, model.state_dict()[name]), name
+
+
+def test_weights_of_a_clip_that_a_checkpoint_lacks(tmp_path):
+    """Its attention has no parameter of its own either, and initialises those of its layers."""
+    config = make_config("clip")
+    config.vision_config.num_hidden_layers = 4
+    model = OTDRGForConditionalGeneration(config)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+    lost = [name for name in weights if "q_proj.weight" in name and "vision_tower" in name]
+    save_file({name: value for name, value in weights.items() if name not in lost}, path, {"format": "pt"})
+    loaded = OTDRGForConditionalGeneration.from_pretrained(tmp_path)
+    expected = (config.vision_config.hidden_size * 2 * 4) ** -0.5
+    for name in lost:
+        assert float(loaded.get_parameter(name).detach().std()) == pytest.approx(expected, rel=0.2), name
+
+
+def test_loaded_weights_of_custom_code_are_not_initialised_again(tmp_path, monkeypatch):
+    """A backbone of a user's own may write its weights without asking whether they were loaded."""
+    model = OTDRGForConditionalGeneration(make_config())
+    tower = type(model.model.vision_tower)
+
+    def init_in_place(self, module):
+        if isinstance(module, torch.nn.Linear):
+            module.weight.data.fill_(7.0)
+
+    monkeypatch.setattr(tower, "__module__", "mine")
+    monkeypatch.setattr(tower, "_init_weights", init_in_place)
+    assert model.is_custom_code()
+    model.save_pretrained(tmp_path)
+    loaded = OTDRGForConditionalGeneration.from_pretrained(tmp_path)
+    for name, value in loaded.model.vision_tower.named_parameters():
+        assert torch.equal(value, model.model.vision_tower.get_parameter(name)), name
