@@ -75,17 +75,28 @@ class LabelEncoder(nn.Module):
             )
         return _padded_table(self.config.label_phrase_ids)
 
-    def forward(self, embed_tokens: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the names `[m, d]` and the (label, state) phrases `[m, states, d]`."""
-        given = self.phrase_features if self.config.label_feature_size else self._mean_embeddings(embed_tokens)
+    def token_ids(self) -> torch.Tensor | None:
+        """Token ids `[m, 1 + states, tokens]` whose embeddings `forward` takes; `None` with `label_feature_size`."""
+        return None if self.config.label_feature_size else self.phrase_ids.clamp(min=0)
+
+    def forward(self, embeds: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            embeds (`torch.Tensor` of shape `[m, 1 + states, tokens, hidden]`, *optional*):
+                The LLM's embeddings of `token_ids`; those of the padding count for nothing.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: The names `[m, d]` and the (label, state) phrases `[m, states, d]`.
+        """
+        given = self.phrase_features if embeds is None else self._mean_embeddings(embeds)
         # Features of different models differ in scale by orders of magnitude.
         given = F.layer_norm(given.to(self.norm.weight.dtype), given.shape[-1:])
         phrases = self.norm(self.output(self.act(self.dense(given))))  # [m, 1 + states, d]
         return phrases[:, 0], phrases[:, 1:]
 
-    def _mean_embeddings(self, embed_tokens: nn.Module) -> torch.Tensor:
+    def _mean_embeddings(self, embeds: torch.Tensor) -> torch.Tensor:
         mask = (self.phrase_ids >= 0).unsqueeze(-1)
-        tokens = embed_tokens(self.phrase_ids.clamp(min=0)) * mask  # [m, 1 + states, tokens, hidden]
+        tokens = embeds * mask  # [m, 1 + states, tokens, hidden]
         return tokens.to(self.norm.weight.dtype).sum(-2) / mask.sum(-2)
 
 
@@ -287,8 +298,8 @@ class LabelWords(nn.Module):
         """`config.label_word_ids` as `[m, states, tokens]`, padded with -1."""
         return _padded_table(self.config.label_word_ids or [])
 
-    def forward(self, states: torch.Tensor, embed_tokens: nn.Module) -> torch.Tensor:
-        """Words of `states` `[B, m]`, `[B, label_words, hidden]`, repeated until the width is filled."""
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Token ids of the words of `states` `[B, m]`, `[B, label_words]`: repeated to fill the width, -1 for none."""
         positive_first = (states != POSITIVE).to(torch.int8).argsort(dim=1, stable=True)  # [B, m]
         ids = self.word_ids[positive_first, states.gather(1, positive_first)].flatten(1)  # [B, m * tokens]
         filled_first = (ids < 0).to(torch.int8).argsort(dim=1, stable=True)
@@ -296,8 +307,7 @@ class LabelWords(nn.Module):
         # Positions without a word would take most of the attention.
         width = torch.arange(self.config.label_words, device=ids.device)
         count = (ids >= 0).sum(1, keepdim=True).clamp(1, self.config.label_words)  # [B, 1]
-        ids = ids.gather(1, width % count)  # [B, label_words]
-        return embed_tokens(ids.clamp(min=0)) * (ids >= 0).unsqueeze(-1)
+        return ids.gather(1, width % count)  # [B, label_words]
 
 
 class LabelTokens(nn.Module):

@@ -28,7 +28,8 @@ def weighted_sum(
         terms.append(config.ot_loss_weight * ot_loss)
     if disease_loss is not None:
         terms.append(config.disease_loss_weight * disease_loss)
-    return sum(terms[1:], start=terms[0]) if terms else None
+    # The head of the LLM may be on another device than the transport.
+    return sum((term.to(terms[0].device) for term in terms[1:]), start=terms[0]) if terms else None
 
 
 def disease_loss(logits: torch.Tensor, states: torch.Tensor) -> torch.Tensor:

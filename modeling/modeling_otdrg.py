@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, GenerationMixin, LogitsProcessorList, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
@@ -55,18 +55,26 @@ from .study_inputs_otdrg import (
     fill_placeholders,
     real_views_first,
 )
-from .vision_otdrg import encode_images, patch_features
+from .vision_otdrg import encoder_outputs, patch_features
 
 # TRF057 asks for `auto_docstring`, which knows the models within transformers only: of these it would replace the
 # docstrings by those of a model named None.
 
+# Fields of `OTDRGStudyFeatures` that have an entry per view or layer; all others have one per study.
+ENCODER_FIELDS = ("last_hidden_state", "pooler_output", "hidden_states", "attentions")
+
 
 @dataclass
-class OTDRGStudyFeatures(ModelOutput):  # trf-ignore: TRF057
+class OTDRGStudyFeatures(BaseModelOutputWithPooling):  # trf-ignore: TRF057
     """
     What the LLM and its user need of a batch of studies, computed once per study.
 
     Args:
+        last_hidden_state, hidden_states, attentions:
+            As the vision encoder gave them, of the real views of all studies one after another; `hidden_states` and
+            `attentions` where they are asked for. `None` for studies given as `vision_features`.
+        pooler_output (`list[torch.FloatTensor]` of shape `[tokens, hidden]`, *optional*):
+            `image_embeds` of the real views, one after another; `None` in a compiled graph.
         image_embeds (`torch.FloatTensor` of shape `[B, V, tokens, hidden]`): Visual tokens of each view.
         view_mask (`torch.BoolTensor` of shape `[B, V]`): False where a view is padding.
         finding_embeds (`torch.FloatTensor` of shape `[B, label_words + m, hidden]`):
@@ -94,8 +102,8 @@ class OTDRGStudyFeatures(ModelOutput):  # trf-ignore: TRF057
     is_revision: torch.Tensor | None = None
 
     def of_studies(self, rows: torch.Tensor) -> "OTDRGStudyFeatures":
-        """Those of some studies, in any order and number."""
-        return type(self)(**{name: value[rows] for name, value in self.items()})
+        """Those of some studies, in any order and number, without what the vision encoder gave."""
+        return type(self)(**{name: value[rows] for name, value in self.items() if name not in ENCODER_FIELDS})
 
 
 @dataclass
@@ -178,6 +186,7 @@ class OTDRGPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _no_split_modules = ["PatchProjection", "LabelEncoder", "TransportAlignment", "DiseaseHead", "Fusion"]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -187,6 +196,14 @@ class OTDRGPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
         """
         body: Any = getattr(self, self.base_model_prefix, self)
         return body.alignment.background.dtype
+
+    def is_custom_code(self) -> bool:
+        """
+        Whether a backbone is custom code. Of such, transformers does not initialise modules without parameters of their
+        own, `Fusion` or the attention of a CLIP, as it might overwrite loaded weights; that of OTDRG leaves them alone.
+        """
+        backbones = (each for each in self.modules() if isinstance(each, PreTrainedModel))
+        return any(each.is_custom_code() for each in backbones if not isinstance(each, OTDRGPreTrainedModel))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -259,32 +276,41 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
     def set_input_embeddings(self, value: nn.Module):
         self.language_model.set_input_embeddings(value)
 
-    def encode_views(self, pixel_values: torch.Tensor, view_mask: torch.Tensor) -> torch.Tensor:
-        """Patches of every view, `[B, V, 3, H, W]` -> `[B, V, rows, columns, d]`; padded views are never encoded."""
-        config = self.config
+    def encode_views(self, pixel_values: torch.Tensor, view_mask: torch.Tensor, **kwargs) -> ModelOutput:
+        """What the vision encoder gives for the real views among `[B, V, 3, H, W]`: padded ones are never encoded."""
         # In a compiled graph no shape can depend on the mask: padded views are encoded, and left out afterwards.
-        padded = is_compiling()
-        views = pixel_values.flatten(0, 1) if padded else pixel_values[view_mask]  # [real views, 3, H, W]
-        views = views.to(self.vision_tower.dtype)
-        hidden = encode_images(self.vision_tower, views)
-        maps = patch_features(hidden, views, config.vision_config, config.vision_feature_size)
+        views = pixel_values.flatten(0, 1) if is_compiling() else pixel_values[view_mask]  # [real views, 3, H, W]
+        return encoder_outputs(self.vision_tower, views.to(self.vision_tower.dtype), **kwargs)
+
+    def project_views(self, hidden: torch.Tensor, pixel_values: torch.Tensor, view_mask: torch.Tensor) -> torch.Tensor:
+        """Patches of every view, `[B, V, rows, columns, d]`, of the last hidden state of `encode_views`."""
+        config = self.config
+        maps = patch_features(hidden, pixel_values.flatten(0, 1), config.vision_config, config.vision_feature_size)
         maps = self.patch_projection(maps)  # [real views, rows, columns, d]
         if list(maps.shape[1:3]) != config.image_grid:
             raise ValueError(
-                f"The encoder gave {maps.shape[1]} x {maps.shape[2]} patches for images of {tuple(views.shape[-2:])} "
-                f"pixels, but `image_grid` is {config.image_grid}: use the image size that the model was built with."
+                f"The encoder gave {maps.shape[1]} x {maps.shape[2]} patches for images of "
+                f"{tuple(pixel_values.shape[-2:])} pixels, but `image_grid` is {config.image_grid}: use the image size "
+                "that the model was built with."
             )
-        if padded:
+        view_mask = view_mask.to(maps.device)
+        if is_compiling():
             return maps.unflatten(0, view_mask.shape) * view_mask[..., None, None, None]
         patches = maps.new_zeros(*view_mask.shape, *maps.shape[1:])
         patches[view_mask] = maps
         return patches
 
     def project_features(self, vision_features: torch.Tensor, view_mask: torch.Tensor) -> torch.Tensor:
-        """As `encode_views`, of what the vision encoder gave before: `[B, V, rows, columns, c]`."""
+        """As `project_views`, of what the vision encoder gave before: `[B, V, rows, columns, c]`."""
         maps = self.patch_projection(vision_features.flatten(0, 1)).unflatten(0, view_mask.shape)
-        return maps * view_mask[..., None, None, None]
+        return maps * view_mask[..., None, None, None].to(maps.device)
 
+    def encode_labels(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of the names `[m, d]` and of the (label, state) phrases `[m, states, d]`."""
+        ids = self.label_encoder.token_ids()
+        return self.label_encoder(None if ids is None else self.get_input_embeddings()(ids))
+
+    @can_return_tuple
     def get_image_features(  # trf-ignore: TRF057
         self,
         pixel_values: torch.Tensor | None = None,
@@ -303,11 +329,16 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
                 States that override the prediction (0 blank, 1 positive, 2 negative, 3 uncertain); -100 is predicted.
             vision_features (`torch.FloatTensor` of shape `[B, V, rows, columns, c]`, *optional*):
                 Features of the vision encoder, which then is not run: instead of `pixel_values`.
+            kwargs: Of the vision encoder, such as `output_hidden_states` and `output_attentions`.
 
         Raises:
             ValueError: if a shape is wrong or a study has no view.
         """
-        seen = self.see(pixel_values, view_mask, vision_features)
+        encoded = None
+        if vision_features is None:
+            pixel_values, view_mask = check_views(pixel_values, view_mask)
+            encoded = self.encode_views(pixel_values, view_mask, **kwargs)
+        seen = self.see(pixel_values, view_mask, vision_features, encoded)
         disease_labels = check_labels(disease_labels, seen.maps, self.config)
         states, overridden = self.decide(seen, disease_labels)
         features = self.fuse(seen, states, overridden)
@@ -315,29 +346,42 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
             predicted, as_predicted = self.decide(seen)
             features.predicted_finding_embeds = self._seen_findings(seen, predicted, as_predicted)
             features.is_revision = overridden.any(-1) & (disease_labels < 0).any(-1)
-        return features
+        image_embeds = features.image_embeds
+        tokens = None if is_compiling() else list(image_embeds[features.view_mask.to(image_embeds.device)])
+        of_encoder = {name: getattr(encoded, name, None) for name in ENCODER_FIELDS}
+        return OTDRGStudyFeatures(**{**of_encoder, "pooler_output": tokens}, **features)
 
     def see(
         self,
         pixel_values: torch.Tensor | None,
         view_mask: torch.Tensor | None,
         vision_features: torch.Tensor | None = None,
+        encoded: ModelOutput | None = None,
     ) -> Seen:
-        """Patches of the views, how they align with the presence of each label, and the disease logits."""
+        """
+        Patches of the views, how they align with the presence of each label, and the disease logits.
+
+        Args:
+            encoded ([`ModelOutput`], *optional*): Of `encode_views`, if the views were encoded before.
+        """
         given = pixel_values if vision_features is None else vision_features
         given, view_mask = check_views(given, view_mask)
-        encode = self.encode_views if vision_features is None else self.project_features
-        maps = encode(given, view_mask)  # [B, V, rows, columns, d]
-        patch_mask = view_mask.repeat_interleave(maps.shape[2] * maps.shape[3], dim=1)  # [B, V * n]
-        names, phrases = self.label_encoder(self.get_input_embeddings())  # [m, d], [m, states, d]
-        phrases, names = phrases.to(maps.dtype), names.to(maps.dtype)
+        if vision_features is not None:
+            maps = self.project_features(given, view_mask)  # [B, V, rows, columns, d]
+        else:
+            encoded = self.encode_views(given, view_mask) if encoded is None else encoded
+            maps = self.project_views(encoded.last_hidden_state, given, view_mask)
+        patch_mask = view_mask.to(maps.device).repeat_interleave(maps.shape[2] * maps.shape[3], dim=1)  # [B, V * n]
+        # The layers may be on several devices: what they are combined with is brought to that of the patches.
+        names, phrases = (each.to(maps) for each in self.encode_labels())  # [m, d], [m, states, d]
         # Each label is looked for by the phrase of its presence, whatever its state: what is seen of one label does not
         # depend on the states of the others.
         present = phrases[:, POSITIVE].expand(len(maps), -1, -1)  # [B, m, d]
         equal = torch.ones(present.shape[:2], device=maps.device)
         alignment = self.alignment(maps.flatten(1, 3), patch_mask, present, equal)
+        alignment = Alignment(*(each.to(maps.device) for each in alignment))
         disease_logits = self.disease_head(alignment.label_patches, names, phrases[:, POSITIVE])
-        return Seen(maps, patch_mask, phrases, alignment, disease_logits)
+        return Seen(maps, patch_mask, phrases, alignment, disease_logits.to(maps.device))
 
     def decide(
         self, seen: Seen, disease_labels: torch.Tensor | None = None, overridden: torch.Tensor | None = None
@@ -402,8 +446,9 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
         tokens = self.fusion.label_tokens(_phrases_of(phrases, shown), label_patches, positions, overridden)
         if self.fusion.label_words is None:
             return tokens
-        words = self.fusion.label_words(shown, self.get_input_embeddings())
-        return torch.cat([words.to(tokens), tokens], dim=1)
+        ids = self.fusion.label_words(shown)  # [B, label_words]
+        words = self.get_input_embeddings()(ids.clamp(min=0)).to(tokens) * (ids >= 0).unsqueeze(-1).to(tokens.device)
+        return torch.cat([words, tokens], dim=1)
 
     def study_losses(
         self,
@@ -431,7 +476,7 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
     ) -> torch.Tensor:
         """Puts visual and label tokens at their placeholders. `ValueError` if the counts differ."""
         image_embeds, finding_embeds = features.image_embeds, features.finding_embeds
-        view_mask = features.view_mask.bool()
+        view_mask = features.view_mask.to(image_embeds.device).bool()
         if view_mask.shape[0] != inputs_embeds.shape[0]:
             raise ValueError(f"{inputs_embeds.shape[0]} prompts for {view_mask.shape[0]} studies.")
         places = self._placeholders(input_ids, inputs_embeds, self.config.image_token_id)  # [B, T]
@@ -461,6 +506,7 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
         inputs_embeds: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, OTDRGStudyFeatures] | None = None,
         vision_features: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
         shown_labels: torch.Tensor | None = None,
         told_labels: torch.Tensor | None = None,
         other_labels: torch.Tensor | None = None,
@@ -476,6 +522,8 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
             disease_labels (`torch.LongTensor` of shape `[B, m]`, *optional*):
                 The labels of the studies: they prompt the LLM where known, and give `ot_loss` and `disease_loss`.
             mm_encoder_outputs (`dict`, *optional*): `{"image": features}`, computed before; excludes `pixel_values`.
+            prompt_embeds (`torch.FloatTensor` of shape `[B, T, hidden]`, *optional*):
+                Embeddings of a whole prompt, with its study, of which `input_ids` are the chunk that follows the cache.
             shown_labels (`torch.LongTensor` of shape `[B, m]`, *optional*):
                 In training, the states that prompt the LLM instead; -100 is predicted. Default: `disease_labels`.
             told_labels (`torch.BoolTensor` of shape `[B, m]`, *optional*):
@@ -503,7 +551,11 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
             if features is None:
                 raise ValueError("You must specify input_ids, inputs_embeds or pixel_values")
             return OTDRGModelOutputWithPast(study_features=features, **losses)
-        inputs_embeds = self._prompt_embeds(input_ids, inputs_embeds, features, past_key_values)
+        if prompt_embeds is None:
+            inputs_embeds = self._prompt_embeds(input_ids, inputs_embeds, features, past_key_values)
+        else:
+            start = past_key_values.get_seq_length()
+            inputs_embeds = prompt_embeds[:, start : start + input_ids.shape[1]]
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -611,13 +663,11 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):  # t
         input_ids: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         view_mask: torch.Tensor | None = None,
-        disease_labels: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        label_weights: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         skip_logits: bool = False,
         num_items_in_batch: int | torch.Tensor | None = None,
@@ -627,31 +677,38 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):  # t
         r"""
         Without `input_ids` and `inputs_embeds` the LLM is left out: disease logits, transport plan and their losses.
 
+        The stock `Trainer` takes every argument of this signature whose name contains "label" for one that each batch
+        has, so that `labels` alone is among them; `disease_labels`, `shift_labels` and `label_weights` are keywords.
+
         Args:
-            disease_labels (`torch.LongTensor` of shape `[B, m]`, *optional*):
-                The labels of the studies: they prompt the LLM where known, and give `ot_loss` and `disease_loss`.
             labels (`torch.LongTensor` of shape `[B, T]`, *optional*): `input_ids` to predict, -100 elsewhere.
-            label_weights (`torch.FloatTensor` of shape `[B, T]`, *optional*): Of each of `labels` in the loss.
             skip_logits (`bool`, *optional*, defaults to `False`):
                 Leave out `logits`. The loss then projects only the supervised positions onto the vocabulary.
             num_items_in_batch (`int`, *optional*): Divisor of the summed LM loss, for gradient accumulation.
+            disease_labels (`torch.LongTensor` of shape `[B, m]`, *optional*):
+                The labels of the studies: they prompt the LLM where known, and give `ot_loss` and `disease_loss`.
+            shift_labels (`torch.LongTensor` of shape `[B, T]`, *optional*):
+                The token to predict from each position, -100 elsewhere, instead of `labels` shifted by one: where
+                sequences are split over devices, they are shifted before.
+            label_weights (`torch.FloatTensor` of shape `[B, T]`, *optional*): Of each of `labels` in the loss.
             kwargs: Of [`OTDRGModel.forward`], such as `vision_features` and `shown_labels`, and of the LLM.
         """
+        shift_labels, label_weights = kwargs.pop("shift_labels", None), kwargs.pop("label_weights", None)
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
             view_mask=view_mask,
-            disease_labels=disease_labels,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             mm_encoder_outputs=mm_encoder_outputs,
+            return_dict=True,
             **kwargs,
         )
         hidden, logits, lm_loss = outputs.last_hidden_state, None, None  # [B, T, hidden]; `None` without a prompt
-        if hidden is not None and labels is not None:
-            lm_loss = self._language_loss(hidden, labels, label_weights, num_items_in_batch)
+        if hidden is not None and (labels is not None or shift_labels is not None):
+            lm_loss = self._language_loss(hidden, labels, shift_labels, label_weights, num_items_in_batch)
         if hidden is not None and not skip_logits:
             logits = self._project(slice_logits_to_keep(hidden, logits_to_keep))
         features = outputs.study_features
@@ -698,11 +755,14 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):  # t
         logits, cap = self.lm_head(hidden), self._logit_cap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
-    def _language_loss(self, hidden, labels, label_weights, num_items_in_batch) -> torch.Tensor:
-        targets = labels[:, 1:]
-        supervised = targets != -100  # [B, T - 1]
-        hidden, targets = hidden[:, :-1][supervised], targets[supervised].to(hidden.device)
-        weights = None if label_weights is None else label_weights[:, 1:][supervised].to(hidden.device)
+    def _language_loss(self, hidden, labels, shift_labels, label_weights, num_items_in_batch) -> torch.Tensor:
+        if shift_labels is not None and label_weights is not None:
+            raise ValueError("`label_weights` belong to `labels`: with `shift_labels` give none.")
+        targets = F.pad(labels[:, 1:], (0, 1), value=-100) if shift_labels is None else shift_labels
+        targets = targets.to(hidden.device)
+        supervised = targets != -100  # [B, T]
+        hidden, targets = hidden[supervised], targets[supervised]
+        weights = None if label_weights is None else F.pad(label_weights[:, 1:], (0, 1)).to(hidden.device)[supervised]
         loss = chunked_cross_entropy(hidden, self.lm_head, targets, self._logit_cap, weights)
         if loss is None:
             logits = self._project(hidden).float()  # [supervised, vocab]
@@ -713,13 +773,24 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):  # t
 
     def save_pretrained(self, save_directory, **kwargs):
         """Saves the model with the code to run it by `trust_remote_code=True` where otdrg_hf is not installed."""
-        classes = {"AutoModel": type(self), "AutoProcessor": OTDRGProcessor}
+        classes = {"AutoConfig": type(self.config), "AutoProcessor": OTDRGProcessor}
+        # Whatever it was loaded by: transformers adds that one name alone.
+        classes |= dict.fromkeys(("AutoModel", "AutoModelForImageTextToText"), type(self))
         self.config.auto_map = {k: f"{c.__module__.split('.')[-1]}.{c.__name__}" for k, c in classes.items()}
         self.config.custom_pipelines = CUSTOM_PIPELINES
         try:
             super().save_pretrained(save_directory, **kwargs)
         finally:
             del self.config.custom_pipelines
+
+    def _prefill(self, input_ids, generation_config, model_kwargs, is_first_iteration=True):
+        """Before a prompt is read in chunks (`prefill_chunk_size`), the tokens of its study are put in."""
+        encoded = model_kwargs.get("mm_encoder_outputs") or {}
+        if generation_config.prefill_chunk_size is None or "image" not in encoded or not is_first_iteration:
+            return super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)
+        embeds = self.model.merge_features(input_ids, self.get_input_embeddings()(input_ids), encoded["image"])
+        chunked = {**model_kwargs, "mm_encoder_outputs": {}, "prompt_embeds": embeds}
+        return super()._prefill(input_ids, generation_config, chunked, is_first_iteration)
 
     def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs):
         """Beams and samples share the features of their study, computed before they are expanded."""

@@ -144,7 +144,7 @@ class RadiologyReportPipeline(Pipeline):
         batch = self._pad(studies)
         generate_kwargs = self._within_context(batch, generate_kwargs)
         features = self.model.get_image_features(
-            batch["pixel_values"].to(self.model.dtype), batch["view_mask"], batch["disease_labels"]
+            batch["pixel_values"].to(self.model.dtype), batch["view_mask"], batch["disease_labels"], return_dict=True
         )
         with torch.random.fork_rng(enabled=seed is not None):
             if seed is not None:

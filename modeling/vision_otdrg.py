@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.utils import ModelOutput
 
 RESIZING = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.ZeroPad2d)
 POSITION_SIZE = 24  # width of the code of a position, which tells left from right and high from low
@@ -34,15 +35,24 @@ def patch_grid(num_tokens: int, height: int, width: int, patch_size: int | None)
     raise ValueError(f"No grid of patches fits {num_tokens} tokens of a {height} x {width} image.")
 
 
-def encode_images(vision_tower: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Last hidden state of images `[B, 3, H, W]`; at a size that is not its own the encoder interpolates positions."""
-    options = {}
+def encoder_outputs(vision_tower: nn.Module, pixel_values: torch.Tensor, **options) -> ModelOutput:
+    """
+    What the encoder gives for images `[B, 3, H, W]`; at a size that is not its own it interpolates positions.
+
+    Args:
+        options: Of the encoder, such as `output_hidden_states`.
+    """
     own_size = getattr(vision_tower.config, "image_size", None)
     own_size = (own_size, own_size) if isinstance(own_size, int) else own_size
     if own_size is not None and tuple(own_size) != tuple(pixel_values.shape[-2:]):
         if "interpolate_pos_encoding" in inspect.signature(vision_tower.forward).parameters:
             options["interpolate_pos_encoding"] = True
-    return vision_tower(pixel_values=pixel_values, **options).last_hidden_state
+    return vision_tower(pixel_values=pixel_values, **options)
+
+
+def encode_images(vision_tower: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+    """The last hidden state of [`encoder_outputs`]."""
+    return encoder_outputs(vision_tower, pixel_values).last_hidden_state
 
 
 def patch_features(hidden: torch.Tensor, pixel_values: torch.Tensor, vision_config, feature_size: int) -> torch.Tensor:

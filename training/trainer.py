@@ -206,7 +206,7 @@ def label_features(model: OTDRGForConditionalGeneration, states: torch.Tensor) -
         states (`torch.Tensor` of shape `[B, m]`): State codes of all labels.
     """
     body, (batch, m) = model.model, states.shape
-    _, phrases = body.label_encoder(body.get_input_embeddings())  # [m, states, d]
+    _, phrases = body.encode_labels()  # [m, states, d]
     embeds = body.finding_embeds(
         phrases,
         states,

@@ -249,8 +249,12 @@ def test_words_of_the_labels_are_those_of_the_tokenizer(backbones):
     states[0, 1], states[0, 9], states[0, 8] = 1, 3, 2
     ids = [token for label, state in ((1, 1), (9, 3)) for token in model.config.label_word_ids[label][state]]
     assert processor.tokenizer.decode(ids).split() == "cardiomegaly; possible pleural effusion;".split()
-    words = model.model.fusion.label_words(states, model.get_input_embeddings())
-    close(words[0, : len(ids)], model.get_input_embeddings()(torch.tensor(ids)))
-    close(words[0, len(ids) :], words[0, : words.shape[1] - len(ids)])
+    words = model.model.fusion.label_words(states)
+    assert words[0, : len(ids)].tolist() == ids
+    assert torch.equal(words[0, len(ids) :], words[0, : words.shape[1] - len(ids)])
+    with torch.no_grad():
+        features = model.get_image_features(processor(images=make_films(1))["pixel_values"], disease_labels=states)
+    shown = features.finding_embeds[:, : model.config.label_words]
+    close(shown, model.get_input_embeddings()(words), 0)
     plain, _ = joined(backbones, label_words=0)
     assert plain.model.fusion.label_words is None and plain.config.finding_seq_length == 14

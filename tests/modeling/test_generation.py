@@ -193,3 +193,22 @@ def test_embeddings_instead_of_ids_write_the_same(model, inputs):
 def test_tokens_without_images_are_refused(model, inputs):
     with pytest.raises(ValueError, match="Image features and image tokens do not match"):
         written(model, {key: inputs[key] for key in ("input_ids", "attention_mask")})
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"cache_implementation": "static"}])
+@pytest.mark.parametrize("chunk", [8, 17, 500])
+def test_prompt_that_is_read_in_chunks_writes_the_same(model, inputs, chunk, options):
+    assert torch.equal(written(model, inputs, prefill_chunk_size=chunk, **options), written(model, inputs, **options))
+
+
+def test_revision_that_is_read_in_chunks_is_the_same(model, inputs):
+    labels = torch.full((3, 14), -100)
+    labels[:, 2] = 1
+    expected = written(model, inputs, disease_labels=labels)
+    assert torch.equal(written(model, inputs, disease_labels=labels, prefill_chunk_size=8), expected)
+
+
+def test_prompt_without_study_is_read_in_chunks(model):
+    ids = torch.arange(5, 25).view(2, 10)
+    text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    assert torch.equal(written(model, text, prefill_chunk_size=4), written(model, text))

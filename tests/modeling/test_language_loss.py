@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.loss.loss_utils import ForCausalLMLoss
 
 from otdrg_hf.modeling import losses_otdrg
 from otdrg_hf.modeling.losses_otdrg import chunked_cross_entropy
@@ -113,3 +114,37 @@ def graph_names(loss) -> set[str]:
         names.add(node.name())
         waiting += [parent for parent, _ in node.next_functions if parent is not None and parent.name() not in names]
     return names
+
+
+@pytest.mark.parametrize("chunk", [losses_otdrg.CHUNK_LOGITS, 400])
+def test_shifted_labels_give_the_loss_of_labels(chunk, inputs, monkeypatch):
+    monkeypatch.setattr(losses_otdrg, "CHUNK_LOGITS", chunk)
+    model, labels = make_model(), inputs["input_ids"].clone()
+    labels[:, :-6] = -100
+    shifted = F.pad(labels[:, 1:], (0, 1), value=-100)
+    with torch.no_grad():
+        expected = model(**inputs, labels=labels).lm_loss
+        assert torch.equal(model(**inputs, labels=labels, shift_labels=shifted).lm_loss, expected)
+        assert torch.equal(model(**inputs, shift_labels=shifted).lm_loss, expected)
+        assert not torch.equal(model(**inputs, labels=labels, shift_labels=labels).lm_loss, expected)
+
+
+def test_shifted_labels_are_those_of_the_loss_functions_of_transformers(inputs):
+    """The last position has a target where the sequence goes on on another device."""
+    model, generator = make_model(), torch.Generator().manual_seed(0)
+    shape = inputs["input_ids"].shape
+    targets = torch.randint(5, 200, shape, generator=generator).masked_fill(torch.rand(shape) < 0.3, -100)
+    targets[:, -1] = 7
+    with torch.no_grad():
+        for items in (None, 50, torch.tensor(50)):
+            options = {"shift_labels": targets, "num_items_in_batch": items}
+            outputs = model(**inputs, labels=inputs["input_ids"], **options)
+            size = outputs.logits.shape[-1]
+            expected = ForCausalLMLoss(outputs.logits, inputs["input_ids"], vocab_size=size, **options)
+            torch.testing.assert_close(outputs.lm_loss, expected)
+
+
+def test_weights_with_shifted_labels_are_refused(inputs):
+    model, labels = make_model(), inputs["input_ids"]
+    with pytest.raises(ValueError, match="`label_weights` belong to `labels`"):
+        model(**inputs, labels=labels, shift_labels=labels, label_weights=torch.ones(labels.shape))

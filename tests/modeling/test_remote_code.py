@@ -25,6 +25,13 @@ answer = report(np.load(film), max_new_tokens=8)
 autos = AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 loaded = [auto.from_pretrained(folder, **trust) for auto in autos]
 report.save_pretrained(folder + "-again")
+for auto in (AutoModel, AutoModelForImageTextToText):
+    auto.from_pretrained(folder, **trust).save_pretrained(folder + "-" + auto.__name__)
+    loaded[-1].save_pretrained(folder + "-" + auto.__name__)
+    again = folder + "-" + auto.__name__
+    loaded += [each.from_pretrained(again, **trust) for each in autos]
+    answers = [answer, pipeline("radiology-report", model=again, **trust)(np.load(film), max_new_tokens=8)]
+    assert answers[0] == answers[1], auto
 print(json.dumps([answer, [type(each).__name__ for each in loaded], type(report).__module__.split(".")[0]]))
 """
 
@@ -58,7 +65,7 @@ def written(folder, tmp_path_factory):
 def test_remote_code_writes_the_same(written):
     _, expected, (answer, classes, package) = written
     assert answer == expected
-    assert classes == ["OTDRGConfig", *["OTDRGForConditionalGeneration"] * 2, "OTDRGProcessor"]
+    assert classes == ["OTDRGConfig", *["OTDRGForConditionalGeneration"] * 2, "OTDRGProcessor"] * 3
     assert package == "transformers_modules"
 
 
@@ -77,6 +84,15 @@ def test_folder_holds_all_the_code_and_configuration_without_local_paths(written
         for reference in config["auto_map"].values():
             assert (folder / f"{reference.split('.')[0]}.py").is_file()
         assert not [file for file in folder.iterdir() if str(path).encode() in file.read_bytes()]
+
+
+@pytest.mark.parametrize("auto", ["AutoModel", "AutoModelForImageTextToText"])
+def test_saved_again_it_has_all_entries_whatever_it_was_loaded_by(written, auto):
+    path, _, _ = written
+    config = json.loads((path / f"model-{auto}" / "config.json").read_text())
+    assert config["auto_map"] == json.loads((path / "model" / "config.json").read_text())["auto_map"]
+    assert {"AutoConfig", "AutoModel", "AutoModelForImageTextToText", "AutoProcessor"} <= set(config["auto_map"])
+    assert "custom_pipelines" in config
 
 
 def test_local_configuration_does_not_ask_for_trust(folder):

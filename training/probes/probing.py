@@ -87,7 +87,7 @@ def _spread(model, processor, studies) -> dict[str, float]:
     for study in studies:
         inputs = processor(**{name: [study[name]] for name in INPUT_COLUMNS})
         patches.append(model.model.see(inputs["pixel_values"], inputs["view_mask"]).patches[0])
-    _, phrases = model.model.label_encoder(model.get_input_embeddings())
+    _, phrases = model.model.encode_labels()
     return {"effective_rank": effective_rank(torch.cat(patches)), "label_cosine": mean_cosine(phrases[:, POSITIVE])}
 
 
