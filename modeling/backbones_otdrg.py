@@ -1,7 +1,7 @@
 # Copyright 2026 The otdrg-hf authors. Licensed under the Apache License, Version 2.0.
 """Builds a model and its processor from a pretrained vision encoder and a pretrained language model."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     ViTImageProcessorPil,
 )
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
 from .configuration_otdrg import OTDRGConfig
 from .processing_otdrg import FINDING_TOKEN, IMAGE_TOKEN, OTDRGProcessor
@@ -28,6 +28,8 @@ PROCESSOR_FIELDS = ("label_names",)
 ADAPTER_WEIGHTS, MAGNITUDE, PEFT_PREFIX = "adapter_model.safetensors", ".lora_magnitude_vector", "base_model.model."
 MOST_LABEL_WORDS = 40  # a study that states more leaves out the last of its doubts
 ROW_MULTIPLE = 64
+
+logger = logging.get_logger(__name__)
 
 
 def square_image_processor(size: int, mean=(0.5,) * 3, std=(0.5,) * 3, resample: int = 2) -> ViTImageProcessorPil:
@@ -74,8 +76,29 @@ def pretrained_vision(
 ) -> tuple[PreTrainedModel, ViTImageProcessorPil]:
     """A pretrained vision encoder and what resizes and normalises its images."""
     config = _vision_config(vision_id)
-    tower = AutoModel.from_pretrained(vision_id, config=config, **loading)
+    tower = build_tower(lambda **options: AutoModel.from_pretrained(vision_id, config=config, **{**loading, **options}))
     return tower, _image_processor(vision_id, config, image_size)
+
+
+def build_tower(build: Callable[..., PreTrainedModel]) -> PreTrainedModel:
+    """
+    The vision encoder that `build()` gives, or `build(attn_implementation=None)` where it does not know the attention
+    that is asked for: a convolutional encoder has none, and the language model is still to get it.
+    """
+    try:
+        return build()
+    except ValueError:
+        tower = build(attn_implementation=None)  # raises again what has another reason
+        warn_of_attention(tower)
+        return tower
+
+
+def warn_of_attention(tower: PreTrainedModel):
+    """One line for a vision encoder that does not know the attention of the model."""
+    logger.warning_once(
+        f"{type(tower).__name__} does not know this `attn_implementation`: it keeps "
+        f"{tower.config._attn_implementation!r}, and the language model gets what you asked for."
+    )
 
 
 def join_backbones(
