@@ -1,6 +1,7 @@
 # Copyright 2026 The otdrg-hf authors. Licensed under the Apache License, Version 2.0.
 """Builds a model and its processor from a pretrained vision encoder and a pretrained language model."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     ViTImageProcessorPil,
 )
+from transformers.quantizers.auto import AutoQuantizationConfig
 from transformers.utils import cached_file, logging
 
 from .configuration_otdrg import OTDRGConfig
@@ -28,6 +30,8 @@ PROCESSOR_FIELDS = ("label_names",)
 ADAPTER_WEIGHTS, MAGNITUDE, PEFT_PREFIX = "adapter_model.safetensors", ".lora_magnitude_vector", "base_model.model."
 MOST_LABEL_WORDS = 40  # a study that states more leaves out the last of its doubts
 ROW_MULTIPLE = 64
+# The parts between the backbones, by their names in `OTDRGModel`: small, trained in full, and never quantised unasked.
+PROJECTORS = ("patch_projection", "label_encoder", "alignment", "disease_head", "fusion")
 
 logger = logging.get_logger(__name__)
 
@@ -99,6 +103,20 @@ def warn_of_attention(tower: PreTrainedModel):
         f"{type(tower).__name__} does not know this `attn_implementation`: it keeps "
         f"{tower.config._attn_implementation!r}, and the language model gets what you asked for."
     )
+
+
+def spare_projectors(quantization_config, prefix: str = ""):
+    """
+    A copy of a quantisation (of transformers, or a dict of its fields) that leaves the projectors and the head as they
+    are, unless it says itself which modules to leave.
+    """
+    if isinstance(quantization_config, dict):
+        quantization_config = AutoQuantizationConfig.from_dict(quantization_config)
+    quantization_config = copy.deepcopy(quantization_config)
+    for field in ("llm_int8_skip_modules", "modules_to_not_convert"):
+        if getattr(quantization_config, field, ()) is None:
+            setattr(quantization_config, field, [*(prefix + name for name in PROJECTORS), "lm_head"])
+    return quantization_config
 
 
 def join_backbones(

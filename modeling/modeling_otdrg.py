@@ -31,7 +31,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
-from .backbones_otdrg import build_tower, load_magnitudes, model_from_backbones, warn_of_attention
+from .backbones_otdrg import build_tower, load_magnitudes, model_from_backbones, spare_projectors, warn_of_attention
 from .configuration_otdrg import OTDRGConfig
 from .disease_states_otdrg import POSITIVE, predict_states, resolve_states, shown_states
 from .layers_otdrg import (
@@ -212,6 +212,14 @@ class OTDRGPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
             for layer in module.children():
                 if isinstance(layer, nn.Linear):
                     init.xavier_uniform_(layer.weight)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, quantization_config=None, **kwargs):
+        """As in transformers; a `quantization_config` leaves the projectors as they are unless it names others."""
+        if quantization_config is not None:
+            prefix = f"{cls.base_model_prefix}." if issubclass(cls, GenerationMixin) else ""
+            kwargs["quantization_config"] = spare_projectors(quantization_config, prefix)
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
 
     def load_adapter(self, peft_model_id: str | None = None, adapter_name: str | None = None, **kwargs):
         """As in transformers, and with the magnitudes of DoRA."""
