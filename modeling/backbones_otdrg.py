@@ -1,7 +1,8 @@
 # Copyright 2026 The otdrg-hf authors. Licensed under the Apache License, Version 2.0.
 """Builds a model and its processor from a pretrained vision encoder and a pretrained language model."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +19,8 @@ from transformers import (
     PreTrainedTokenizerBase,
     ViTImageProcessorPil,
 )
-from transformers.utils import cached_file
+from transformers.quantizers.auto import AutoQuantizationConfig
+from transformers.utils import cached_file, logging
 
 from .configuration_otdrg import OTDRGConfig
 from .processing_otdrg import FINDING_TOKEN, IMAGE_TOKEN, OTDRGProcessor
@@ -28,6 +30,10 @@ PROCESSOR_FIELDS = ("label_names",)
 ADAPTER_WEIGHTS, MAGNITUDE, PEFT_PREFIX = "adapter_model.safetensors", ".lora_magnitude_vector", "base_model.model."
 MOST_LABEL_WORDS = 40  # a study that states more leaves out the last of its doubts
 ROW_MULTIPLE = 64
+# The parts between the backbones, by their names in `OTDRGModel`: small, trained in full, and never quantised unasked.
+PROJECTORS = ("patch_projection", "label_encoder", "alignment", "disease_head", "fusion")
+
+logger = logging.get_logger(__name__)
 
 
 def square_image_processor(size: int, mean=(0.5,) * 3, std=(0.5,) * 3, resample: int = 2) -> ViTImageProcessorPil:
@@ -74,8 +80,43 @@ def pretrained_vision(
 ) -> tuple[PreTrainedModel, ViTImageProcessorPil]:
     """A pretrained vision encoder and what resizes and normalises its images."""
     config = _vision_config(vision_id)
-    tower = AutoModel.from_pretrained(vision_id, config=config, **loading)
+    tower = build_tower(lambda **options: AutoModel.from_pretrained(vision_id, config=config, **{**loading, **options}))
     return tower, _image_processor(vision_id, config, image_size)
+
+
+def build_tower(build: Callable[..., PreTrainedModel]) -> PreTrainedModel:
+    """
+    The vision encoder that `build()` gives, or `build(attn_implementation=None)` where it does not know the attention
+    that is asked for: a convolutional encoder has none, and the language model is still to get it.
+    """
+    try:
+        return build()
+    except ValueError:
+        tower = build(attn_implementation=None)  # raises again what has another reason
+        warn_of_attention(tower)
+        return tower
+
+
+def warn_of_attention(tower: PreTrainedModel):
+    """One line for a vision encoder that does not know the attention of the model."""
+    logger.warning_once(
+        f"{type(tower).__name__} does not know this `attn_implementation`: it keeps "
+        f"{tower.config._attn_implementation!r}, and the language model gets what you asked for."
+    )
+
+
+def spare_projectors(quantization_config, prefix: str = ""):
+    """
+    A copy of a quantisation (of transformers, or a dict of its fields) that leaves the projectors and the head as they
+    are, unless it says itself which modules to leave.
+    """
+    if isinstance(quantization_config, dict):
+        quantization_config = AutoQuantizationConfig.from_dict(quantization_config)
+    quantization_config = copy.deepcopy(quantization_config)
+    for field in ("llm_int8_skip_modules", "modules_to_not_convert"):
+        if getattr(quantization_config, field, ()) is None:
+            setattr(quantization_config, field, [*(prefix + name for name in PROJECTORS), "lm_head"])
+    return quantization_config
 
 
 def join_backbones(

@@ -15,6 +15,7 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -26,10 +27,11 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 from transformers.modeling_utils import slice_logits_to_keep
-from transformers.utils import ModelOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
-from .backbones_otdrg import load_magnitudes, model_from_backbones
+from .backbones_otdrg import build_tower, load_magnitudes, model_from_backbones, spare_projectors, warn_of_attention
 from .configuration_otdrg import OTDRGConfig
 from .disease_states_otdrg import POSITIVE, predict_states, resolve_states, shown_states
 from .layers_otdrg import (
@@ -182,6 +184,7 @@ class OTDRGPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values"]
+    _can_compile_fullgraph = True
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -227,6 +230,14 @@ class OTDRGPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
                 if isinstance(layer, nn.Linear):
                     init.xavier_uniform_(layer.weight)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, quantization_config=None, **kwargs):
+        """As in transformers; a `quantization_config` leaves the projectors as they are unless it names others."""
+        if quantization_config is not None:
+            prefix = f"{cls.base_model_prefix}." if issubclass(cls, GenerationMixin) else ""
+            kwargs["quantization_config"] = spare_projectors(quantization_config, prefix)
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+
     def load_adapter(self, peft_model_id: str | None = None, adapter_name: str | None = None, **kwargs):
         """As in transformers, and with the magnitudes of DoRA."""
         info = super().load_adapter(peft_model_id, adapter_name, **kwargs)
@@ -235,6 +246,19 @@ class OTDRGPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
         if adapter_id is not None and kwargs.get("adapter_state_dict") is None:
             load_magnitudes(self, adapter_id, adapter_name or "default", **getattr(load_config, "download_kwargs", {}))
         return info
+
+    def set_attn_implementation(self, attn_implementation: str | dict, **kwargs):
+        """As in transformers; a vision encoder that does not know it keeps its own, as when the model is loaded."""
+        if isinstance(attn_implementation, dict):
+            return super().set_attn_implementation(attn_implementation, **kwargs)
+        body: Any = getattr(self, self.base_model_prefix, self)
+        tower, own = body.vision_tower, body.vision_tower.config._attn_implementation
+        of_parts = {"": attn_implementation, "text_config": attn_implementation, "vision_config": own}
+        super().set_attn_implementation(of_parts, **kwargs)
+        try:
+            tower.set_attn_implementation(attn_implementation, **kwargs)
+        except ValueError:
+            warn_of_attention(tower)
 
     def enable_input_require_grads(self):
         """
@@ -261,7 +285,7 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
 
     def __init__(self, config: OTDRGConfig):
         super().__init__(config)
-        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.vision_tower = build_tower(partial(AutoModel.from_config, config.vision_config))
         self.patch_projection = PatchProjection(config)
         self.label_encoder = LabelEncoder(config)
         self.alignment = TransportAlignment(config)
@@ -511,7 +535,7 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
         told_labels: torch.Tensor | None = None,
         other_labels: torch.Tensor | None = None,
         contrast_temperature: float = CONTRAST_TEMPERATURE,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> OTDRGModelOutputWithPast:
         r"""
         Without `input_ids` and `inputs_embeds` the LLM is left out, and only the studies are encoded.
@@ -578,7 +602,11 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
             inputs_embeds = self.get_input_embeddings()(input_ids)
         if features is not None:
             return self.merge_features(input_ids, inputs_embeds, features)
-        if input_ids is not None and (past_key_values is None or past_key_values.get_seq_length() == 0):
+        if input_ids is None or is_compiling():
+            return inputs_embeds
+        # A step of one token is of a report: asking a static cache for its length would wait for the accelerator.
+        is_step = past_key_values is not None and input_ids.shape[1] == 1
+        if not is_step and (past_key_values is None or past_key_values.get_seq_length() == 0):
             places = input_ids == self.config.image_token_id
             check_counts("Image", places, places.new_zeros(len(places), dtype=torch.long))
         return inputs_embeds
@@ -605,6 +633,8 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):  # t
     >>> processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     ```
     """
+
+    _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: OTDRGConfig):
         super().__init__(config)
@@ -672,7 +702,7 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):  # t
         skip_logits: bool = False,
         num_items_in_batch: int | torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, OTDRGStudyFeatures] | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> OTDRGCausalLMOutputWithPast:
         r"""
         Without `input_ids` and `inputs_embeds` the LLM is left out: disease logits, transport plan and their losses.
@@ -734,18 +764,62 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):  # t
         and then revised: it keeps the words of the first one where the labels leave it (see [`KeepDraft`]). Samples
         (`do_sample`) are not revised.
         """
-        features = (kwargs.get("mm_encoder_outputs") or {}).get("image")
-        if kwargs.get("pixel_values") is not None and kwargs.get("disease_labels") is not None:
-            study = (kwargs.pop(name, None) for name in ("pixel_values", "view_mask", "disease_labels"))
-            features = self.get_image_features(*study)  # not left to transformers: a revision needs it twice
-            kwargs["mm_encoder_outputs"] = {"image": features}
+        is_assistant = getattr(generation_config, "is_assistant", False)
+        encoded = self._encode_once(kwargs, is_assistant)
+        if encoded:
+            kwargs["mm_encoder_outputs"] = encoded
+        features = encoded.get("image")
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
         kwargs["generation_config"] = generation_config
-        if input_ids is not None and features is not None and features.is_revision is not None:
+        is_revision = features is not None and features.is_revision is not None and not is_assistant
+        if input_ids is not None and is_revision:
             drafts = keep_drafts(self, super().generate, input_ids, features, kwargs)
             if drafts is not None:
                 logits_processor = LogitsProcessorList([*(logits_processor or []), drafts])
         return super().generate(input_ids, logits_processor=logits_processor, **kwargs)
+
+    def _encode_once(self, kwargs: dict[str, Any], is_assistant: bool) -> dict[str, OTDRGStudyFeatures]:
+        """
+        Features that are needed more than once, in place of the study in `kwargs`: of a revision, and of an assistant,
+        which has an encoder of its own and may be of another width. What is needed once is left to transformers.
+        """
+        encoded = kwargs.get("mm_encoder_outputs") or {}
+        if is_assistant and "assistant" in encoded:
+            return {"image": encoded["assistant"]}
+        assistant = kwargs.get("assistant_model")
+        if assistant is self or getattr(getattr(assistant, "config", None), "model_type", None) != "otdrg":
+            assistant = None
+        if kwargs.get("pixel_values") is None or (assistant is None and kwargs.get("disease_labels") is None):
+            return encoded
+        study = {name: kwargs.pop(name, None) for name in ("pixel_values", "view_mask", "disease_labels")}
+        encoded = {"image": self.get_image_features(**study)}
+        if assistant is not None:
+            study = {name: None if value is None else value.to(assistant.device) for name, value in study.items()}
+            encoded["assistant"] = assistant.get_image_features(**study)
+        return encoded
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.Tensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Cache | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs,
+    ) -> dict[str, Any]:
+        """As in transformers, but that an assistant gets the features with its first tokens: its cache is empty."""
+        if next_sequence_length != 1 and past_key_values is not None and not is_first_iteration:
+            is_first_iteration = past_key_values.get_seq_length() == 0
+        return super().prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
 
     @property
     def _logit_cap(self) -> float | None:

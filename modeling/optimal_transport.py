@@ -4,6 +4,8 @@ the cosine cost. The file imports torch alone, so that it can travel with a chec
 
 import importlib
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -247,6 +249,26 @@ def _(plan, grad_plan, epsilon):
     ]
 
 
+def transport_decompositions(max_iterations: int = 50) -> dict[torch._ops.OpOverload, Callable]:
+    """
+    What replaces the transport in an exported program where there is no such operator, as in ONNX: the same iterations,
+    a fixed number of them, by operators that are everywhere.
+
+    Args:
+        max_iterations (`int`, *optional*, defaults to 50):
+            Updates of the dual potentials. The plan of the solver, which stops by itself, takes 20 to 50.
+
+    Returns:
+        For `torch.export.ExportedProgram.run_decompositions`, in addition to `torch.export.default_decompositions()`.
+    """
+
+    def decomposed(cost, a, b, epsilon, _, tolerance, solver):
+        solve = partial(_solve_sinkhorn, fixed=True)
+        return [_solve_plan(cost, a, b, epsilon, max_iterations, tolerance, solve)]
+
+    return {getattr(torch.ops, _NAMESPACE).transport_plan.default: decomposed}
+
+
 def _keep_plan(ctx, inputs, output):
     ctx.epsilon = inputs[3]
     ctx.save_for_backward(output[0])
@@ -285,18 +307,37 @@ def _solve_schur(plan, conditional, mass, rhs):
     return torch.linalg.solve_ex(laplacian, rhs[:, :, None])[0][:, :, 0]
 
 
+def _eliminate_schur(plan, conditional, mass, rhs):
+    """As `_solve_schur`, by Gauss-Jordan elimination, which such a matrix needs no pivots for."""
+    size = mass.shape[-1]
+    laplacian = -torch.bmm(conditional, plan)  # [B, s, s]
+    diagonal = torch.eye(size, dtype=torch.bool, device=mass.device)  # [s, s]
+    laplacian = laplacian.masked_fill(diagonal, 0)
+    ridge = torch.where(mass > 0, mass * (8 * torch.finfo(plan.dtype).eps), 1)  # [B, s]
+    laplacian = laplacian + torch.diag_embed(ridge - laplacian.sum(2))
+    rhs = rhs - mass * (rhs.sum(-1) / _safe(mass.sum(-1)))[:, None]
+    system = torch.cat([laplacian, rhs[:, :, None]], dim=2)  # [B, s, s + 1]
+    for index in range(size):
+        row = system[:, index : index + 1] / system[:, index : index + 1, index : index + 1]  # [B, 1, s + 1]
+        own = diagonal[index][:, None]  # [s, 1]
+        system = torch.where(own, row, system - system[:, :, index : index + 1] * row)
+    return system[:, :, -1]
+
+
 def _safe(denominator):
     return torch.where(denominator == 0, 1, denominator)
 
 
-def _solve_sinkhorn(cost, short, long, epsilon, max_iterations, tolerance):
+def _solve_sinkhorn(cost, short, long, epsilon, max_iterations, tolerance, fixed=False):
     """Plan [B, s, l] of cost [B, s, l] and masses [B, s], [B, l] that sum to 1; the long marginal is exact.
 
     Matrix-vector sweeps on a kernel that is rebuilt from the potentials every few updates, so that the sweeps never
     leave the range of the exponents (Schmitzer, 2019), while epsilon falls to its value. The first update after each
     rebuild is a Newton step of the semi-dual (Brauer et al., 2017), damped for the self-concordance of log-sum-exp
     (Sun and Tran-Dinh, 2019): some ten of them do what takes plain Sinkhorn thousands of sweeps at a small epsilon.
+    With `fixed` no value decides what is computed, so that a graph can hold it: all iterations, eliminations by hand.
     """
+    solve_schur = _eliminate_schur if fixed else _solve_schur
     tiny = torch.finfo(cost.dtype).tiny ** 0.5
     present = short > 0  # [B, s]
     # an infinite or NaN entry says nothing about the scale of the others
@@ -310,16 +351,20 @@ def _solve_sinkhorn(cost, short, long, epsilon, max_iterations, tolerance):
     left = max_iterations
     while True:
         exponents = potential[:, :, None] - cost  # [B, s, l]
-        exponents = exponents.sub_(exponents.amax(1, keepdim=True)).div_(level[:, :, None])
-        conditional = torch.softmax(exponents.add_(remainder[:, :, None]), dim=1)  # [B, s, l]
+        highest = exponents.amax(1, keepdim=True)  # [B, 1, l]
+        if fixed:
+            exponents = (exponents - highest) / level[:, :, None] + remainder[:, :, None]
+        else:  # without a copy
+            exponents.sub_(highest).div_(level[:, :, None]).add_(remainder[:, :, None])
+        conditional = torch.softmax(exponents, dim=1)  # [B, s, l]
         plan = conditional * long[:, None, :]  # [B, s, l]
         sums = plan.sum(2)  # [B, s]
         error = (sums - short).abs().sum(-1, keepdim=True)  # [B, 1]
         done = done | ((error <= tolerance) & (level <= epsilon))
-        if left <= 0 or all_done(done):
+        if left <= 0 or (not fixed and all_done(done)):
             return plan
         kernel = plan.mT.contiguous()  # [B, l, s]
-        step = _solve_schur(kernel, conditional, short, short - sums)  # [B, s]
+        step = solve_schur(kernel, conditional, short, short - sums)  # [B, s]
         length = step.abs().amax(-1, keepdim=True)  # [B, 1]
         newton = (step * 2 * torch.log1p(length / 2) / _safe(length)).exp()
         scaling = torch.where(torch.isfinite(length), newton, short / sums.clamp_min(tiny))  # [B, s]

@@ -153,7 +153,8 @@ def keep_drafts(
     of_rows["finding_embeds"] = of_rows.pop("predicted_finding_embeds")
     del of_rows["is_revision"]
     plain = type(features)(**of_rows)
-    options |= {"mm_encoder_outputs": {"image": plain}, "num_return_sequences": 1, "return_dict_in_generate": False}
+    encoded = {**(options.get("mm_encoder_outputs") or {}), "image": plain}
+    options |= {"mm_encoder_outputs": encoded, "num_return_sequences": 1, "return_dict_in_generate": False}
     written = write(prompts, attention_mask=mask, **options)[:, prompts.shape[1] :]
     drafts = draft_tokens(written, _end_tokens(options.get("eos_token_id", configured.eos_token_id)))  # [rows, D]
     expected = _expected_tokens(model, prompts, mask, plain, drafts)

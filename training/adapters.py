@@ -11,11 +11,11 @@ from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 from trl import ModelConfig, get_peft_config
 
+from otdrg_hf.modeling.backbones_otdrg import PROJECTORS
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 from otdrg_hf.training.stages import reached_parameters
 
-PROJECTORS = ("patch_projection", "label_encoder", "alignment", "disease_head", "fusion")
 LANGUAGE, VISION = "model.language_model.", "model.vision_tower."
 
 

@@ -24,6 +24,7 @@ from trl import ModelConfig, SFTConfig
 from otdrg_hf.data.phantom import PHANTOM_NAMES
 from otdrg_hf.modeling.backbones_otdrg import (
     add_placeholders,
+    build_tower,
     empty_from_backbones,
     join_backbones,
     pretrained_vision,
@@ -257,7 +258,8 @@ def _vision(args: StudyArguments, loading: dict):
     if image_size is None:
         raise ValueError("A vision encoder from scratch needs image_size, the side of its images in pixels.")
     config = _config_of("vision_config", **fields)
-    return AutoModel.from_config(config, **loading), square_image_processor(image_size)
+    tower = build_tower(lambda **options: AutoModel.from_config(config, **{**loading, **options}))
+    return tower, square_image_processor(image_size)
 
 
 def _language_model(args: StudyArguments, texts: list[str], loading: dict):

@@ -88,12 +88,14 @@ def make_processor(**fields) -> OTDRGProcessor:
 
 def make_config(vision: str = "vit", text: str = "llama", **fields) -> OTDRGConfig:
     processor = make_processor()
+    backbones = {
+        "vision_config": make_vision_config(vision),
+        "text_config": make_text_config(text, len(processor.tokenizer)),
+    }
     config = OTDRGConfig(
-        vision_config=make_vision_config(vision),
-        text_config=make_text_config(text, len(processor.tokenizer)),
         image_token_id=processor.image_token_id,
         finding_token_id=processor.finding_token_id,
-        **{"alignment_dim": 16, "image_grid": VISION[vision][2], "image_token_pooling": 2, **fields},
+        **{**backbones, "alignment_dim": 16, "image_grid": VISION[vision][2], "image_token_pooling": 2, **fields},
     )
     config.label_phrase_ids = processor.label_phrase_ids(config)
     return config

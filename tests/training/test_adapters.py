@@ -11,7 +11,8 @@ from transformers import AutoModel, AutoModelForImageTextToText, pipeline
 from trl import ModelConfig
 
 from otdrg_hf.hub.command import merge_adapter
-from otdrg_hf.training.adapters import PROJECTORS, adapter_config, put_on_base
+from otdrg_hf.modeling.backbones_otdrg import PROJECTORS
+from otdrg_hf.training.adapters import adapter_config, put_on_base
 from otdrg_hf.training.stages import apply_stage
 
 needs_bitsandbytes = pytest.mark.skipif(
