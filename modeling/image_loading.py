@@ -121,6 +121,8 @@ def _load(image) -> Image.Image:
         loaded = _decode(image)
     elif isinstance(image, np.ndarray):
         loaded = _from_array(image)
+    elif hasattr(image, "read"):  # an open file
+        loaded = _from_content(_read(image))
     elif hasattr(image, "detach"):  # a tensor; loading images does not import torch
         loaded = _from_array(_as_array(image))
     elif isinstance(image, (bytes, bytearray)):
@@ -129,8 +131,6 @@ def _load(image) -> Image.Image:
         loaded = _from_content(_data_of(image))
     elif isinstance(image, (str, os.PathLike)):
         loaded = _from_location(str(image))
-    elif hasattr(image, "read"):
-        loaded = _from_content(_read(image))
     else:
         raise ValueError(f"expected an image, path, URL, bytes or array, got {type(image).__name__}.")
     if min(loaded.size) < MIN_SIDE:

@@ -238,13 +238,13 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         texts = self._texts(text)
         if images is None and texts is None:
             raise ValueError("The processor needs `images`, `text` or both.")
-        data, spans = {}, []
+        data, prompts = {}, None
         counts = None if texts is None else [self._count(IMAGE_TOKEN, each) for each in texts]
         if images is not None:
             studies = [load_views(study, f"study {index}") for index, study in enumerate(_as_studies(images, counts))]
             if texts is None:
                 texts = self._prompts(studies, views, indication, comparison)
-            texts, spans = self._expand_placeholders(texts, [len(study) for study in studies])
+            prompts, texts = texts, self._expand_placeholders(texts, [len(study) for study in studies])
             if any(studies):
                 data = self._pixel_inputs(studies, options["images_kwargs"])
         elif counts is not None and any(counts):
@@ -252,7 +252,7 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         if disease_labels is not None:
             data["disease_labels"] = self.encode_labels(disease_labels)
             _per_study(data["disease_labels"], len(texts), "disease_labels")
-        tokens = self._tokens(texts, spans, options)
+        tokens = self._tokens(texts, prompts, options)
         if images is not None:
             self._check_lengths(tokens)
         return self._converted(tokens, data, options["text_kwargs"]["return_tensors"])
@@ -314,8 +314,8 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
             for study, *context in zip(studies, views, indication, comparison, strict=True)
         ]
 
-    def _tokens(self, texts: list[str], spans: list[list[dict]], options: dict[str, Any]) -> dict[str, list]:
-        """What the tokenizer makes of texts with expanded placeholders, as lists, and what else is asked for."""
+    def _tokens(self, texts: list[str], prompts: list[str] | None, options: dict[str, Any]) -> dict[str, list]:
+        """What the tokenizer makes of `texts`, which are `prompts` with placeholders expanded, as lists."""
         text_options = {key: value for key, value in options["text_kwargs"].items() if key != "return_tensors"}
         wanted = {
             name: text_options.pop(name, None) or options.get(name)
@@ -326,7 +326,7 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         if wanted["return_mm_token_type_ids"]:
             tokens["mm_token_type_ids"] = self.create_mm_token_type_ids(tokens["input_ids"])
         if wanted["return_text_replacement_offsets"]:
-            tokens["text_replacement_offsets"] = spans
+            tokens["text_replacement_offsets"] = [self._expanded(prompt)[1] for prompt in prompts or []]
         return tokens
 
     def _check_truncation(self, texts: list[str], rows: list[list[int]]):
@@ -605,8 +605,8 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         pixel_values[view_mask] = pixels
         return {"pixel_values": pixel_values, "view_mask": view_mask}
 
-    def _expand_placeholders(self, texts: list[str], view_counts: list[int]) -> tuple[list[str], list[list[dict]]]:
-        """Texts with as many placeholders as tokens, and where these were and are, as transformers notes it."""
+    def _expand_placeholders(self, text: str | Sequence[str], view_counts: list[int]) -> list[str]:
+        texts = [text] if isinstance(text, str) else list(text)
         rule = f"the number of {IMAGE_TOKEN} tokens in the prompts should be the same as the number of images"
         if len(texts) != len(view_counts):
             raise ValueError(f"{len(texts)} prompts for {len(view_counts)} studies: {rule}.")
@@ -620,10 +620,10 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
                 raise ValueError(f"Prompt {index} has more than one {FINDING_TOKEN}.")
             if tokens and not count:
                 raise ValueError(f"Prompt {index} has {FINDING_TOKEN}, but no image.")
-        expanded = [self._expanded(prompt) for prompt in texts]
-        return [text for text, _ in expanded], [spans for _, spans in expanded]
+        return [self._expanded(prompt)[0] for prompt in texts]
 
     def _expanded(self, prompt: str) -> tuple[str, list[dict]]:
+        """A prompt with as many placeholders as tokens, and where they were and are, as transformers notes it."""
         text, spans, end = "", [], 0
         for match in _PLACEHOLDERS.finditer(prompt):
             is_image = match[0] == IMAGE_TOKEN
