@@ -90,7 +90,7 @@ _PARTS_TO_TEXT = """\
 """
 
 
-class OTDRGProcessorKwargs(ProcessingKwargs, total=False):
+class OTDRGProcessorKwargs(ProcessingKwargs, total=False):  # trf-ignore: TRF019
     # Prompts hold their beginning-of-text token, and generation needs them padded left.
     _defaults = {
         "text_kwargs": {
@@ -192,7 +192,7 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         finally:
             self.chat_template = template
             for part in noted:
-                vars(part).pop("auto_map", None)
+                part.__dict__.pop("auto_map", None)
 
     def __call__(  # trf-ignore: TRF057
         self,
@@ -235,20 +235,22 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
                 longer than the LLM's context, or one in which truncation cuts placeholders.
         """
         options = self._options(kwargs)
-        texts = self._texts(text)
-        if images is None and texts is None:
+        if images is None and text is None:
             raise ValueError("The processor needs `images`, `text` or both.")
-        data, prompts = {}, None
-        counts = None if texts is None else [self._count(IMAGE_TOKEN, each) for each in texts]
+        data: dict[str, torch.Tensor] = {}
+        prompts = [] if text is None else _texts(text)
+        counts = [self._count(IMAGE_TOKEN, prompt) for prompt in prompts]
         if images is not None:
-            studies = [load_views(study, f"study {index}") for index, study in enumerate(_as_studies(images, counts))]
-            if texts is None:
-                texts = self._prompts(studies, views, indication, comparison)
-            prompts, texts = texts, self._expand_placeholders(texts, [len(study) for study in studies])
+            given = _as_studies(images, None if text is None else counts)
+            studies = [load_views(study, f"study {index}") for index, study in enumerate(given)]
+            prompts = self._prompts(studies, views, indication, comparison) if text is None else prompts
+            texts = self._expand_placeholders(prompts, [len(study) for study in studies])
             if any(studies):
                 data = self._pixel_inputs(studies, options["images_kwargs"])
-        elif counts is not None and any(counts):
+        elif any(counts):
             raise ValueError(f"Image features and image tokens do not match: {IMAGE_TOKEN} in the text, but no images.")
+        else:  # placeholders of findings stay as they are
+            prompts, texts = [], prompts
         if disease_labels is not None:
             data["disease_labels"] = self.encode_labels(disease_labels)
             _per_study(data["disease_labels"], len(texts), "disease_labels")
@@ -290,14 +292,6 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
                     hint = f"; did you mean {close[0]!r}?" if close else "."
                     raise ValueError(f"The processor has no keyword {name!r}{hint}")
 
-    def _texts(self, text: str | Sequence[str] | None) -> list[str] | None:
-        if text is None:
-            return None
-        texts = [text] if isinstance(text, str) else list(text)
-        if not all(isinstance(each, str) for each in texts):
-            raise ValueError("`text` must be a prompt or a list of prompts.")
-        return texts
-
     def _count(self, token: str, text: str) -> int:
         return _PLACEHOLDERS.findall(text).count(token)
 
@@ -314,7 +308,7 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
             for study, *context in zip(studies, views, indication, comparison, strict=True)
         ]
 
-    def _tokens(self, texts: list[str], prompts: list[str] | None, options: dict[str, Any]) -> dict[str, list]:
+    def _tokens(self, texts: list[str], prompts: list[str], options: dict[str, Any]) -> dict[str, list]:
         """What the tokenizer makes of `texts`, which are `prompts` with placeholders expanded, as lists."""
         text_options = {key: value for key, value in options["text_kwargs"].items() if key != "return_tensors"}
         wanted = {
@@ -326,7 +320,7 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         if wanted["return_mm_token_type_ids"]:
             tokens["mm_token_type_ids"] = self.create_mm_token_type_ids(tokens["input_ids"])
         if wanted["return_text_replacement_offsets"]:
-            tokens["text_replacement_offsets"] = [self._expanded(prompt)[1] for prompt in prompts or []]
+            tokens["text_replacement_offsets"] = [self._expanded(prompt)[1] for prompt in prompts]
         return tokens
 
     def _check_truncation(self, texts: list[str], rows: list[list[int]]):
@@ -346,12 +340,14 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
             tokens = dict(BatchFeature(tokens, tensor_type=return_tensors))
         except ValueError:
             raise ValueError("The prompts differ in length: leave padding on, or give return_tensors=None.") from None
-        if return_tensors == "np":
-            data = {name: value.numpy() for name, value in data.items()}
-        elif return_tensors is None:
-            pixels = {name: list(data[name].numpy()) for name in ("pixel_values",) if name in data}
-            data = {**{name: value.tolist() for name, value in data.items() if name not in pixels}, **pixels}
-        return BatchFeature({**tokens, **data, **skipped})
+        converted: dict[str, Any] = dict(data)
+        if return_tensors != "pt":
+            converted = {name: value.numpy() for name, value in data.items()}
+        if return_tensors is None:  # pixels stay arrays, one per study, as in transformers
+            converted = {
+                name: list(value) if name == "pixel_values" else value.tolist() for name, value in converted.items()
+            }
+        return BatchFeature({**tokens, **converted, **skipped})
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
         """The placeholders of one view."""
@@ -415,7 +411,7 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         if isinstance(template, dict):
             if name is None and "default" not in template:
                 raise ValueError(f"None of the chat templates {sorted(template)} is the default: name one.")
-            return template.get(name or "default", name)
+            return template.get(name or "default") or str(name)
         return name or template
 
     def apply_chat_template(  # trf-ignore: TRF057
@@ -638,6 +634,13 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
     @property
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", "pixel_values", "view_mask"]
+
+
+def _texts(text: str | Sequence[str]) -> list[str]:
+    texts = [text] if isinstance(text, str) else list(text)
+    if not all(isinstance(each, str) for each in texts):
+        raise ValueError("`text` must be a prompt or a list of prompts.")
+    return texts
 
 
 def _view_name(view: str) -> str:
