@@ -90,7 +90,7 @@ _PARTS_TO_TEXT = """\
 """
 
 
-class OTDRGProcessorKwargs(ProcessingKwargs, total=False):  # trf-ignore: TRF019
+class OTDRGProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]  # trf-ignore: TRF019
     # Prompts hold their beginning-of-text token, and generation needs them padded left.
     _defaults = {
         "text_kwargs": {
@@ -123,6 +123,7 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
     """
 
     valid_processor_kwargs = OTDRGProcessorKwargs
+    chat_template: str | dict[str, str] | None
 
     def __init__(
         self,
