@@ -93,7 +93,9 @@ def is_data_url(location: str) -> bool:
 
 
 def file_name(location: str) -> str:
-    """The name alone: folders may name a patient, and the query of an address may hold a key."""
+    """The name alone: folders may name a patient, and the query of an address may hold a key; none of a data URL."""
+    if is_data_url(location):
+        return ""
     if is_url(location):
         location = location.partition("://")[2].partition("?")[0].partition("#")[0].partition("/")[2]
     return Path(location).name
