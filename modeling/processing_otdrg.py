@@ -286,7 +286,7 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         own = [name for name in signature(type(self).__call__).parameters if name not in ("self", "kwargs")]
         flat = [*own, *sorted({*groups, "common_kwargs", "videos", "audio"}.union(*groups.values()))]
         nested = [(name, sorted(groups[name])) for name in ("images_kwargs", "text_kwargs") if name in kwargs]
-        for given, known in [(kwargs, flat), *((kwargs[name], known) for name, known in nested)]:
+        for given, known in [(kwargs, flat), *((kwargs[name] or (), known) for name, known in nested)]:
             for name in given:
                 if name not in known:
                     close = get_close_matches(name, known, n=1)
@@ -671,7 +671,7 @@ def _with_parts(message: dict) -> dict:
             part = {"type": "image", "url": url["url"] if isinstance(url, dict) else url}
         elif isinstance(part.get("base64"), str) and not is_data_url(part["base64"]):
             part = {**part, "base64": f"data:image/*;base64,{part['base64']}"}
-        parts.append(part)
+        parts.append({**part})  # the same image may be given twice
     return {**message, "content": parts}
 
 

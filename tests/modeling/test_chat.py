@@ -98,6 +98,9 @@ def test_labels_are_named_once_and_can_be_left_out(processor, sources):
     two_turns = chat(sources["PIL"]) + chat("Clear.", role="assistant") + chat(sources["path"], "And here?")
     assert processor.apply_chat_template(two_turns).endswith("View: <image>\nFindings: <finding>\nAnd here?")
     assert processor.apply_chat_template(two_turns).count("<finding>") == 1
+    assert processor.apply_chat_template(chat(*[sources["PIL"]] * 2)) == (
+        "<s>View: <image>\nView: <image>\nFindings: <finding>"
+    )
     plain = make_processor(num_image_tokens=4, label_prompt=False)
     assert plain.apply_chat_template(chat(sources["PIL"])) == "<s>View: <image>"
 
