@@ -1,5 +1,7 @@
 """Any image a user has, as an 8-bit RGB PIL image, or one line that names what is wrong with it."""
 
+import base64
+import binascii
 import http.client
 import io
 import os
@@ -7,6 +9,7 @@ import struct
 import sys
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,8 +42,9 @@ def load_radiograph(image, name: str | None = None) -> Image.Image:
     Loads one view.
 
     Args:
-        image (`PIL.Image.Image`, `str`, `os.PathLike`, `bytes`, `np.ndarray` or `torch.Tensor`):
-            An image, its path, URL, file content, or pixels as `[H, W]`, `[H, W, channels]` or `[channels, H, W]`.
+        image (`PIL.Image.Image`, `str`, `os.PathLike`, `bytes`, `io.BytesIO`, `np.ndarray` or `torch.Tensor`):
+            An image, its path, URL (also `data:image/png;base64,...`), file content, an open binary file, or pixels as
+            `[H, W]`, `[H, W, channels]` or `[channels, H, W]`.
             Integers are read at the smallest of 8, 10, 12, 14 and 16 bits that holds them, floats as 0..1 or 0..255.
             Files are anything that Pillow reads, by their content, not by their name; also DICOM after
             `import otdrg_hf`. A URL may be of any host, including this machine and its network, where PACS are.
@@ -84,8 +88,14 @@ def is_url(location: str) -> bool:
     return location.startswith(("http://", "https://"))
 
 
+def is_data_url(location: str) -> bool:
+    return location[:5].lower() == "data:"
+
+
 def file_name(location: str) -> str:
-    """The name alone: folders may name a patient, and the query of an address may hold a key."""
+    """The name alone: folders may name a patient, and the query of an address may hold a key; none of a data URL."""
+    if is_data_url(location):
+        return ""
     if is_url(location):
         location = location.partition("://")[2].partition("?")[0].partition("#")[0].partition("/")[2]
     return Path(location).name
@@ -100,6 +110,8 @@ def is_dicom(head: bytes) -> bool:
 
 
 def _describe(image) -> str:
+    if isinstance(image, str) and is_data_url(image):
+        return "image given as data URL"
     if isinstance(image, (str, os.PathLike)):
         return f"image {file_name(str(image))!r}"
     filename = getattr(image, "filename", "")
@@ -111,10 +123,14 @@ def _load(image) -> Image.Image:
         loaded = _decode(image)
     elif isinstance(image, np.ndarray):
         loaded = _from_array(image)
+    elif hasattr(image, "read"):  # an open file
+        loaded = _from_content(_read(image))
     elif hasattr(image, "detach"):  # a tensor; loading images does not import torch
         loaded = _from_array(_as_array(image))
     elif isinstance(image, (bytes, bytearray)):
         loaded = _from_content(bytes(image))
+    elif isinstance(image, str) and is_data_url(image):
+        loaded = _from_content(_data_of(image))
     elif isinstance(image, (str, os.PathLike)):
         loaded = _from_location(str(image))
     else:
@@ -151,6 +167,35 @@ def _from_location(location: str) -> Image.Image:
     except OSError as error:
         raise ValueError(f"could not be read ({error.strerror}).") from None
     return _from_content(content)
+
+
+def _data_of(url: str) -> bytes:
+    """The content of `data:image/png;base64,...`, with or without the type."""
+    head, comma, payload = url.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        raise ValueError("a data URL must be data:image/...;base64, followed by the content.")
+    if len(payload) > 2 * MAX_BYTES:  # before it is decoded; base64 takes four thirds of the bytes
+        raise ValueError(f"more than {MAX_BYTES // 10**6} MB, too large for a radiograph.")
+    try:
+        return base64.b64decode("".join(urllib.parse.unquote(payload).split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("the content of the data URL is not base64.") from None
+
+
+def _read(file) -> bytes:
+    """The content of an open file from its start, wherever it was read or written to; it is left there."""
+    try:
+        position = file.tell() if file.seekable() else None
+        if position is not None:
+            file.seek(0)
+        content = file.read(MAX_BYTES + 1)
+        if position is not None:
+            file.seek(position)
+    except (OSError, ValueError, AttributeError):  # closed, or opened for writing alone
+        raise ValueError("the file cannot be read: open it for reading in binary mode.") from None
+    if not isinstance(content, bytes):
+        raise ValueError("the file is open as text: open it in binary mode.")
+    return content
 
 
 def _from_content(content: bytes) -> Image.Image:

@@ -158,6 +158,7 @@ def marginals(
     patch_mask: torch.Tensor, label_masses: torch.Tensor, background_mass: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The masses `[B, N]` of patches, and `[B, m + 1]` of labels and background, of relative ones `[B, m]`; fp32."""
+    patch_mask = patch_mask.bool() | ~patch_mask.bool().any(-1, keepdim=True)  # of a study without images, all are zero
     a = patch_mask.float() / patch_mask.float().sum(-1, keepdim=True)  # [B, N]
     b = label_masses.float() / label_masses.float().sum(-1, keepdim=True) * (1 - background_mass)
     return a, F.pad(b, (0, 1), value=background_mass)

@@ -70,9 +70,9 @@ class RadiologyReportPipeline(Pipeline):
 
         Args:
             study:
-                An image (PIL, path, URL, bytes, array; files may be DICOM), or a dict with `images` (a list) and,
-                optionally, `views` (`"frontal"`, `"lateral"` or `"unknown"` per image; by default what DICOM files
-                say), `indication`, `comparison` (the earlier report) and `disease_labels`
+                An image (PIL, path, URL, also `data:`, bytes, open file, array; files may be DICOM), or a dict with
+                `images` (a list) and, optionally, `views` (`"frontal"`, `"lateral"` or `"unknown"` per image; by
+                default what DICOM files say), `indication`, `comparison` (the earlier report) and `disease_labels`
                 (`{"Pneumothorax": "positive"}`: a known state that overrides the prediction; the report is then a
                 revision of the one without it, which is written first and takes as long again, see `generate`).
                 A list, generator or dataset of these, or of lists of views, is a batch of studies; generators and

@@ -17,15 +17,20 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from difflib import get_close_matches
+from inspect import signature
+from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, BatchFeature, PreTrainedModel, ProcessorMixin
+from transformers import AutoImageProcessor, BatchFeature, PreTrainedModel, ProcessorMixin, processing_utils
+from transformers.image_utils import ImageInput
+from transformers.processing_utils import MultiModalData, ProcessingKwargs, Unpack
 from transformers.utils import logging
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from .configuration_otdrg import CHEXBERT_LABELS, STATES, OTDRGConfig
 from .disease_states_otdrg import POSITIVE, UNCERTAIN
-from .image_loading import load_views, view_in
+from .image_loading import is_data_url, load_views, view_in
 
 logger = logging.get_logger(__name__)
 
@@ -33,6 +38,69 @@ IMAGE_TOKEN, FINDING_TOKEN = "<image>", "<finding>"
 UNKNOWN = -100
 REPORT_TOKENS = 256  # of the LLM's context are left for the report, or a quarter of it where it is short
 VIEW_NAMES = {"frontal": "Frontal view:", "lateral": "Lateral view:", "unknown": "View:"}
+# transformers marks what users wrote of control tokens where it is to be read as plain text: see `apply_chat_template`.
+_UNMARKED = getattr(processing_utils, "_UNMARKED", "")
+_PLACEHOLDERS = re.compile(f"{_UNMARKED}(?:{IMAGE_TOKEN}|{FINDING_TOKEN})")
+
+# The chat of a language model without a template of its own: one turn of a user renders as `build_prompt` words it.
+CHAT_TEMPLATE = """\
+{{- bos_token -}}
+{%- for message in messages -%}
+  {%- if not loop.first -%}{{ '\\n' }}{%- endif -%}
+  {%- if message.role == 'assistant' -%}{{ 'Report: ' }}{%- endif -%}
+  {%- if message.content is string -%}{{ message.content }}
+  {%- else -%}
+    {%- for part in message.content -%}
+      {%- if part.type == 'image' -%}{{ '<image>' }}
+      {%- elif part.type == 'finding' -%}{{ '<finding>' }}
+      {%- else -%}{{ part.text }}{%- endif -%}
+    {%- endfor -%}
+  {%- endif -%}
+  {%- if message.role == 'assistant' -%}{{ eos_token }}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '\\nReport:' }}{%- endif -%}
+"""
+
+# Arguments of `apply_chat_template` that say something of one conversation; others can be variables of the template.
+_OF_CONVERSATIONS = (
+    "tools",
+    "documents",
+    "add_generation_prompt",
+    "continue_final_message",
+    "return_assistant_tokens_mask",
+)
+
+# Set before a template that reads text only: the parts of a message become one text.
+_PARTS_TO_TEXT = """\
+{%- set flat = namespace(messages=[]) -%}
+{%- for message in messages -%}
+  {%- if message.content is defined and message.content is not string -%}
+    {%- set text -%}
+      {%- for part in message.content -%}
+        {%- if part.type == 'image' -%}{{ '<image>' }}
+        {%- elif part.type == 'finding' -%}{{ '<finding>' }}
+        {%- else -%}{{ part.text }}{%- endif -%}
+      {%- endfor -%}
+    {%- endset -%}
+    {%- set message = dict(message, content=text) -%}
+  {%- endif -%}
+  {%- set flat.messages = flat.messages + [message] -%}
+{%- endfor -%}
+{%- set messages = flat.messages -%}
+"""
+
+
+class OTDRGProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]  # trf-ignore: TRF019
+    # Prompts hold their beginning-of-text token, and generation needs them padded left.
+    _defaults = {
+        "text_kwargs": {
+            "padding": True,
+            "padding_side": "left",
+            "add_special_tokens": False,
+            "return_token_type_ids": False,
+        },
+        "common_kwargs": {"return_tensors": "pt"},
+    }
 
 
 class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
@@ -42,7 +110,8 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
     Args:
         image_processor ([`BaseImageProcessor`]): Resizes and normalises one view.
         tokenizer ([`PreTrainedTokenizerBase`]): Knows `<image>` and `<finding>` as single tokens.
-        chat_template (`str`, *optional*): Overrides the tokenizer's own. Without either, prompts are plain text.
+        chat_template (`str`, *optional*):
+            Overrides the tokenizer's own. Without either, prompts are plain text, and so are chats (`CHAT_TEMPLATE`).
         num_image_tokens (`int`, *optional*, defaults to 196): Visual tokens of one view (`config.image_seq_length`).
         num_finding_tokens (`int`, *optional*):
             Tokens that the labels take (`config.finding_seq_length`). Default: one per label.
@@ -52,6 +121,9 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         context_length (`int`, *optional*):
             Tokens that the LLM has positions for (`config.context_length`). Default: no bound is known.
     """
+
+    valid_processor_kwargs = OTDRGProcessorKwargs
+    chat_template: str | dict[str, str] | None
 
     def __init__(
         self,
@@ -81,6 +153,7 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         special = sorted({*added, *tokenizer.all_special_tokens}, key=len, reverse=True)
         self._special_tokens = re.compile("|".join(map(re.escape, special)))
+        chat_template = chat_template or tokenizer.chat_template or CHAT_TEMPLATE
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod
@@ -108,15 +181,29 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
             raise ValueError("The model has no processor: join it by from_backbones, or load it by from_pretrained.")
         return cls.from_pretrained(model.name_or_path)
 
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs) -> list[str]:
+        """As in transformers; a template that is only the default is not written."""
+        template = self.chat_template
+        if template == CHAT_TEMPLATE:  # else it would be read as one of the tokenizer's
+            self.chat_template = None
+        # transformers notes in the processor, too, what it writes for remote code.
+        noted = [part for part in (self, self.image_processor) if not hasattr(part, "auto_map")]
+        try:
+            return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        finally:
+            self.chat_template = template
+            for part in noted:
+                part.__dict__.pop("auto_map", None)
+
     def __call__(  # trf-ignore: TRF057
         self,
-        images=None,
+        images: ImageInput | None = None,
         text: str | Sequence[str] | None = None,
         views: Sequence | None = None,
         indication: str | Sequence[str] | None = None,
         comparison: str | Sequence[str] | None = None,
         disease_labels=None,
-        **kwargs,
+        **kwargs: Unpack[OTDRGProcessorKwargs],
     ) -> BatchFeature:
         r"""
         Prepares one study or a batch of them.
@@ -124,52 +211,153 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         Args:
             images:
                 One image (a study of one view), a list of images (a batch of such studies) or a list of lists (the
-                views of each study). Everything that [`load_radiograph`] takes is an image.
+                views of each study). Everything that [`load_radiograph`] takes is an image. With `text`, a list of
+                images may hold as many as the prompts have `<image>`, in their order, and a study may have no view.
             text (`str` or `list[str]`, *optional*):
                 A prompt per study with one `<image>` per view and at most one `<finding>`. Default: `build_prompt`.
             views (`list[str]` or `list[list[str]]`, *optional*):
                 `"frontal"`, `"lateral"` or `"unknown"` per image. Default: what DICOM files say, else `"unknown"`.
             indication, comparison (`str` or `list[str]`, *optional*):
-                Why the film was taken; the earlier report. What the LLM's context has no room for is cut, see
+                Why the image was taken; the earlier report. What the LLM's context has no room for is cut, see
                 `build_prompt`.
             disease_labels (*optional*):
                 Known states: a dict such as `{"Pneumothorax": "positive"}` per study, or codes `[B, m]`.
-            kwargs: For the tokenizer; `padding=True`, `padding_side="left"` and `return_tensors="pt"` by default.
+            kwargs:
+                For the image processor (such as `do_normalize`) or the tokenizer (such as `max_length`), as they are
+                or in `images_kwargs` and `text_kwargs`. Default: `padding=True`, `padding_side="left"`,
+                `return_tensors="pt"`; `return_tensors=None` gives lists.
 
         Returns:
             [`BatchFeature`] with `input_ids`, `attention_mask`, `pixel_values` `[B, V, 3, H, W]`, `view_mask` `[B, V]`
             and, if given, `disease_labels` `[B, m]`.
 
         Raises:
-            ValueError: for an image, label, state or prompt that cannot be used, naming it, or a prompt that is longer
-                than the LLM's context.
+            ValueError: for an image, label, state, prompt or keyword that cannot be used, naming it, a prompt that is
+                longer than the LLM's context, or one in which truncation cuts placeholders.
         """
+        options = self._options(kwargs)
         if images is None and text is None:
             raise ValueError("The processor needs `images`, `text` or both.")
-        data = {}
+        data: dict[str, torch.Tensor] = {}
+        prompts = [] if text is None else _texts(text)
+        counts = [self._count(IMAGE_TOKEN, prompt) for prompt in prompts]
         if images is not None:
-            studies = [load_views(study, f"study {index}") for index, study in enumerate(_as_studies(images))]
-            data = self._pixel_inputs(studies)
-            views = _per_study(views, len(studies), "views", nested=True)
-            views = [given or [view_in(p) for p in study] for given, study in zip(views, studies, strict=True)]
-            if text is None:
-                indication = _per_study(indication, len(studies), "indication")
-                comparison = _per_study(comparison, len(studies), "comparison")
-                text = [
-                    self.build_prompt(len(study), *context)
-                    for study, *context in zip(studies, views, indication, comparison, strict=True)
-                ]
-            text = self._expand_placeholders(text, [len(study) for study in studies])
-        elif IMAGE_TOKEN in "".join(text or ""):
+            given = _as_studies(images, None if text is None else counts)
+            studies = [load_views(study, f"study {index}") for index, study in enumerate(given)]
+            prompts = self._prompts(studies, views, indication, comparison) if text is None else prompts
+            texts = self._expand_placeholders(prompts, [len(study) for study in studies])
+            if any(studies):
+                data = self._pixel_inputs(studies, options["images_kwargs"])
+        elif any(counts):
             raise ValueError(f"Image features and image tokens do not match: {IMAGE_TOKEN} in the text, but no images.")
+        else:  # placeholders of findings stay as they are
+            prompts, texts = [], prompts
         if disease_labels is not None:
             data["disease_labels"] = self.encode_labels(disease_labels)
-            _per_study(data["disease_labels"], 1 if isinstance(text, str) else len(text or ()), "disease_labels")
-        defaults = {"padding": True, "padding_side": "left", "return_tensors": "pt", "add_special_tokens": False}
-        tokens = self.tokenizer(text, return_token_type_ids=False, **{**defaults, **kwargs})
+            _per_study(data["disease_labels"], len(texts), "disease_labels")
+        tokens = self._tokens(texts, prompts, options)
         if images is not None:
             self._check_lengths(tokens)
-        return BatchFeature({**tokens, **data})
+        return self._converted(tokens, data, options["text_kwargs"]["return_tensors"])
+
+    def _options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Keywords by what they are for, with defaults; `ValueError` for one that is for nothing."""
+        self._check_keywords(kwargs)
+        media = {name: value for name, value in kwargs.items() if name in ("videos", "audio")}
+        if unread := [name for name, value in media.items() if value is not None]:
+            raise ValueError(f"`{unread[0]}` cannot be given: OTDRG reads images and text.")
+        # The tokenizer's own padding counts, as in transformers; but not its side, nor its special tokens.
+        made_with = {
+            name: value for name, value in self.tokenizer.init_kwargs.items() if name in ("padding", "max_length")
+        }
+        given = {name: value for name, value in kwargs.items() if name not in media}
+        try:
+            options = self._merge_kwargs(OTDRGProcessorKwargs, tokenizer_init_kwargs=made_with, **given)
+        except Exception as error:  # transformers' checks of types raise classes of their own
+            raise ValueError(" ".join(str(error).split())) from None
+        if options["text_kwargs"]["return_tensors"] not in ("pt", "np", None):
+            raise ValueError(f"return_tensors={options['text_kwargs']['return_tensors']!r}: choose 'pt', 'np' or None.")
+        return options
+
+    def _check_keywords(self, kwargs: dict[str, Any]):
+        hints = OTDRGProcessorKwargs.__annotations__
+        groups = {name: set(getattr(hint, "__annotations__", ())) for name, hint in hints.items()}
+        groups["images_kwargs"] |= set(getattr(self.image_processor.valid_kwargs, "__annotations__", ()))
+        own = [name for name in signature(type(self).__call__).parameters if name not in ("self", "kwargs")]
+        flat = [*own, *sorted({*groups, "common_kwargs", "videos", "audio"}.union(*groups.values()))]
+        nested = [(name, sorted(groups[name])) for name in ("images_kwargs", "text_kwargs") if name in kwargs]
+        for given, known in [(kwargs, flat), *((kwargs[name] or (), known) for name, known in nested)]:
+            for name in given:
+                if name not in known:
+                    close = get_close_matches(name, known, n=1)
+                    hint = f"; did you mean {close[0]!r}?" if close else "."
+                    raise ValueError(f"The processor has no keyword {name!r}{hint}")
+
+    def _count(self, token: str, text: str) -> int:
+        return _PLACEHOLDERS.findall(text).count(token)
+
+    def _prompts(self, studies: list[list[Image.Image]], views, indication, comparison) -> list[str]:
+        for index, study in enumerate(studies):
+            if len(study) == 0:
+                raise ValueError(f"Study {index} has no image.")
+        views = _per_study(views, len(studies), "views", nested=True)
+        views = [given or [view_in(image) for image in study] for given, study in zip(views, studies, strict=True)]
+        indication = _per_study(indication, len(studies), "indication")
+        comparison = _per_study(comparison, len(studies), "comparison")
+        return [
+            self.build_prompt(len(study), *context)
+            for study, *context in zip(studies, views, indication, comparison, strict=True)
+        ]
+
+    def _tokens(self, texts: list[str], prompts: list[str], options: dict[str, Any]) -> dict[str, list]:
+        """What the tokenizer makes of `texts`, which are `prompts` with placeholders expanded, as lists."""
+        text_options = {key: value for key, value in options["text_kwargs"].items() if key != "return_tensors"}
+        wanted = {
+            name: text_options.pop(name, None) or options.get(name)
+            for name in ("return_mm_token_type_ids", "return_text_replacement_offsets")
+        }
+        tokens = dict(self.tokenizer(texts, **text_options))
+        self._check_truncation(texts, tokens["input_ids"])
+        if wanted["return_mm_token_type_ids"]:
+            tokens["mm_token_type_ids"] = self.create_mm_token_type_ids(tokens["input_ids"])
+        if wanted["return_text_replacement_offsets"]:
+            tokens["text_replacement_offsets"] = [self._expanded(prompt)[1] for prompt in prompts]
+        return tokens
+
+    def _check_truncation(self, texts: list[str], rows: list[list[int]]):
+        if len(texts) != len(rows):
+            raise ValueError("return_overflowing_tokens=True cannot be: a prompt is one row.")
+        for index, (text, row) in enumerate(zip(texts, rows, strict=True)):
+            for token, token_id in ((IMAGE_TOKEN, self.image_token_id), (FINDING_TOKEN, self.finding_token_id)):
+                if row.count(token_id) != (expected := self._count(token, text)):
+                    raise ValueError(
+                        f"Prompt {index} has {row.count(token_id)} of its {expected} {token} tokens left after "
+                        "truncation: raise max_length or leave truncation out."
+                    )
+
+    def _converted(self, tokens: dict[str, list], data: dict[str, torch.Tensor], return_tensors) -> BatchFeature:
+        skipped = {name: tokens.pop(name) for name in self.skip_tensor_conversion if name in tokens}
+        try:
+            tokens = dict(BatchFeature(tokens, tensor_type=return_tensors))
+        except ValueError:
+            raise ValueError("The prompts differ in length: leave padding on, or give return_tensors=None.") from None
+        converted: dict[str, Any] = dict(data)
+        if return_tensors != "pt":
+            converted = {name: value.numpy() for name, value in data.items()}
+        if return_tensors is None:  # pixels stay arrays, one per study, as in transformers
+            converted = {
+                name: list(value) if name == "pixel_values" else value.tolist() for name, value in converted.items()
+            }
+        return BatchFeature({**tokens, **converted, **skipped})
+
+    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
+        """The placeholders of one view."""
+        return self.image_token * self.num_image_tokens
+
+    def _get_num_multimodal_tokens(self, image_sizes: Sequence | None = None, **kwargs) -> MultiModalData:
+        """Placeholders of views of the given sizes: as many for any size."""
+        views = 0 if image_sizes is None else len(image_sizes)
+        return MultiModalData(num_image_tokens=[self.num_image_tokens] * views, num_image_patches=[1] * views)
 
     def build_prompt(
         self,
@@ -193,8 +381,7 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         if len(names) != num_views:
             raise ValueError(f"A study of {num_views} images has {len(names)} view names: {names}.")
         for name in names:
-            if name not in VIEW_NAMES:
-                raise ValueError(f"{name!r} is no view; choose from {', '.join(VIEW_NAMES)}.")
+            _view_name(name)
         given = {"indication": indication, "comparison": comparison}
         known = {name: self._plain(text, name) if text else "" for name, text in given.items()}
         if fit and self.context_length is not None:
@@ -210,13 +397,92 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         if comparison:
             lines.append(f"Earlier report: {comparison}")
         prompt = "\n".join([*lines, "Report:"])
-        template = self.chat_template or self.tokenizer.chat_template
-        if template is None:
+        template = self._template()
+        if template == CHAT_TEMPLATE:
             return (self.tokenizer.bos_token or "") + prompt
         turn = [{"role": "user", "content": prompt}]
         return self.tokenizer.apply_chat_template(
             turn, chat_template=template, tokenize=False, add_generation_prompt=True
         )
+
+    def _template(self, name: str | None = None) -> str:
+        """The chat template of this name or text, by default the processor's own or the tokenizer's."""
+        own = self.chat_template
+        template = own if own and own != CHAT_TEMPLATE else self.tokenizer.chat_template or CHAT_TEMPLATE
+        if isinstance(template, dict):
+            if name is None and "default" not in template:
+                raise ValueError(f"None of the chat templates {sorted(template)} is the default: name one.")
+            return template.get(name or "default") or str(name)
+        return name or template
+
+    def apply_chat_template(  # trf-ignore: TRF057
+        self, conversation: list, chat_template: str | None = None, **kwargs
+    ):
+        """
+        As in transformers: `tokenize=True, return_dict=True` gives what `generate` takes.
+
+        Images are parts of messages, `{"type": "image", "image": ...}` (or `"url"`, `"path"`, `"base64"`), and may name
+        their `"view"`. They are worded as in `build_prompt`, followed by the labels; a turn of images alone asks for a
+        report, as training does. A template that reads text only gets the parts as one text.
+
+        Args:
+            conversation (`list[dict]` or `list[list[dict]]`): Messages, or a batch of conversations.
+            chat_template (`str`, *optional*): A template or the name of one.
+        """
+        template = self._template(chat_template)
+        batched = bool(conversation) and not isinstance(conversation[0], dict)
+        chats = [[_with_parts(message) for message in chat] for chat in (conversation if batched else [conversation])]
+        images = any(part["type"] == "image" for chat in chats for message in chat for part in _parts_of(message))
+        reads_parts = template == CHAT_TEMPLATE or self._reads_parts(template, images, kwargs)
+        worded = [self._worded(chat, template == CHAT_TEMPLATE, reads_parts) for chat in chats]
+        if not reads_parts:
+            template = _PARTS_TO_TEXT + template
+        return super().apply_chat_template(worded if batched else worded[0], chat_template=template, **kwargs)
+
+    def _reads_parts(self, template: str, images: bool, variables: dict[str, Any]) -> bool:
+        """Whether a template renders messages whose content is a list of parts, as far as needed."""
+        probe = "The heart is normal."
+        parts = [{"type": "image"}] * images + [{"type": "text", "text": probe}]
+        # Not a conversation of the caller's: only what the template itself makes of parts counts.
+        variables = {name: value for name, value in variables.items() if name not in _OF_CONVERSATIONS}
+        try:
+            (rendered,), _ = render_jinja_template(
+                conversations=[[{"role": "user", "content": parts}]],
+                chat_template=template,
+                **{**self.tokenizer.special_tokens_map, **variables},
+            )
+        except Exception:  # a template fails in any way on what it does not expect
+            return False
+        return rendered.count(probe) == 1 and "'type'" not in rendered and rendered.count(IMAGE_TOKEN) == images
+
+    def _worded(self, chat: Sequence[dict], plain: bool, reads_parts: bool) -> list[dict]:
+        """A conversation with words around its images, and the labels after the last of them."""
+        parts = [part for message in chat for part in _parts_of(message)]
+        last = next((part for part in reversed(parts) if part["type"] == "image"), None)
+        texts = [message["content"] for message in chat if isinstance(message.get("content"), str)]
+        texts += [part["text"] for part in parts if part["type"] == "text"]
+        labels = self.label_prompt and not any(FINDING_TOKEN in text for text in texts)
+        # A template of others knows images and text only.
+        finding = {"type": "text", "text": FINDING_TOKEN} if reads_parts and not plain else {"type": "finding"}
+        worded = []
+        for message in chat:
+            lines: list[list[dict]] = []
+            for part in (parts := _parts_of(message)):
+                if part["type"] == "image":
+                    lines.append([{"type": "text", "text": f"{_view_name(part.get('view', 'unknown'))} "}, part])
+                elif part["text"]:
+                    lines.append([part])
+                if labels and part is last:
+                    lines.append([{"type": "text", "text": "Findings: "}, finding])
+            shown = sum(part["type"] == "image" for part in parts)
+            if not shown:
+                worded.append(message)
+                continue
+            if shown == len(parts) and not plain:
+                lines.append([{"type": "text", "text": "Report:"}])
+            between = [[{"type": "text", "text": "\n"}, *line] for line in lines[1:]]
+            worded.append({**message, "content": sum(between, lines[0])})
+        return worded
 
     def _fitting(self, views: Sequence[str], known: dict[str, str], context_length: int) -> dict[str, str]:
         """`known` with as much of its texts as leaves room for a report in the LLM's context."""
@@ -327,12 +593,9 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
                 table[label][state] = self.tokenizer(f" {phrases[column]};", add_special_tokens=False)["input_ids"]
         return table
 
-    def _pixel_inputs(self, studies: list[list[Image.Image]]) -> dict[str, torch.Tensor]:
-        for index, study in enumerate(studies):
-            if len(study) == 0:
-                raise ValueError(f"Study {index} has no image.")
-        pictures = [picture for study in studies for picture in study]
-        pixels = self.image_processor(pictures, return_tensors="pt")["pixel_values"]  # [all views, 3, H, W]
+    def _pixel_inputs(self, studies: list[list[Image.Image]], options: dict[str, Any]) -> dict[str, torch.Tensor]:
+        images = [image for study in studies for image in study]
+        pixels = self.image_processor(images, **{**options, "return_tensors": "pt"})["pixel_values"]  # [views, 3, H, W]
         counts = torch.tensor([len(study) for study in studies])
         view_mask = torch.arange(int(counts.max())) < counts[:, None]  # [B, V]
         pixel_values = pixels.new_zeros(*view_mask.shape, *pixels.shape[1:])
@@ -341,29 +604,87 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
 
     def _expand_placeholders(self, text: str | Sequence[str], view_counts: list[int]) -> list[str]:
         texts = [text] if isinstance(text, str) else list(text)
+        rule = f"the number of {IMAGE_TOKEN} tokens in the prompts should be the same as the number of images"
         if len(texts) != len(view_counts):
-            raise ValueError(f"{len(texts)} prompts for {len(view_counts)} studies.")
+            raise ValueError(f"{len(texts)} prompts for {len(view_counts)} studies: {rule}.")
         for index, (prompt, count) in enumerate(zip(texts, view_counts, strict=True)):
-            if prompt.count(IMAGE_TOKEN) != count:
+            if (tokens := self._count(IMAGE_TOKEN, prompt)) != count:
                 raise ValueError(
-                    f"Image features and image tokens do not match: prompt {index} has {prompt.count(IMAGE_TOKEN)} "
-                    f"{IMAGE_TOKEN} for {count} images."
+                    f"Image features and image tokens do not match: prompt {index} has {tokens} {IMAGE_TOKEN} for "
+                    f"{count} images; {rule}."
                 )
-            if prompt.count(FINDING_TOKEN) > 1:
+            if (tokens := self._count(FINDING_TOKEN, prompt)) > 1:
                 raise ValueError(f"Prompt {index} has more than one {FINDING_TOKEN}.")
-        images, findings = IMAGE_TOKEN * self.num_image_tokens, FINDING_TOKEN * self.num_finding_tokens
-        return [prompt.replace(IMAGE_TOKEN, images).replace(FINDING_TOKEN, findings) for prompt in texts]
+            if tokens and not count:
+                raise ValueError(f"Prompt {index} has {FINDING_TOKEN}, but no image.")
+        return [self._expanded(prompt)[0] for prompt in texts]
+
+    def _expanded(self, prompt: str) -> tuple[str, list[dict]]:
+        """A prompt with as many placeholders as tokens, and where they were and are, as transformers notes it."""
+        text, spans, end = "", [], 0
+        for match in _PLACEHOLDERS.finditer(prompt):
+            is_image = match[0] == IMAGE_TOKEN
+            tokens = match[0] * (self.num_image_tokens if is_image else self.num_finding_tokens)
+            text += prompt[end : match.start()]
+            kind = "image" if is_image else "finding"
+            span = {"type": kind, "span": match.span(), "new_span": (len(text), len(text) + len(tokens))}
+            spans.append({**span, "text": match[0], "replacement": tokens})
+            text, end = text + tokens, match.end()
+        return text + prompt[end:], spans
 
     @property
     def model_input_names(self) -> list[str]:
-        return ["input_ids", "attention_mask", "pixel_values", "view_mask", "disease_labels"]
+        return ["input_ids", "attention_mask", "pixel_values", "view_mask"]
 
 
-def _as_studies(images) -> list[list]:
+def _texts(text: str | Sequence[str]) -> list[str]:
+    texts = [text] if isinstance(text, str) else list(text)
+    if not all(isinstance(each, str) for each in texts):
+        raise ValueError("`text` must be a prompt or a list of prompts.")
+    return texts
+
+
+def _view_name(view: str) -> str:
+    if view not in VIEW_NAMES:
+        raise ValueError(f"{view!r} is no view; choose from {', '.join(VIEW_NAMES)}.")
+    return VIEW_NAMES[view]
+
+
+def _parts_of(message: dict) -> list[dict]:
+    content = message.get("content")
+    return content if isinstance(content, list) else []
+
+
+def _with_parts(message: dict) -> dict:
+    """A message with its images as transformers names them, however they are given."""
+    if not isinstance(message.get("content"), (list, tuple)):
+        return message
+    parts = []
+    for part in message["content"]:
+        kind = part.get("type")
+        if kind not in ("text", "image", "image_url"):
+            raise ValueError(f"A message has a part of type {kind!r}: OTDRG reads 'image' and 'text'.")
+        if kind == "text" and not isinstance(part.get("text"), str):
+            raise ValueError("A message has a part of type 'text' without a 'text'.")
+        if kind == "image_url":  # as OpenAI's clients send it
+            url = part["image_url"]
+            part = {"type": "image", "url": url["url"] if isinstance(url, dict) else url}
+        elif isinstance(part.get("base64"), str) and not is_data_url(part["base64"]):
+            part = {**part, "base64": f"data:image/*;base64,{part['base64']}"}
+        parts.append({**part})  # the same image may be given twice
+    return {**message, "content": parts}
+
+
+def _as_studies(images, counts: list[int] | None) -> list[list]:
+    """The views of each study; images in one list are shared out by the number of `<image>` of each prompt."""
     if not isinstance(images, (list, tuple)):
         return [[images]]
     if len(images) == 0:
         raise ValueError("`images` is an empty list.")
+    nested = any(isinstance(study, (list, tuple)) for study in images)
+    if counts is not None and not nested and sum(counts) == len(images):
+        shared = iter(images)
+        return [[next(shared) for _ in range(count)] for count in counts]
     return [list(study) if isinstance(study, (list, tuple)) else [study] for study in images]
 
 

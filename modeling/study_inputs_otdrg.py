@@ -28,7 +28,9 @@ def check_views(pixel_values: torch.Tensor | None, view_mask: torch.Tensor | Non
         )
     view_mask = view_mask.to(pixel_values.device).bool()
     if not is_compiling() and not view_mask.any(-1).all():
-        raise ValueError("`view_mask` leaves a study without any view.")
+        # In a batch, a prompt may do without images; its views are padding then, and zero.
+        if not view_mask.any() or pixel_values[~view_mask.any(-1)].any():
+            raise ValueError("`view_mask` leaves a study without any view.")
     return pixel_values, view_mask
 
 

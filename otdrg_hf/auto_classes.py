@@ -9,7 +9,7 @@ TRANSFORMERS = "transformers"
 
 def register(default_model: str) -> None:
     """Registers configuration, model, processor and pipeline, with the folder of the pipeline's default model."""
-    from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
     from transformers.pipelines import PIPELINE_REGISTRY
 
     from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
@@ -21,6 +21,7 @@ def register(default_model: str) -> None:
     # AutoModel gives the whole model: a user who writes AutoModel.from_pretrained(...).generate(...) means this one.
     AutoModel.register(OTDRGConfig, OTDRGForConditionalGeneration)
     AutoModelForImageTextToText.register(OTDRGConfig, OTDRGForConditionalGeneration)
+    AutoModelForMultimodalLM.register(OTDRGConfig, OTDRGForConditionalGeneration)  # pipeline("any-to-any")
     AutoProcessor.register(OTDRGConfig, OTDRGProcessor)
     PIPELINE_REGISTRY.register_pipeline(
         TASK,

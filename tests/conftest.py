@@ -13,6 +13,11 @@ hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same")
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Modules that download a test suite when they are imported are left alone where no slow test is asked for."""
+    return True if collection_path.name.endswith("_suite.py") and config.option.markexpr == "not slow" else None
+
+
 @pytest.fixture(scope="session")
 def processor() -> OTDRGProcessor:
     return make_processor(num_image_tokens=4)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from otdrg_hf.modeling.image_loading import file_name, is_url
+from otdrg_hf.modeling.image_loading import file_name, is_data_url, is_url
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".dcm", ".dicom"}
 
@@ -35,7 +35,7 @@ def find_images(locations: Iterable[str | os.PathLike]) -> list[FoundImage]:
     """
     found = []
     for location in map(str, locations):
-        if is_url(location):
+        if is_url(location) or is_data_url(location):
             found.append(FoundImage(file_name(location) or "image", location))
         elif os.path.isdir(location):
             found += _in_folder(location)

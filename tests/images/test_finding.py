@@ -60,6 +60,7 @@ def test_address_is_named_without_its_query():
     [image] = find_images(["https://host.example/films/chest.png?key=secret#part"])
     assert image.name == "chest.png" and image.location.endswith("?key=secret#part")
     assert names(["https://host.example/"]) == ["image"]
+    assert names(["data:image/png;base64,U0VDUkVU/U0VDUkVU"]) == ["image"]
 
 
 def test_nothing_to_report(tmp_path):

@@ -1,8 +1,10 @@
 """Tests of image loading: every kind of picture gives the right grey values, or one line that names the culprit."""
 
+import base64
 import io
 import struct
 import sys
+import urllib.parse
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +43,22 @@ def clear_error(match):
 
 
 @pytest.mark.parametrize(
-    "form", ["path", "str", "bytes", "bytearray", "pil", "array", "tensor", "channel", "rgb", "chw"]
+    "form",
+    ["path", "str", "bytes", "bytearray", "BytesIO", "written BytesIO", "file", "data URL", "escaped data URL", "pil"]
+    + ["array", "tensor", "channel", "rgb", "chw"],
 )
 def test_every_way_to_give_a_film(form, tmp_path):
     path = tmp_path / "film.png"
     Image.fromarray(FILM).save(path)
+    written = io.BytesIO()
+    Image.fromarray(FILM).save(written, "PNG")  # which leaves it at its end
+    encoded = base64.b64encode(path.read_bytes()).decode()
     image = {
+        "BytesIO": io.BytesIO(path.read_bytes()),
+        "written BytesIO": written,
+        "file": path.open("rb"),
+        "data URL": f"data:image/png;base64,{encoded}",
+        "escaped data URL": f"DATA:image/png;base64,{urllib.parse.quote(encoded)}",
         "path": path,
         "str": str(path),
         "bytes": path.read_bytes(),
@@ -59,6 +71,7 @@ def test_every_way_to_give_a_film(form, tmp_path):
         "chw": np.stack([FILM] * 3),
     }[form]
     assert (grey(image) == FILM).all()
+    assert (grey(image) == FILM).all()  # a file is left where it was
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "CMYK", "YCbCr", "HSV", "I", "F"])
@@ -415,6 +428,11 @@ def test_pixels_that_cannot_be():
         (np.zeros((1, 1), np.uint8), "1 x 1 pixels, at least 16 a side"),
         (Image.new("L", (1, 1)), "1 x 1 pixels, at least 16 a side"),
         (Image.new("La", (40, 40)), "an image of mode La cannot be converted"),
+        ("data:image/png;base64,SECRET!", "image given as data URL: the content of the data URL is not base64."),
+        ("data:image/png,SECRET", "image given as data URL: a data URL must be data:image/"),
+        ("data:image/png;base64,", "image given as data URL: the file is empty"),
+        ("data:image/png;base64,U0VDUkVU", "image given as data URL: not an image file"),
+        (io.StringIO("film"), "image given as StringIO: the file is open as text"),
         (None, "expected an image, path, URL, bytes or array, got NoneType"),
         (7, "got int"),
     ]:

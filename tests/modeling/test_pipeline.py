@@ -1,5 +1,7 @@
 """Tests of `pipeline("radiology-report")`: what a study may be, its answer, batches, evidence, saving and errors."""
 
+import base64
+import io
 import json
 
 import numpy as np
@@ -44,6 +46,16 @@ def test_saved_folder_loads_by_every_auto_class(folder):
 def test_pipeline_of_objects_that_are_loaded(model, processor, report, studies):
     again = pipeline("radiology-report", model=model, processor=processor)
     assert again(studies[1], **SHORT) == report(studies[1], **SHORT)
+
+
+def test_data_urls_and_open_files_are_studies(report, tmp_path):
+    film = Image.fromarray(make_films(1)[0])
+    film.save(tmp_path / "film.png")
+    content = (tmp_path / "film.png").read_bytes()
+    url = "data:image/png;base64," + base64.b64encode(content).decode()
+    expected = report(film, **SHORT)
+    assert report(url, **SHORT) == report(io.BytesIO(content), **SHORT) == expected
+    assert report([url, {"images": [io.BytesIO(content)]}], **SHORT) == [expected] * 2
 
 
 def test_answer_says_what_generate_says(report, model, processor, studies):
