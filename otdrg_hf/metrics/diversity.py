@@ -26,10 +26,10 @@ def diversity(
         training_sentences (`frozenset[str]`, *optional*): what [`sentences_of`] gives of the training reports.
 
     Returns:
-        `dict`: `distinct_reports`; `commonest_share`, the share of the studies that get the commonest text; `mean_words`,
-        the mean length; each of them for the references as `reference_...`; `training_sentence_share`, the share of sentences that
-        occur in a training report (`None` without them); and `collapsed`, whether more than half of the studies (at
-        least 10) get one and the same text.
+        `dict`: `distinct_reports`; `commonest_share`, the share of the studies that get the commonest text;
+        `mean_words`, the mean length; each of them for the references as `reference_...`;
+        `training_sentence_share`, the share of sentences that occur in a training report (`None` without them); and
+        `collapsed`, whether more than half of the studies (at least 10) get one and the same text.
     """
     predictions, references = as_pairs(predictions, references)
     written, referred = _spread(predictions), _spread([texts[0] for texts in references])
