@@ -97,7 +97,7 @@ def make_baselines(
     baselines = {}
     for name, score in {"constant": by, **CLINICAL_CONSTANTS}.items():
         text = best_constant(candidates, chosen_on, score, protocol, vocabulary_reports)
-        origin = f"of {len(candidates)} {kind}, the best by {score} on {len(chosen_on)} {where} reports"
+        origin = f"of {len(candidates)} {kind} the best by {score} on {len(chosen_on)} {where} reports"
         baselines[name] = Baseline([text] * len(ids), origin, peeks=training is None)
     if len(ids) > 1:
         origin = f"the references, each given to another study (seed {seed})"

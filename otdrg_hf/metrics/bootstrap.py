@@ -144,7 +144,7 @@ class ResampledFigures:
             return undefined
         low, high = interval(samples, confidence)
         side = min(np.count_nonzero(samples <= 0), np.count_nonzero(samples >= 0))
-        p_value = min(1.0, 2 * (side + 1) / (len(samples) + 1))
+        p_value = min(1.0, 2 * (int(side) + 1) / (len(samples) + 1))
         return {"difference": float(observed), "low": low, "high": high, "p_value": p_value}
 
 
