@@ -25,7 +25,7 @@ from otdrg_hf.files import atomic_path, write_text
 from otdrg_hf.metrics.bootstrap import ResampledFigures, resampled_figures
 from otdrg_hf.metrics.clinical import Labeler, resolve_labeler
 from otdrg_hf.metrics.diversity import sentences_of
-from otdrg_hf.metrics.protocols import get_protocol, remove_masks
+from otdrg_hf.metrics.protocols import check_masks_policy, get_protocol, remove_masks
 from otdrg_hf.metrics.radeval_adapter import check_radeval, radeval_figures, radeval_version
 from otdrg_hf.metrics.report_card import DiseaseHeadCard, ReportCard, disease_head_card, make_report_card
 from otdrg_hf.reporting.predictions import check_section, generation_settings
@@ -170,8 +170,7 @@ def evaluate_files(
         ImportError: if RadEval is asked for and not installed.
     """
     protocol = options.get("protocol", "raw")
-    check_scoring(section, protocol, vocabulary, radeval)
-    check_constant(constant_by, constant_candidates)
+    check_scoring(section, protocol, vocabulary, radeval, masks, constant_by, constant_candidates)
     studies = read_studies(prediction_files, references, section, published, split)
     vocabulary_reports = None if vocabulary is None else read_vocabulary_reports(vocabulary)
     if not isinstance(training, TrainingReports):
@@ -282,13 +281,20 @@ def _against(system: ResampledFigures, constants: dict[str, ResampledFigures], c
 
 
 def check_scoring(
-    section: str | None, protocol: str, vocabulary: str | os.PathLike | None, radeval: Sequence[str] = ()
+    section: str | None,
+    protocol: str,
+    vocabulary: str | os.PathLike | None,
+    radeval: Sequence[str] = (),
+    masks: str = "keep",
+    constant_by: str = "bleu_4",
+    constant_candidates: int = MAX_CANDIDATES,
 ) -> None:
     """
     Checks how reports are to be scored before any is read, or generated.
 
     Raises:
-        ValueError: for an unknown section, protocol or RadEval score, or a vocabulary for a protocol that has none.
+        ValueError: for an unknown section, protocol, RadEval score, policy of masks or score to choose a constant by,
+            or a vocabulary for a protocol that has none.
         FileNotFoundError: if there is no file of the vocabulary.
         ImportError: if RadEval is asked for and not installed.
     """
@@ -299,6 +305,8 @@ def check_scoring(
     if vocabulary is not None and not Path(vocabulary).is_file():
         raise FileNotFoundError(f"there is no vocabulary file {Path(vocabulary).name}")
     get_protocol(protocol)
+    check_masks_policy(masks)
+    check_constant(constant_by, constant_candidates)
     check_radeval(radeval)
 
 

@@ -154,7 +154,8 @@ def _spread_cell(value: float) -> str:
 def _figures(evaluation: Evaluation) -> list[str]:
     """All figures, a column for each system and one for its difference to the constant; a table for each mapping."""
     cards, against = evaluation.cards, evaluation.against_constant
-    names = [name for name in figure_names(next(iter(cards.values()))) if _is_shown(name, cards)]
+    first = next(iter(cards.values()))
+    names = [name for name in figure_names(first) if any(card.figures[name] is not None for card in cards.values())]
     plain = [name for name in names if not name.endswith(UNCERTAIN_POSITIVE)]
     other = [name for name in names if name.endswith(UNCERTAIN_POSITIVE)]
     lines = []
@@ -169,12 +170,19 @@ def _figures(evaluation: Evaluation) -> list[str]:
                 for row, name in zip(rows, group, strict=True):
                     row.append(_against_cell(against[system].get(name)))
         lines += ["", *_columns(header, rows)]
-    return lines
+    return lines + _not_computed(cards)
 
 
-def _is_shown(name: str, cards: dict[str, ReportCard]) -> bool:
-    """Averages over frequent labels are left out where no label is."""
-    return "_macro_min10_" not in name or any(card.figures[name] is not None for card in cards.values())
+def _not_computed(cards: dict[str, ReportCard]) -> list[str]:
+    """Why figures are missing, and of which systems, unless it is all of them."""
+    systems: dict[tuple[str, str], list[str]] = {}
+    for system, card in cards.items():
+        for name, reason in card.record["not_computed"].items():
+            systems.setdefault((name, reason), []).append(system)
+    return [
+        f"{name}: {reason}" + (f" ({', '.join(of)})" if len(of) < len(cards) else "")
+        for (name, reason), of in systems.items()
+    ]
 
 
 def _against_cell(test: dict | None) -> str:
@@ -227,7 +235,7 @@ def _csv_row(*values) -> dict:
 def _cell(card: ReportCard | DiseaseHeadCard, name: str) -> str:
     value = card.figures[name]
     if value is None:
-        return card.record["not_computed"].get(name, "not computed")
+        return "-"
     return _with_bounds(value, card.figures.get(f"{name}_low"), card.figures.get(f"{name}_high"))
 
 

@@ -85,8 +85,7 @@ def apply_masks_policy(
     Raises:
         ValueError: for an unknown policy.
     """
-    if policy not in MASK_POLICIES:
-        raise ValueError(f"unknown policy of masks {policy!r}; give one of {', '.join(MASK_POLICIES)}")
+    check_masks_policy(policy)
     record = {
         "policy": policy,
         "predictions_with_masks": sum(_MASK.search(text) is not None for text in predictions),
@@ -95,6 +94,12 @@ def apply_masks_policy(
     if policy == "keep":
         return list(predictions), [list(texts) for texts in references], record
     return list(map(remove_masks, predictions)), [list(map(remove_masks, texts)) for texts in references], record
+
+
+def check_masks_policy(policy: str) -> None:
+    """Raises `ValueError` for an unknown policy of masks."""
+    if policy not in MASK_POLICIES:
+        raise ValueError(f"unknown policy of masks {policy!r}; give one of {', '.join(MASK_POLICIES)}")
 
 
 def remove_masks(report: str) -> str:

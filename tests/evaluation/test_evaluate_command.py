@@ -119,7 +119,7 @@ def test_csv_and_table_hold_the_predicted_labels(otdrg, predictions, tmp_path):
 def test_json_to_stdout_is_nothing_but_json(otdrg, predictions):
     code, out, _ = otdrg(predictions, *QUICK, "--json")
     assert code == 0
-    assert set(json.loads(out)) == {"systems", "paired", "warnings"}
+    assert set(json.loads(out)) == {"systems", "baselines", "paired", "warnings", "left_out"}
 
 
 def test_the_same_names_are_told_apart_by_their_folders(otdrg, tmp_path):
