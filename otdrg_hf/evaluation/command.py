@@ -62,6 +62,8 @@ def run_evaluate(
             "nothing to score: give files of predictions, or --dataset for a model to report, or --references for the "
             "baselines alone"
         )
+    if html is not None and not predictions and dataset is None and not scoring.get("published"):
+        raise ValueError("--html shows the worst reports of a system, and there is none; give files of predictions")
     written = (output, csv_file, html, baselines_dir)
     check_output_paths(*written, plot=plot, made_later=output_dir if dataset is not None else None)
     check_scoring(**{name: value for name, value in scoring.items() if name in CHECKED})

@@ -90,15 +90,15 @@ class Evaluation:
         write_text(path, self.json() + "\n")
 
     def write_csv(self, path: str | os.PathLike) -> None:
-        """Writes one row for each figure and for F1 of each label of every system."""
+        """Writes one row for each figure and for F1 of each label of every system, or of the baselines alone."""
         with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, CSV_COLUMNS)
             writer.writeheader()
-            writer.writerows(csv_rows(self.cards, self.heads))
+            writer.writerows(csv_rows(self.cards or self.baseline_cards, self.heads))
 
     def write_plot(self, path: str | os.PathLike) -> None:
         """Draws F1 of each label with intervals; see `plot_label_f1`."""
-        plot_label_f1(self.cards, path)
+        plot_label_f1(self.cards or self.baseline_cards, path)
 
     def write_html(self, path: str | os.PathLike, limit: int = 50) -> None:
         """Writes the page of the worst cases; see `worst_cases_page`. It holds report texts."""
@@ -171,6 +171,8 @@ def evaluate_files(
     """
     protocol = options.get("protocol", "raw")
     check_scoring(section, protocol, vocabulary, radeval, masks, constant_by, constant_candidates)
+    if not (prediction_files or published or baselines):
+        raise ValueError("nothing to score: give files of predictions, or do not leave the baselines out")
     studies = read_studies(prediction_files, references, section, published, split)
     vocabulary_reports = None if vocabulary is None else read_vocabulary_reports(vocabulary)
     if not isinstance(training, TrainingReports):
@@ -281,9 +283,9 @@ def _against(system: ResampledFigures, constants: dict[str, ResampledFigures], c
 
 
 def check_scoring(
-    section: str | None,
-    protocol: str,
-    vocabulary: str | os.PathLike | None,
+    section: str | None = None,
+    protocol: str = "raw",
+    vocabulary: str | os.PathLike | None = None,
     radeval: Sequence[str] = (),
     masks: str = "keep",
     constant_by: str = "bleu_4",

@@ -21,6 +21,7 @@ _OVERLAP = {
     "rouge_l": "ROUGE-L",
     "cider": "CIDEr",
 }
+_SPREAD = {"distinct_reports": "distinct reports", "mean_words": "words"}
 _CLINICAL = {
     "ce13_micro_f1": "CE13 micro",
     "ce13_macro_f1": "CE13 macro",
@@ -40,7 +41,7 @@ def evaluation_text(evaluation: Evaluation) -> str:
     other mapping, too), and the paired tests between systems.
     """
     shown = evaluation.cards or evaluation.baseline_cards
-    lines = [*_collapsed(evaluation.cards), *(f"warning: {warning}" for warning in evaluation.studies.warnings)]
+    lines = [*collapsed_lines(evaluation.cards), *(f"warning: {warning}" for warning in evaluation.studies.warnings)]
     lines += [*_provenance(evaluation, next(iter(shown.values()))), "", *_summary(evaluation)]
     if not evaluation.cards:
         return "\n".join(lines) + "\n"
@@ -59,7 +60,8 @@ def evaluation_text(evaluation: Evaluation) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _collapsed(cards: dict[str, ReportCard]) -> list[str]:
+def collapsed_lines(cards: dict[str, ReportCard]) -> list[str]:
+    """A line for each system that gives most studies one and the same report."""
     return [
         f"COLLAPSED: {name} gives {card.diversity['commonest_share']:.0%} of the studies one and the same report "
         f"({card.diversity['distinct_reports']} distinct; of the references "
@@ -91,32 +93,21 @@ def _provenance(evaluation: Evaluation, first: ReportCard) -> list[str]:
 
 def _summary(evaluation: Evaluation) -> list[str]:
     """Markdown tables of systems and baselines, overlap and clinical efficacy (F1), and notes that explain them."""
-    spreads = [card.diversity for card in (*evaluation.cards.values(), *evaluation.baseline_cards.values())][:1]
-    spread_rows = {"distinct reports": "distinct_reports", "words": "mean_words"}
+    cards = {**evaluation.cards, **{f"*{name}*": card for name, card in evaluation.baseline_cards.items()}}
     lines = []
-    for title, group, more in (("System", _OVERLAP, spread_rows), ("F1 of labels", _CLINICAL, {})):
-        cards = {**evaluation.cards, **evaluation.baseline_cards}
-        names = [name for name in group if any(card.figures[name] is not None for card in cards.values())]
-        rows = [
-            [
-                name,
-                *(
-                    _summary_cell(card.figures[key], evaluation.against_constant.get(name, {}).get(key))
-                    for key in names
-                ),
-            ]
-            + [_spread_cell(card.diversity[key]) for key in more.values()]
-            for name, card in evaluation.cards.items()
-        ]
-        rows += [
-            [f"*{name}*", *(_summary_cell(card.figures[key], None) for key in names)]
-            + [_spread_cell(card.diversity[key]) for key in more.values()]
-            for name, card in evaluation.baseline_cards.items()
-        ]
-        if more:
-            of_references = [_spread_cell(spreads[0][f"reference_{key}"]) for key in more.values()]
-            rows.append(["*references*", *[""] * len(names), *of_references])
-        lines += [*_markdown([title, *(group[name] for name in names), *more], rows), ""]
+    for title, columns, spread in (("System", _OVERLAP, _SPREAD), ("F1 of labels", _CLINICAL, {})):
+        names = [name for name in columns if any(card.figures[name] is not None for card in cards.values())]
+        rows = []
+        for name, card in cards.items():
+            tests = evaluation.against_constant.get(name, {})
+            scores = [_summary_cell(card.figures[key], tests.get(key)) for key in names]
+            rows.append([name, *scores, *(_spread_cell(card.diversity[key]) for key in spread)])
+        if spread:
+            of_references = next(iter(cards.values())).diversity
+            cells = [_spread_cell(of_references[f"reference_{key}"]) for key in spread]
+            rows.append(["*references*", *[""] * len(names), *cells])
+        header = [title, *(columns[name] for name in names), *spread.values()]
+        lines += [*_markdown(header, rows), ""]
     return lines + _notes(evaluation)
 
 
