@@ -33,6 +33,11 @@ class TrainingReports:
     train: list[str]
     validation: list[str]
 
+    def without(self, split: str | None) -> "TrainingReports | None":
+        """Without the reports of the split that is scored; `None` where nothing is left."""
+        train, validation = [] if split == "train" else self.train, [] if split == "validation" else self.validation
+        return TrainingReports(train, validation) if train or validation else None
+
     def candidates(self, limit: int) -> list[str]:
         """The first distinct texts, training reports before validation reports."""
         texts = dict.fromkeys(text for text in [*self.train, *self.validation] if text.strip())

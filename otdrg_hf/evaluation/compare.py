@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from otdrg_hf.data.schema import split_name
 from otdrg_hf.evaluation.baselines import MAX_CANDIDATES, Baseline, TrainingReports, check_constant, make_baselines
 from otdrg_hf.evaluation.plots import plot_format, plot_label_f1
 from otdrg_hf.evaluation.report_files import (
@@ -148,7 +149,8 @@ def evaluate_files(
         section (`str`, *optional*): `"findings"`, `"impression"` or `"report"`, which is both.
         published (`Sequence[str | os.PathLike]`): reports that others published, CSV or JSON by study id; all systems
             are scored on the studies that they have.
-        split (`str`): of an R2Gen annotation that is the references.
+        split (`str`): which split is scored: read from references that are an R2Gen annotation, and kept out of the
+            reports that constants are chosen from.
         vocabulary (`str` or `os.PathLike`, *optional*): training reports for the protocol's `<unk>` mapping: JSON
             Lines or an R2Gen annotation file.
         training (`str`, `os.PathLike` or `TrainingReports`, *optional*): reports to choose the constants from; see
@@ -177,6 +179,8 @@ def evaluate_files(
     vocabulary_reports = None if vocabulary is None else read_vocabulary_reports(vocabulary)
     if not isinstance(training, TrainingReports):
         training = _find_training_reports(training, vocabulary, references, section)
+    if training is not None:
+        training = training.without(split_name(split))
     bootstrap = {"num_bootstrap": num_bootstrap, "seed": seed, "confidence": confidence}
     scoring = {
         "vocabulary_reports": vocabulary_reports,

@@ -174,6 +174,15 @@ def test_baselines_alone_and_their_files(annotation, tmp_path):
     assert again.baselines == again.against_constant == {} and "COLLAPSED: constant" in again.text()
 
 
+def test_the_split_that_is_scored_chooses_no_constant(annotation):
+    options = {"meteor": False, "num_bootstrap": 0}
+    validation = evaluate_files([], annotation, split="val", **options)
+    assert "of 2 training and validation texts" in validation.baselines["constant"].origin
+    assert "on 2 training reports" in validation.baselines["constant"].origin
+    assert TrainingReports(["a"], []).without("train") is None
+    assert len(validation.studies.ids) == 2
+
+
 def test_training_reports_of_any_kind(annotation, tmp_path):
     rows = [
         {"id": 1, "report": "a", "split": "val"},
