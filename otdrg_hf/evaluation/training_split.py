@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MAX_REPORTS = 20_000
 MAX_NEIGHBOURS = 1000
-_PHANTOMS = 200  # of a split; they are drawn for this
+_PHANTOMS = 100  # of a split; they are drawn for this
 _BATCH = 8
 
 
@@ -26,7 +26,7 @@ def dataset_training_reports(
     The training and validation reports of a dataset, at most 20,000 of either; `None` if it has neither split.
 
     Args:
-        dataset, data_dir: As `load_study_dataset` takes them. Of phantoms 200 are drawn.
+        dataset, data_dir: As `load_study_dataset` takes them. Of phantoms 100 are drawn.
         section (`str`): The column of the texts.
     """
     splits = (
