@@ -28,7 +28,13 @@ from otdrg_hf.metrics.clinical import Labeler, resolve_labeler
 from otdrg_hf.metrics.diversity import sentences_of
 from otdrg_hf.metrics.protocols import check_masks_policy, get_protocol, remove_masks
 from otdrg_hf.metrics.radeval_adapter import check_radeval, radeval_figures, radeval_version
-from otdrg_hf.metrics.report_card import DiseaseHeadCard, ReportCard, disease_head_card, make_report_card
+from otdrg_hf.metrics.report_card import (
+    DiseaseHeadCard,
+    ReportCard,
+    disease_head_card,
+    make_report_card,
+    meteor_of_systems,
+)
 from otdrg_hf.reporting.predictions import check_section, generation_settings
 
 LOWER_IS_BETTER = ("hallucinations_per_report", "omissions_per_report")
@@ -136,8 +142,9 @@ def evaluate_files(
     num_bootstrap: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
+    protocol: str = "raw",
     masks: str = "keep",
-    **options,
+    meteor: bool = True,
 ) -> Evaluation:
     """
     Scores one or more files of predictions on the same studies, and the baselines that they have to beat.
@@ -163,15 +170,13 @@ def evaluate_files(
         num_bootstrap (`int`): samples for intervals and paired tests; 0 for neither.
         seed (`int`): of the bootstrap and of shuffled references.
         confidence (`float`): coverage of the intervals.
-        masks (`str`): `"keep"` or `"remove"`; see `apply_masks_policy`.
-        **options: `protocol` and `meteor`, as `make_report_card` takes them.
+        protocol, masks, meteor: as `make_report_card` takes them.
 
     Raises:
         ReportFileError: for files that cannot be used; every problem is named with its line.
         ValueError: for unknown options, or a vocabulary for a protocol that has none.
         ImportError: if RadEval is asked for and not installed.
     """
-    protocol = options.get("protocol", "raw")
     check_scoring(section, protocol, vocabulary, radeval, masks, constant_by, constant_candidates)
     if not (prediction_files or published or baselines):
         raise ValueError("nothing to score: give files of predictions, or do not leave the baselines out")
@@ -182,15 +187,9 @@ def evaluate_files(
     if training is not None:
         training = training.without(split_name(split))
     bootstrap = {"num_bootstrap": num_bootstrap, "seed": seed, "confidence": confidence}
-    scoring = {
-        "vocabulary_reports": vocabulary_reports,
-        "labeler": _label_once(labeler),
-        "training_sentences": None if training is None else sentences_of(training.train),
-        "masks": masks,
-        **bootstrap,
-        **options,
-    }
-    cards, heads = _score_systems(studies, section, scoring, bootstrap, radeval)
+    texts = {"protocol": protocol, "masks": masks, "vocabulary_reports": vocabulary_reports}
+    seen = None if training is None else sentences_of(training.train)
+    scoring = {**texts, "labeler": _label_once(labeler), "training_sentences": seen, **bootstrap}
     made = {}
     if baselines:
         made = make_baselines(
@@ -203,8 +202,11 @@ def evaluate_files(
             neighbours=neighbours,
             seed=seed,
         )
+    of_meteor = _meteor(studies, made, meteor, texts)
+    cards, heads = _score_systems(studies, section, of_meteor, scoring, bootstrap, radeval)
     baseline_cards = {
-        name: make_report_card(each.reports, studies.references, **scoring) for name, each in made.items()
+        name: make_report_card(each.reports, studies.references, meteor=of_meteor["baseline", name], **scoring)
+        for name, each in made.items()
     }
     systems, of_baselines = (
         {name: resampled_figures(card.statistics, num_bootstrap, seed) for name, card in group.items()}
@@ -221,12 +223,24 @@ def evaluate_files(
     return Evaluation(studies, cards, paired, heads, made, baseline_cards, against)
 
 
+def _meteor(
+    studies: Studies, baselines: dict[str, Baseline], wanted: bool, texts: dict
+) -> dict[tuple[str, str], bool | np.ndarray]:
+    """What `make_report_card` takes for METEOR of each system and baseline: Java is started once for all of them."""
+    reports = {("system", name): predictions for name, predictions in studies.predictions.items()}
+    reports |= {("baseline", name): baseline.reports for name, baseline in baselines.items()}
+    found = None
+    if wanted and len(reports) > 1:
+        found = meteor_of_systems(list(reports.values()), studies.references, **texts)
+    return dict(zip(reports, found or [wanted] * len(reports), strict=True))
+
+
 def _score_systems(
-    studies: Studies, section: str | None, scoring: dict, bootstrap: dict, radeval: Sequence[str]
+    studies: Studies, section: str | None, meteor: dict, scoring: dict, bootstrap: dict, radeval: Sequence[str]
 ) -> tuple[dict[str, ReportCard], dict[str, DiseaseHeadCard]]:
     cards, heads = {}, {}
     for system, predictions in studies.predictions.items():
-        card = make_report_card(predictions, studies.references, **scoring)
+        card = make_report_card(predictions, studies.references, meteor=meteor["system", system], **scoring)
         record = card.record | {"section": section or "texts as given"}
         if made := generation_settings(studies.files[system]):
             record["generation"] = made

@@ -144,7 +144,7 @@ def make_report_card(
     labeler: str | Labeler = "rules",
     prediction_labels: np.ndarray | None = None,
     reference_labels: np.ndarray | None = None,
-    meteor: bool = True,
+    meteor: bool | np.ndarray = True,
     num_bootstrap: int = 0,
     seed: int = 0,
     confidence: float = 0.95,
@@ -169,7 +169,8 @@ def make_report_card(
             `CheXbertLabeler`.
         prediction_labels, reference_labels (`np.ndarray` of shape `[N, 14]`, int, *optional*): states that are
             known already; the labeler is not asked for them.
-        meteor (`bool`): compute METEOR where Java is found. It takes seconds to start.
+        meteor (`bool` or `np.ndarray`): compute METEOR where Java is found, which takes seconds to start, or take it
+            from these statistics `[N, 23]`, of [`meteor_of_systems`].
         num_bootstrap (`int`): number of bootstrap samples, 0 for no intervals.
         seed (`int`): of the bootstrap.
         confidence (`float`): coverage of the intervals.
@@ -294,14 +295,46 @@ def _bleu_figures(totals: np.ndarray, num_reports: int) -> dict[str, np.ndarray]
     return {f"bleu_{order}": scores[..., order - 1] for order in range(1, 5)}
 
 
+def meteor_of_systems(
+    systems: Sequence[Sequence[str]],
+    references: Sequence[str] | Sequence[Sequence[str]],
+    *,
+    protocol: str = "raw",
+    masks: str = "keep",
+    vocabulary_reports: Sequence[str] | None = None,
+) -> list[np.ndarray] | None:
+    """
+    METEOR's statistics of several systems on the same studies by one Java process, for [`make_report_card`].
+
+    Args:
+        systems (`Sequence[Sequence[str]]`): N predictions of each.
+        references, protocol, masks, vocabulary_reports: As of [`make_report_card`].
+
+    Returns:
+        `list[np.ndarray]`, *optional*: `[N, 23]` of each system; `None` where METEOR cannot be computed.
+    """
+    predictions, repeated = as_pairs(
+        [text for system in systems for text in system], [texts for _ in systems for texts in references]
+    )
+    predictions, repeated, _ = apply_masks_policy(masks, predictions, repeated)
+    try:
+        columns = meteor_statistics(*apply_protocol(protocol, predictions, repeated, vocabulary_reports)[:2])
+    except MeteorUnavailableError:
+        return None
+    return np.split(columns, len(systems))
+
+
 def _meteor_part(
-    predictions: list[str], references: list[list[str]], wanted: bool
+    predictions: list[str], references: list[list[str]], wanted: bool | np.ndarray
 ) -> tuple[Statistics, dict[str, str]]:
     """Statistics of METEOR, and the reason by its name where it is not computed and the figure is NaN."""
     try:
-        if not wanted:
+        if isinstance(wanted, np.ndarray):
+            columns = wanted
+        elif wanted:
+            columns = meteor_statistics(predictions, references)
+        else:
             raise MeteorUnavailableError("not computed: not asked for")
-        columns = meteor_statistics(predictions, references)
     except MeteorUnavailableError as error:
         return mean_statistics("meteor", np.full(len(predictions), np.nan)), {"meteor": str(error)}
     return Statistics(columns, lambda totals, num: {"meteor": meteor_from_totals(totals)}), {}

@@ -152,7 +152,30 @@ def test_a_system_is_compared_with_the_best_constant_in_each_figure(annotation, 
     (row,) = [line for line in lines if line.startswith("| same ") and "†" in line][:1]
     assert all(cell.strip().endswith("†") for cell in row.split("|")[2:8])
     assert "†" not in next(line for line in lines if line.startswith("| good "))
+    evaluation.write_html(tmp_path / "worst.html")
+    assert "<strong>COLLAPSED: same gives 100%" in (tmp_path / "worst.html").read_text(encoding="utf-8")
     assert any(line.startswith("† does not beat the best constant: the 95% interval") for line in lines)
+
+
+def test_java_is_started_once_for_all_systems_and_baselines(annotation, tmp_path, monkeypatch):
+    starts = []
+
+    def statistics(predictions, references):
+        starts.append(len(predictions))
+        return np.array(
+            [[len(text), *[len(texts[0])] * 22] for text, texts in zip(predictions, references, strict=True)]
+        )
+
+    monkeypatch.setattr("otdrg_hf.metrics.report_card.meteor_statistics", statistics)
+    references = {row["id"]: row["report"] for row in json.loads(annotation.read_text())["test"]}
+    file = write_lines(tmp_path / "ours.jsonl", references)
+    options = {"protocol": "r2gen-iu", "num_bootstrap": 0}
+    evaluation = evaluate_files([file], annotation, **options)
+    assert starts == [30 * 5]
+    for name, card in {**evaluation.cards, **evaluation.baseline_cards}.items():
+        texts = evaluation.baselines[name].reports if name in evaluation.baselines else list(references.values())
+        alone = evaluate_reports(texts, evaluation.studies.references, **options)
+        assert card.figures["meteor"] == pytest.approx(alone["meteor"]), name
 
 
 def test_without_a_bootstrap_the_difference_decides(annotation, tmp_path):
