@@ -131,7 +131,12 @@ def evaluate(
         typer.Argument(metavar="PRED.jsonl", help="A system each: id, generated_text and reference a line."),
     ] = None,
     references: Annotated[
-        Path | None, typer.Option("--references", help="JSONL of id and reference, where PRED.jsonl has none.")
+        Path | None,
+        typer.Option("--references", help="id and reference, where PRED.jsonl has none; or an R2Gen annotation.json."),
+    ] = None,
+    published: Annotated[
+        list[Path] | None,
+        typer.Option("--published", help="CSV or JSON of another system's reports, joined by study id. Repeatable."),
     ] = None,
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="Report these studies first: a folder, phantom or a prepared name.")
@@ -158,6 +163,26 @@ def evaluate(
     vocabulary: Annotated[
         Path | None, typer.Option("--vocabulary", help="Training reports behind <unk>: R2Gen annotation.json or JSONL.")
     ] = None,
+    masks: Annotated[
+        str, typer.Option("--masks", help="XXXX and ___ in the texts: keep (as R2Gen) or remove.")
+    ] = "keep",
+    training_reports: Annotated[
+        Path | None,
+        typer.Option(
+            "--training_reports", help="To choose constants from: annotation.json or JSONL. Default: what is at hand."
+        ),
+    ] = None,
+    no_baselines: Annotated[bool, typer.Option("--no_baselines", help="Score the systems alone.")] = False,
+    constant_by: Annotated[str, typer.Option("--constant_by", help="Score that chooses the constant.")] = "bleu_4",
+    constant_candidates: Annotated[
+        int, typer.Option("--constant_candidates", min=1, help="Choose it among the first so many training texts.")
+    ] = 5000,
+    neighbours: Annotated[
+        int, typer.Option("--neighbours", min=0, help="With --dataset: search so many training studies; 0: none.")
+    ] = 1000,
+    baselines_dir: Annotated[
+        Path | None, typer.Option("--baselines_dir", help="Write the baselines' reports here, a file each.")
+    ] = None,
     labeler: Annotated[str, typer.Option("--labeler", help="rules or chexbert.")] = "rules",
     weights: Annotated[
         Path | None, typer.Option("--weights", help="Of chexbert: chexbert.pth or its safetensors.")
@@ -176,7 +201,8 @@ def evaluate(
 ) -> None:
     """Score reports: BLEU, ROUGE-L, CIDEr, METEOR and clinical efficacy, with intervals; several files are compared.
 
-    With --dataset a model reports the studies of a split first; its predictions are kept in --output_dir.
+    With --dataset a model reports the studies of a split first; its predictions are kept in --output_dir. Next to each
+    system stand baselines that any has to beat: constants, shuffled references, the nearest training study's report.
     """
     from otdrg_hf.evaluation.command import run_evaluate
 
@@ -194,11 +220,24 @@ def evaluate(
         weights=weights,
         device=device,
         num_bootstrap=num_bootstrap,
-        scoring={"protocol": protocol, "vocabulary": vocabulary, "radeval": radeval or ()},
+        num_neighbours=neighbours,
+        scoring={
+            "protocol": protocol,
+            "vocabulary": vocabulary,
+            "radeval": radeval or (),
+            "published": published or (),
+            "split": split,
+            "masks": masks,
+            "training": training_reports,
+            "baselines": not no_baselines,
+            "constant_by": constant_by,
+            "constant_candidates": constant_candidates,
+        },
         output=output,
         csv_file=csv_file,
         plot=plot,
         html=html,
+        baselines_dir=baselines_dir,
         as_json=as_json,
     )
 

@@ -19,6 +19,7 @@ from accelerate import PartialState
 
 from otdrg_hf.evaluation.command import METRICS_FILE
 from otdrg_hf.evaluation.compare import check_scoring, evaluate_files
+from otdrg_hf.evaluation.training_split import dataset_training_reports
 from otdrg_hf.reporting.predictions import merge_shares, share_files, share_folder
 from otdrg_hf.reporting.split import write_share
 
@@ -59,7 +60,8 @@ def generate(
     state.wait_for_everyone()
     if state.is_main_process:
         predictions = merge_shares(output_dir, ids)
-        evaluation = evaluate_files([predictions], section=section, protocol=protocol)
+        training = dataset_training_reports(dataset, section, data_dir)
+        evaluation = evaluate_files([predictions], section=section, protocol=protocol, training=training)
         print(evaluation.text())
         evaluation.write_json(output_dir / METRICS_FILE)
     state.wait_for_everyone()

@@ -7,6 +7,7 @@ from otdrg_hf.evaluation.compare import check_output_paths, check_scoring, evalu
 from otdrg_hf.labeling.command import load_labeler
 
 METRICS_FILE = "figures.json"
+CHECKED = ("section", "protocol", "vocabulary", "radeval", "masks", "constant_by", "constant_candidates")
 
 
 def run_evaluate(
@@ -22,15 +23,17 @@ def run_evaluate(
     weights: Path | None = None,
     device: str | None = None,
     num_bootstrap: int = 1000,
+    num_neighbours: int = 0,
     scoring: dict | None = None,
     output: Path | None = None,
     csv_file: Path | None = None,
     plot: Path | None = None,
     html: Path | None = None,
+    baselines_dir: Path | None = None,
     as_json: bool = False,
 ) -> None:
     """
-    Scores systems, writes what is asked for and prints a table.
+    Scores systems, writes what is asked for and prints tables.
 
     Args:
         predictions (`Sequence[Path]`), references (`Path`, *optional*): As of [`evaluate_files`].
@@ -39,10 +42,12 @@ def run_evaluate(
         generation (`dict`, *optional*): Further arguments of [`generate_predictions`].
         section, num_bootstrap: As of [`evaluate_files`].
         labeler, weights, device: As of [`load_labeler`]; the model runs on the device, too.
-        scoring (`dict`, *optional*): `protocol`, `vocabulary` and `radeval`, as of [`evaluate_files`].
+        num_neighbours (`int`): Of a model: as of [`nearest_reports`]; 0 for no nearest-neighbour baseline.
+        scoring (`dict`, *optional*): Further arguments of [`evaluate_files`].
         output, csv_file, plot, html (`Path`, *optional*): Files for all metrics as JSON and CSV, F1 of each label, and
             the page of the worst cases.
-        as_json (`bool`, *optional*, defaults to `False`): Print all metrics as JSON instead of the table.
+        baselines_dir (`Path`, *optional*): Folder for the reports of the baselines.
+        as_json (`bool`, *optional*, defaults to `False`): Print all metrics as JSON instead of the tables.
 
     Raises:
         ValueError: for options that do not go together, and as of the functions above.
@@ -51,17 +56,25 @@ def run_evaluate(
     """
     if model is not None and dataset is None:
         raise ValueError("--model needs --dataset, the studies that it is to report")
-    if not predictions and dataset is None:
-        raise ValueError("nothing to score: give files of predictions, or --dataset for a model to report")
-    check_output_paths(output, csv_file, html, plot=plot, made_later=output_dir if dataset is not None else None)
     scoring = {"section": section, **(scoring or {})}
-    check_scoring(**scoring)
+    if not predictions and dataset is None and not scoring.get("published") and references is None:
+        raise ValueError(
+            "nothing to score: give files of predictions, or --dataset for a model to report, or --references for the "
+            "baselines alone"
+        )
+    if html is not None and not predictions and dataset is None and not scoring.get("published"):
+        raise ValueError("--html shows the worst reports of a system, and there is none; give files of predictions")
+    written = (output, csv_file, html, baselines_dir)
+    check_output_paths(*written, plot=plot, made_later=output_dir if dataset is not None else None)
+    check_scoring(**{name: value for name, value in scoring.items() if name in CHECKED})
     files, label = list(predictions), load_labeler(labeler, weights, device=device)
     if dataset is not None:
         from otdrg_hf.reporting.split import generate_predictions
 
         options = {"section": section or "report", "device": device, **(generation or {})}
         files.insert(0, generate_predictions(model, dataset, output_dir, **options))
+        if scoring.get("baselines", True):
+            scoring |= _of_training_split(model, dataset, options, num_neighbours, scoring)
     evaluation = evaluate_files(files, references, labeler=label, num_bootstrap=num_bootstrap, **scoring)
     for path, write in (
         (output, evaluation.write_json),
@@ -69,8 +82,25 @@ def run_evaluate(
         (csv_file, evaluation.write_csv),
         (plot, evaluation.write_plot),
         (html, evaluation.write_html),
+        (baselines_dir, evaluation.write_baselines),
     ):
         if path is not None:
             write(path)
     # Last: a reader such as head may close the pipe, which must not cost the files.
     print(evaluation.json() if as_json else evaluation.text())
+
+
+def _of_training_split(model: str | None, dataset: str, options: dict, num_neighbours: int, scoring: dict) -> dict:
+    """What baselines need of the other splits of the dataset that a model has reported, where it is not given."""
+    from otdrg_hf.evaluation.training_split import dataset_training_reports, nearest_reports
+    from otdrg_hf.reporting.loading import load_reporter
+
+    section, data_dir = options["section"], options.get("data_dir")
+    found: dict = {}
+    if scoring.get("training") is None and scoring.get("vocabulary") is None:
+        found["training"] = dataset_training_reports(dataset, section, data_dir)
+    if num_neighbours:
+        reporter = load_reporter(model, options["device"])
+        of_studies = (options.get("split", "test"), section, data_dir, options.get("num_studies"))
+        found["neighbours"] = nearest_reports(reporter, dataset, *of_studies, num_neighbours=num_neighbours)
+    return found

@@ -1,61 +1,186 @@
-"""Report cards as a readable text table and as CSV rows."""
+"""An evaluation as text to read and to paste, and as CSV rows."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from otdrg_hf.metrics.clinical import UNCERTAIN_POSITIVE
 from otdrg_hf.metrics.report_card import DiseaseHeadCard, ReportCard
 
+if TYPE_CHECKING:
+    from otdrg_hf.evaluation.compare import Evaluation
+
 CSV_COLUMNS = ("system", "figure", "label", "uncertain", "value", "low", "high")
+NOT_BEATEN = "\N{DAGGER}"
 _BOUNDS = ("_low", "_high")
+# What papers report, in three digits; all other figures are in the tables below.
+_OVERLAP = {
+    **{f"bleu_{order}": f"BLEU-{order}" for order in range(1, 5)},
+    "meteor": "METEOR",
+    "rouge_l": "ROUGE-L",
+    "cider": "CIDEr",
+}
+_SPREAD = {"distinct_reports": "distinct reports", "mean_words": "words"}
+_CLINICAL = {
+    "ce13_micro_f1": "CE13 micro",
+    "ce13_macro_f1": "CE13 macro",
+    "ce13_macro_min10_f1": "CE13 macro, n >= 10",
+    "ce14_micro_f1": "CE14 micro",
+    "ce14_macro_f1": "CE14 macro",
+    "ce14_example_f1": "CE14 example",
+    "ce5_micro_f1": "CE5 micro",
+}
 
 
-def text_table(
-    cards: dict[str, ReportCard],
-    paired: dict[str, dict] | None = None,
-    heads: dict[str, DiseaseHeadCard] | None = None,
-) -> str:
+def evaluation_text(evaluation: Evaluation) -> str:
     """
-    A table of all figures, one column for each system, then F1 of each label, then the labels that models predicted
-    from the images (uncertain not positive; JSON and CSV hold the other mapping, too), then the paired tests.
-
-    Args:
-        cards (`dict[str, ReportCard]`): by the name of the system; all of the same protocol.
-        paired (`dict[str, dict]`, *optional*): for "A - B", what `paired_bootstrap` gives.
-        heads (`dict[str, DiseaseHeadCard]`, *optional*): by the name of the system.
+    An evaluation as text: systems that collapsed and warnings; how it was made; Markdown tables of systems and
+    baselines with the figures that papers report; then all figures of each system with the difference to the constant,
+    F1 of each label, the labels that models predicted from the images (uncertain not positive; JSON and CSV hold the
+    other mapping, too), and the paired tests between systems.
     """
-    record = next(iter(cards.values())).record
-    bootstrap = record["bootstrap"]
-    lines = [f"protocol {record['protocol']['name']}, {record['counts']['reports']} reports, labels by "]
-    lines[0] += record["clinical"]["labeler"]
-    lines += [
-        f"{name}: {_generation(card.record['generation'])}"
-        for name, card in cards.items()
-        if "generation" in card.record
-    ]
-    if bootstrap:
-        lines.append(f"[{bootstrap['confidence']:.0%} intervals of {bootstrap['samples']} bootstrap samples]")
-    if "vocabulary" in record["protocol"]:
-        lines.append(f"vocabulary: {record['protocol']['vocabulary']}")
-    names = figure_names(next(iter(cards.values())))
-    plain = [name for name in names if not name.endswith(UNCERTAIN_POSITIVE)]
-    other = [name for name in names if name.endswith(UNCERTAIN_POSITIVE)]
-    for title, group in (("uncertain counts as not positive", plain), ("uncertain counts as positive", other)):
-        rows = [
-            [name.removesuffix(UNCERTAIN_POSITIVE), *(_cell(card, name) for card in cards.values())] for name in group
-        ]
-        lines += ["", *_columns([title, *cards], rows)]
-    labels = [row["label"] for row in next(iter(cards.values())).labels if not row["uncertain_positive"]]
-    rows = [[label, *(_label_cell(card, label) for card in cards.values())] for label in labels]
-    lines += ["", *_columns(["F1 of a label (uncertain not positive), n positive", *cards], rows)]
-    if heads:
+    shown = evaluation.cards or evaluation.baseline_cards
+    lines = [*collapsed_lines(evaluation.cards), *(f"warning: {warning}" for warning in evaluation.studies.warnings)]
+    lines += [*_provenance(evaluation, next(iter(shown.values()))), "", *_summary(evaluation)]
+    if not evaluation.cards:
+        return "\n".join(lines) + "\n"
+    lines += _figures(evaluation)
+    labels = [row["label"] for row in next(iter(shown.values())).labels if not row["uncertain_positive"]]
+    rows = [[label, *(_label_cell(card, label) for card in evaluation.cards.values())] for label in labels]
+    lines += ["", *_columns(["F1 of a label (uncertain not positive), n positive", *evaluation.cards], rows)]
+    if heads := evaluation.heads:
         names = [name for name in figure_names(next(iter(heads.values()))) if not name.endswith(UNCERTAIN_POSITIVE)]
         rows = [[name, *(_cell(head, name) for head in heads.values())] for name in names]
         rows += [[label, *(_label_cell(head, label) for head in heads.values())] for label in labels]
         lines += ["", *_columns(["labels predicted from the images", *heads], rows)]
-    for pair, tests in (paired or {}).items():
+    for pair, tests in evaluation.paired.items():
         rows = [[name, *_test_cells(test)] for name, test in tests.items() if test["difference"] is not None]
         lines += ["", *_columns([pair, "difference", "interval", "p"], rows)]
     return "\n".join(lines) + "\n"
+
+
+def collapsed_lines(cards: dict[str, ReportCard]) -> list[str]:
+    """A line for each system that gives most studies one and the same report."""
+    return [
+        f"COLLAPSED: {name} gives {card.diversity['commonest_share']:.0%} of the studies one and the same report "
+        f"({card.diversity['distinct_reports']} distinct; of the references "
+        f"{card.diversity['reference_distinct_reports']})"
+        for name, card in cards.items()
+        if card.diversity["collapsed"]
+    ]
+
+
+def _provenance(evaluation: Evaluation, first: ReportCard) -> list[str]:
+    """How the figures were made."""
+    record, masks = first.record, first.record["masks"]
+    lines = [f"protocol {record['protocol']['name']}, {record['counts']['reports']} reports, labels by "]
+    lines[0] += record["clinical"]["labeler"]
+    lines += [
+        f"{name}: {_generation(card.record['generation'])}"
+        for name, card in evaluation.cards.items()
+        if "generation" in card.record
+    ]
+    if bootstrap := record["bootstrap"]:
+        lines.append(f"[{bootstrap['confidence']:.0%} intervals of {bootstrap['samples']} bootstrap samples]")
+    if "vocabulary" in record["protocol"]:
+        lines.append(f"vocabulary: {record['protocol']['vocabulary']}")
+    if number := masks["references_with_masks"]:
+        done = "kept" if masks["policy"] == "keep" else "removed from predictions and references"
+        lines.append(f"masks of de-identification (XXXX, ___): {done}; {number} references have them")
+    return lines
+
+
+def _summary(evaluation: Evaluation) -> list[str]:
+    """Markdown tables of systems and baselines, overlap and clinical efficacy (F1), and notes that explain them."""
+    cards = {**evaluation.cards, **{f"*{name}*": card for name, card in evaluation.baseline_cards.items()}}
+    lines = []
+    for title, columns, spread in (("System", _OVERLAP, _SPREAD), ("F1 of labels", _CLINICAL, {})):
+        names = [name for name in columns if any(card.figures[name] is not None for card in cards.values())]
+        rows = []
+        for name, card in cards.items():
+            tests = evaluation.against_constant.get(name, {})
+            scores = [_summary_cell(card.figures[key], tests.get(key)) for key in names]
+            rows.append([name, *scores, *(_spread_cell(card.diversity[key]) for key in spread)])
+        if spread:
+            of_references = next(iter(cards.values())).diversity
+            cells = [_spread_cell(of_references[f"reference_{key}"]) for key in spread]
+            rows.append(["*references*", *[""] * len(names), *cells])
+        header = [title, *(columns[name] for name in names), *spread.values()]
+        lines += [*_markdown(header, rows), ""]
+    return lines + _notes(evaluation)
+
+
+def _notes(evaluation: Evaluation) -> list[str]:
+    lines = []
+    if evaluation.against_constant:
+        lines.append(f"{NOT_BEATEN} does not beat the best constant: {_beaten_means(evaluation)}")
+    for name, baseline in evaluation.baselines.items():
+        warning = " (PEEKS: no training reports were given)" if baseline.peeks and name.startswith("constant") else ""
+        lines.append(f"{name}: {baseline.origin}{warning}")
+    for name, card in evaluation.cards.items():
+        share = card.diversity["training_sentence_share"]
+        if share is not None:
+            lines.append(f"{name}: {share:.0%} of its sentences are in the training reports")
+    return lines
+
+
+def _beaten_means(evaluation: Evaluation) -> str:
+    bootstrap = next(iter(evaluation.cards.values())).record["bootstrap"]
+    if not bootstrap:
+        return "the difference is not on the better side"
+    return f"the {bootstrap['confidence']:.0%} interval of the paired difference reaches 0 or is on the wrong side"
+
+
+def _summary_cell(value: float | None, test: dict | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" + (NOT_BEATEN if test is not None and not test["beats"] else "")
+
+
+def _spread_cell(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.1f}"
+
+
+def _figures(evaluation: Evaluation) -> list[str]:
+    """All figures, a column for each system and one for its difference to the constant; a table for each mapping."""
+    cards, against = evaluation.cards, evaluation.against_constant
+    first = next(iter(cards.values()))
+    names = [name for name in figure_names(first) if any(card.figures[name] is not None for card in cards.values())]
+    plain = [name for name in names if not name.endswith(UNCERTAIN_POSITIVE)]
+    other = [name for name in names if name.endswith(UNCERTAIN_POSITIVE)]
+    lines = []
+    for title, group in (("uncertain not positive", plain), ("uncertain positive", other)):
+        header, rows = [title], [[name.removesuffix(UNCERTAIN_POSITIVE)] for name in group]
+        for system, card in cards.items():
+            header.append(system)
+            for row, name in zip(rows, group, strict=True):
+                row.append(_cell(card, name))
+            if system in against:
+                header.append("- constant")
+                for row, name in zip(rows, group, strict=True):
+                    row.append(_against_cell(against[system].get(name)))
+        lines += ["", *_columns(header, rows)]
+    return lines + _not_computed(cards)
+
+
+def _not_computed(cards: dict[str, ReportCard]) -> list[str]:
+    """Why figures are missing, and of which systems, unless it is all of them."""
+    systems: dict[tuple[str, str], list[str]] = {}
+    for system, card in cards.items():
+        for name, reason in card.record["not_computed"].items():
+            systems.setdefault((name, reason), []).append(system)
+    return [
+        f"{name}: {reason}" + (f" ({', '.join(of)})" if len(of) < len(cards) else "")
+        for (name, reason), of in systems.items()
+    ]
+
+
+def _against_cell(test: dict | None) -> str:
+    if test is None or test["difference"] is None:
+        return ""
+    bounds = "" if test["low"] is None else f" [{test['low']:+.4f}, {test['high']:+.4f}]"
+    return f"{test['difference']:+.4f}{bounds}{'' if test['beats'] else NOT_BEATEN}"
 
 
 def figure_names(card: ReportCard | DiseaseHeadCard) -> list[str]:
@@ -101,7 +226,7 @@ def _csv_row(*values) -> dict:
 def _cell(card: ReportCard | DiseaseHeadCard, name: str) -> str:
     value = card.figures[name]
     if value is None:
-        return card.record["not_computed"].get(name, "not computed")
+        return "-"
     return _with_bounds(value, card.figures.get(f"{name}_low"), card.figures.get(f"{name}_high"))
 
 
@@ -123,3 +248,15 @@ def _columns(header: list[str], rows: list[list[str]]) -> list[str]:
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
     return [line.rstrip() for line in [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]]
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
+    """A table that reads as text, too."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = [
+        "| "
+        + " | ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in [header, *rows]
+    ]
+    rule = "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])])
+    return [f"{lines[0]} |", f"|{rule}|", *(f"{line} |" for line in lines[1:])]

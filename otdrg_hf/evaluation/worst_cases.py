@@ -6,6 +6,7 @@ from html import escape
 import numpy as np
 
 from otdrg_hf.evaluation.report_files import Studies
+from otdrg_hf.evaluation.tables import collapsed_lines
 from otdrg_hf.labeling import LABELS, STATES, label_reports
 from otdrg_hf.labeling.labels import POSITIVE
 from otdrg_hf.metrics.clinical import finding_errors
@@ -56,9 +57,10 @@ def worst_cases_page(studies: Studies, cards: dict[str, ReportCard], limit: int 
         '<mark class="differs">Blue</mark>: another difference in state. '
         "This page holds report texts: the terms of your data set apply to it. For research; no clinical use."
     )
+    collapsed = "".join(f"<p><strong>{escape(line)}</strong></p>\n" for line in collapsed_lines(cards))
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Worst cases</title>\n'
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>Worst cases</h1>\n<p>{summary}</p>\n"
+        f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>Worst cases</h1>\n{collapsed}<p>{summary}</p>\n"
         f"{cases}\n</body>\n</html>\n"
     )
 

@@ -113,21 +113,43 @@ def paired_bootstrap(
         raise ValueError(
             f"the systems have {first.num_reports} and {second.num_reports} reports; a paired test needs the same ones"
         )
-    num = first.num_reports
-    observed = [system.figures(system.totals(), num) for system in (first, second)]
-    resampled = [system.figures(system.resampled_totals(num_bootstrap, seed), num) for system in (first, second)]
-    return {
-        name: _difference(observed[0][name] - observed[1][name], resampled[0][name] - resampled[1][name], confidence)
-        for name in observed[0]
-        if name in observed[1]
-    }
+    one, other = (resampled_figures(system, num_bootstrap, seed) for system in (first, second))
+    return {name: one.difference(other, name, confidence) for name in one.observed if name in other.observed}
 
 
-def _difference(observed: np.ndarray, samples: np.ndarray, confidence: float) -> dict[str, float | None]:
-    samples = samples[~np.isnan(samples)]
-    if np.isnan(observed) or len(samples) == 0:
-        return {"difference": None, "low": None, "high": None, "p_value": None}
-    low, high = interval(samples, confidence)
-    side = min(np.count_nonzero(samples <= 0), np.count_nonzero(samples >= 0))
-    p_value = min(1.0, 2 * (side + 1) / (len(samples) + 1))
-    return {"difference": float(observed), "low": low, "high": high, "p_value": p_value}
+@dataclass(frozen=True)
+class ResampledFigures:
+    """
+    The figures of a system on its reports, and on the bootstrap samples of them.
+
+    Attributes:
+        observed (`dict[str, np.ndarray]`): By name, of shape `[]`.
+        samples (`dict[str, np.ndarray]`): By name, of shape `[num_bootstrap]`; empty without a bootstrap.
+    """
+
+    observed: dict[str, np.ndarray]
+    samples: dict[str, np.ndarray]
+
+    def difference(self, other: "ResampledFigures", name: str, confidence: float) -> dict[str, float | None]:
+        """What this system has over another one in a figure: `difference`, `low`, `high` and `p_value`."""
+        observed = self.observed[name] - other.observed[name]
+        undefined: dict[str, float | None] = {"difference": None, "low": None, "high": None, "p_value": None}
+        if np.isnan(observed):
+            return undefined
+        if not self.samples:
+            return undefined | {"difference": float(observed)}
+        samples = self.samples[name] - other.samples[name]
+        samples = samples[~np.isnan(samples)]
+        if len(samples) == 0:
+            return undefined
+        low, high = interval(samples, confidence)
+        side = min(np.count_nonzero(samples <= 0), np.count_nonzero(samples >= 0))
+        p_value = min(1.0, 2 * (int(side) + 1) / (len(samples) + 1))
+        return {"difference": float(observed), "low": low, "high": high, "p_value": p_value}
+
+
+def resampled_figures(statistics: Statistics, num_bootstrap: int, seed: int) -> ResampledFigures:
+    """The figures of `statistics` and, with `num_bootstrap`, those of as many bootstrap samples."""
+    num = statistics.num_reports
+    samples = statistics.figures(statistics.resampled_totals(num_bootstrap, seed), num) if num_bootstrap else {}
+    return ResampledFigures(statistics.figures(statistics.totals(), num), samples)

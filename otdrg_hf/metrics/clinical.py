@@ -12,8 +12,13 @@ from otdrg_hf.metrics.pairs import as_pairs
 Labeler = Callable[[Sequence[str]], np.ndarray]
 
 UNCERTAIN_POSITIVE = "_uncertain_positive"
-_SETS = {"ce14": list(range(len(LABELS))), "ce5": [LABELS.index(label) for label in LABELS_5]}
-_FINDINGS = [index for index, label in enumerate(LABELS) if label != "No Finding"]
+FINDINGS = [index for index, label in enumerate(LABELS) if label != "No Finding"]
+LEAST_POSITIVES = 10  # references in which a label is positive, for the averages named `macro_min10`
+_SETS = {
+    "ce14": list(range(len(LABELS))),
+    "ce13": FINDINGS,
+    "ce5": [LABELS.index(label) for label in LABELS_5],
+}
 _MEASURES = ("precision", "recall", "f1")
 
 
@@ -52,7 +57,7 @@ def finding_errors(
     Numbers of hallucinated findings (positive in the prediction only) and of omitted ones (positive in the reference
     only) in each report, both `[N]`, from states `[N, 14]`. No Finding is not counted.
     """
-    found, true = (is_positive(states, uncertain_positive)[:, _FINDINGS] for states in (predicted, referred))
+    found, true = (is_positive(states, uncertain_positive)[:, FINDINGS] for states in (predicted, referred))
     return (found & ~true).sum(axis=1), (~found & true).sum(axis=1)
 
 
@@ -60,17 +65,17 @@ def clinical_statistics(predicted: np.ndarray, referred: np.ndarray, uncertain_p
     """
     Sufficient statistics of clinical efficacy under one mapping of uncertain.
 
-    The figures are `ce14_*` and `ce5_*` with `micro`, `macro` and `example` averages of precision, recall and F1
-    (0/0 counts as 0 everywhere), and the mean numbers of hallucinated and omitted findings in a report, which leave
-    No Finding out. With `uncertain_positive` all names end in `_uncertain_positive`.
+    The figures are `ce14_*`, `ce13_*` (without No Finding) and `ce5_*` with `micro`, `macro` and `example` averages of
+    precision, recall and F1 (0/0 counts as 0 everywhere), and the mean numbers of hallucinated and omitted findings in
+    a report, which leave No Finding out. With `uncertain_positive` all names end in `_uncertain_positive`.
 
     Args:
         predicted, referred (`np.ndarray` of shape `[N, 14]`, int): 0 blank, 1 positive, 2 negative, 3 uncertain.
         uncertain_positive (`bool`): count uncertain as positive, too, as f1chexbert's "rrg" mode does.
 
     Returns:
-        `Statistics`: 14 columns each of true positives, false positives and false negatives, 3 + 3 of example-based
-        scores, 2 of counts of false and missed findings.
+        `Statistics`: 14 columns each of true positives, false positives and false negatives, 3 + 3 + 3 of
+        example-based scores, 2 of counts of false and missed findings.
     """
     found, true = is_positive(predicted, uncertain_positive), is_positive(referred, uncertain_positive)
     counts = np.stack([found & true, found & ~true, ~found & true]).astype(np.float64)  # [3, N, 14]
@@ -81,6 +86,36 @@ def clinical_statistics(predicted: np.ndarray, referred: np.ndarray, uncertain_p
         np.concatenate([*counts, *examples, errors], axis=1),
         lambda totals, num: {name + suffix: value for name, value in _figures(totals, num).items()},
     )
+
+
+def frequent_label_statistics(
+    predicted: np.ndarray, referred: np.ndarray, uncertain_positive: bool = False
+) -> Statistics:
+    """
+    Sufficient statistics of the macro averages over labels that are positive in at least 10 references:
+    `ce14_macro_min10_*` and `ce13_macro_min10_*`, NaN where there is no such label.
+
+    A label with two positives moves an average of 14 by 7 points when one of them is found, so macro averages of small
+    test sets are noise without this bound. The same labels count in every bootstrap sample.
+
+    Args:
+        predicted, referred, uncertain_positive: As of [`clinical_statistics`].
+    """
+    support = is_positive(referred, uncertain_positive).sum(axis=0)
+    suffix = UNCERTAIN_POSITIVE if uncertain_positive else ""
+    sets = {name: [index for index in _SETS[name] if support[index] >= LEAST_POSITIVES] for name in ("ce14", "ce13")}
+
+    def figures(totals: np.ndarray, num: int) -> dict[str, np.ndarray]:
+        scores = label_scores(totals)
+        undefined = np.full(totals.shape[:-1], np.nan)
+        return {
+            f"{name}_macro_min10_{measure}{suffix}": scores[measure][..., chosen].mean(-1) if chosen else undefined
+            for name, chosen in sets.items()
+            for measure in _MEASURES
+        }
+
+    counts = clinical_statistics(predicted, referred, uncertain_positive).columns[:, : 3 * len(LABELS)]
+    return Statistics(counts, figures)
 
 
 def _figures(totals: np.ndarray, num: int) -> dict[str, np.ndarray]:

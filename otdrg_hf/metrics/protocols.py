@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 UNKNOWN = "<unk>"
+MASK_POLICIES = ("keep", "remove")
+# What de-identification left where a name, date or age was: XXXX in IU X-Ray, ___ in MIMIC-CXR.
+_MASK = re.compile(r"\bX{4,}\b|_{3,}", re.IGNORECASE)
 _DOTS, _BLANKS, _LINES = ("..", "."), ("  ", " "), ("__", "_")
 # R2Gen drops the numbers of enumerated sentences, 1 to 5, by replacing these strings one after the other.
 _NUMBERS = [("1. ", "")]
@@ -59,6 +62,51 @@ def get_protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise ValueError(f"unknown protocol {name!r}; give one of {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
+
+
+def apply_masks_policy(
+    policy: str, predictions: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[list[str], list[list[str]], dict]:
+    """
+    Keeps or removes de-identification masks (`XXXX`, `___`) in predictions and references alike.
+
+    A model that has learned to write `XXXX` where the references have it scores for it, and says nothing by it. R2Gen
+    and those after it keep the masks, so `"keep"` is what published figures were computed with.
+
+    Args:
+        policy (`str`): `"keep"` or `"remove"`.
+        predictions (`Sequence[str]`): N texts.
+        references (`Sequence[Sequence[str]]`): N lists of texts.
+
+    Returns:
+        `tuple[list[str], list[list[str]], dict]`: the texts, and a record with the policy and the numbers of
+        predictions and references that have a mask.
+
+    Raises:
+        ValueError: for an unknown policy.
+    """
+    check_masks_policy(policy)
+    record = {
+        "policy": policy,
+        "predictions_with_masks": sum(_MASK.search(text) is not None for text in predictions),
+        "references_with_masks": sum(_MASK.search(text) is not None for texts in references for text in texts),
+    }
+    if policy == "keep":
+        return list(predictions), [list(texts) for texts in references], record
+    return list(map(remove_masks, predictions)), [list(map(remove_masks, texts)) for texts in references], record
+
+
+def check_masks_policy(policy: str) -> None:
+    """Raises `ValueError` for an unknown policy of masks."""
+    if policy not in MASK_POLICIES:
+        raise ValueError(f"unknown policy of masks {policy!r}; give one of {', '.join(MASK_POLICIES)}")
+
+
+def remove_masks(report: str) -> str:
+    """A report without de-identification masks and the blanks that they leave."""
+    if _MASK.search(report) is None:
+        return report
+    return re.sub(r" +(?=[ .,;:])|^ +", "", _MASK.sub("", report), flags=re.MULTILINE)
 
 
 def clean_r2gen(report: str, dataset: str) -> str:

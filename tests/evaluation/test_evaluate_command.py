@@ -119,7 +119,7 @@ def test_csv_and_table_hold_the_predicted_labels(otdrg, predictions, tmp_path):
 def test_json_to_stdout_is_nothing_but_json(otdrg, predictions):
     code, out, _ = otdrg(predictions, *QUICK, "--json")
     assert code == 0
-    assert set(json.loads(out)) == {"systems", "paired", "warnings"}
+    assert set(json.loads(out)) == {"systems", "baselines", "paired", "warnings", "left_out"}
 
 
 def test_the_same_names_are_told_apart_by_their_folders(otdrg, tmp_path):
@@ -127,6 +127,29 @@ def test_the_same_names_are_told_apart_by_their_folders(otdrg, tmp_path):
     content = json.loads(otdrg(*files, "--num_bootstrap", 10, "--json")[1])
     assert list(content["systems"]) == ["a/predictions", "b/predictions"]
     assert list(content["paired"]) == ["a/predictions - b/predictions"]
+
+
+def test_baselines_and_published_reports_from_the_command_line(otdrg, tmp_path):
+    reports = [{"id": row["id"], "report": row["reference"]} for row in ROWS]
+    splits = {"train": [{"id": "t", "report": "Cardiomegaly."}], "val": reports[1:2], "test": reports}
+    (tmp_path / "annotation.json").write_text(json.dumps(splits))
+    (tmp_path / "theirs.csv").write_text("study_id,generated_report\nc,Small effusion.\nb,Clear XXXX.\n")
+    ours = write(tmp_path / "ours.jsonl", [{"id": row["id"], "generated_text": row["generated_text"]} for row in ROWS])
+    command = (ours, "--references", "annotation.json", "--published", "theirs.csv", "--masks", "remove")
+    code, out, err = otdrg(
+        *command, "--num_bootstrap", 10, "--baselines_dir", "reports", "--constant_candidates", 1, "--json"
+    )
+    assert code == 0, err
+    content = json.loads(out)
+    assert list(content["systems"]) == ["ours", "theirs"] and list(content["paired"]) == ["ours - theirs"]
+    assert content["left_out"] == {"theirs.csv: not in it": ["a"]} and "lacks 1 of 3 studies" in content["warnings"][0]
+    assert content["systems"]["theirs"]["record"]["masks"]["policy"] == "remove"
+    constant = [json.loads(line) for line in (tmp_path / "reports/constant.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["generated_text"]) for row in constant] == [("b", "Cardiomegaly."), ("c", "Cardiomegaly.")]
+    assert not content["baselines"]["constant"]["peeks"]
+    code, out, err = otdrg("--references", "annotation.json", *QUICK)
+    assert code == 0 and "| *constant* " in out, err
+    assert json.loads(otdrg(*command, *QUICK, "--no_baselines", "--json")[1])["baselines"] == {}
 
 
 def test_a_vocabulary_maps_rare_words(otdrg, predictions, tmp_path):
@@ -191,6 +214,11 @@ def test_radeval_scores_are_added_where_it_is_installed(otdrg, predictions, monk
         (["FILE", "--weights", "no.pth"], "weights are for the labeler chexbert"),
         (["FILE", "--vocabulary", "v.jsonl"], "a vocabulary is for the r2gen protocols"),
         (["FILE", "--protocol", "r2gen-iu", "--vocabulary", "v.jsonl"], "there is no vocabulary file v.jsonl"),
+        (["--references", "FILE", "--html", "w.html"], "--html shows the worst reports of a system"),
+        (["--references", "FILE", "--no_baselines"], "nothing to score: give files of predictions, or do not leave"),
+        (["FILE", "--masks", "drop"], "unknown policy of masks 'drop'; give one of keep, remove"),
+        (["FILE", "--constant_by", "cider"], "a constant cannot be chosen by 'cider'"),
+        (["FILE", "--published", "theirs.csv"], "no file theirs.csv"),
         (["FILE", "--radeval", "bleurt"], "unknown RadEval score 'bleurt'"),
         (["FILE", "--radeval", "green"], "need RadEval: pip install RadEval"),
         (["FILE", "-o", "no/out.json"], "the folder for out.json does not exist"),

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import sys
 
 import pytest
@@ -36,7 +37,12 @@ def workplace(tmp_path, monkeypatch, folder, data, chexbert, published_tokenizer
     references = [{"id": row["id"], "reference": row["reference"]} for row in rows]
     for name, content in (("system_a", rows), ("system_b", other), ("references", references)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
-    (tmp_path / "annotation.json").write_text(json.dumps({"train": [{"report": row["reference"]} for row in rows]}))
+    reports = [{"id": row["id"], "report": row["reference"]} for row in rows]
+    (tmp_path / "annotation.json").write_text(json.dumps({"train": reports, "val": reports[:2], "test": reports}))
+    (tmp_path / "published.csv").write_text("study_id,findings,impression\nCXR2,The lungs are clear.,Normal.\n")
+    (tmp_path / "baselines").mkdir()
+    for name in ("shuffled", "constant"):
+        shutil.copy(tmp_path / "system_b.jsonl", tmp_path / "baselines" / f"{name}.jsonl")
     for name, source in (("outputs/iu_xray_finetune", folder), ("data/iu_xray", data)):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).symlink_to(source)

@@ -175,3 +175,109 @@ def test_any_bytes_are_read_or_refused_by_line(tmp_path_factory, content):
         read_studies([path])
     except ReportFileError as error:
         assert "p.jsonl" in str(error)
+
+
+def test_a_csv_of_another_system_joins_by_study_id(tmp_path):
+    ours = write(tmp_path / "ours.jsonl", *[{**good(number), "id": f"s5000000{number}"} for number in range(3)])
+    table = tmp_path / "theirs.csv"
+    table.write_text(
+        'study_id,findings,impression\n50000002,"Clear ""lungs"",\nno effusion.",Normal.\n50000000.0,,\n59999999,x,y\n'
+    )
+    studies = read_studies([ours], published=[table])
+    assert studies.ids == ["s50000000", "s50000002"] and studies.references == [["reference 0"], ["reference 2"]]
+    assert studies.predictions == {"ours": ["text 0", "text 2"], "theirs": ["", 'Clear "lungs",\nno effusion. Normal.']}
+    assert studies.warnings == [
+        "theirs.csv: lacks 1 of 3 studies, which are left out of every system; the first is id 's50000001'",
+        "theirs.csv: 1 of its reports are of other studies; the first is id '59999999'",
+        "theirs.csv: empty prediction in line 4; scored as empty text",
+    ]
+    assert studies.left_out == {"theirs.csv: not in it": ["s50000001"], "theirs.csv: of other studies": ["59999999"]}
+    only = write(tmp_path / "r.jsonl", *[{"id": f"s5000000{n}", "findings": f"reference {n}"} for n in range(3)])
+    of_findings = read_studies([], only, section="findings", published=[table])
+    assert of_findings.predictions["theirs"] == ["", 'Clear "lungs",\nno effusion.']
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"id": "s1", "generated_report": "b"}, {"id": "s0", "generated_report": "a"}],
+        {"s0": "a", "s1": "b"},
+        {"s0": {"model_prediction": "a", "report": "true"}, "s1": {"model_prediction": "b", "report": "true"}},
+    ],
+)
+def test_json_of_another_system_in_the_forms_in_use(tmp_path, content):
+    (tmp_path / "theirs.json").write_text(json.dumps(content, indent=1))
+    studies = read_studies([write(tmp_path / "p.jsonl", good(0), good(1))], published=[tmp_path / "theirs.json"])
+    assert studies.predictions["theirs"] == ["a", "b"] and studies.warnings == [] and studies.left_out == {}
+
+
+def test_the_leaderboards_file_is_references_of_the_studies_that_have_findings(tmp_path):
+    entries = {
+        "a": {"section_findings": "Clear.", "section_impression": "Normal."},
+        "b": {"section_findings": float("nan"), "section_impression": "Normal."},
+        "c": {"section_findings": "", "section_impression": "Normal."},
+    }
+    (tmp_path / "board.json").write_text(json.dumps(entries))
+    predictions = write(tmp_path / "p.jsonl", *[{"id": key, "prediction": key} for key in "abc"])
+    studies = read_studies([predictions], tmp_path / "board.json", section="findings")
+    assert (studies.ids, studies.references, studies.predictions) == (["a"], [["Clear."]], {"p": ["a"]})
+    assert studies.warnings == ["board.json: 2 studies have no findings, left out of every system; the first is id 'b'"]
+    assert studies.left_out == {"board.json: no findings": ["b", "c"]}
+    whole = read_studies([predictions], tmp_path / "board.json", section="report")
+    assert whole.references == [["Clear. Normal."], ["Normal."], ["Normal."]]
+
+
+def test_references_without_a_header_among_others_are_left_out_and_listed(tmp_path):
+    rows = [good(number) for number in range(4)]
+    rows[1]["reference"] = rows[3]["reference"] = "FINDINGS: Clear."
+    studies = read_studies([write(tmp_path / "p.jsonl", *rows)], section="findings")
+    assert studies.ids == ["s1", "s3"] and studies.left_out == {"p.jsonl: no findings": ["s0", "s2"]}
+    rows[1]["reference"] = rows[3]["reference"] = None
+    studies = read_studies([write(tmp_path / "p.jsonl", *rows)])
+    assert studies.ids == ["s0", "s2"] and "2 studies have no reference" in studies.warnings[0]
+    with pytest.raises(ReportFileError, match=r"^p\.jsonl: none of its 1 studies has a reference$"):
+        read_studies([write(tmp_path / "p.jsonl", rows[1])])
+
+
+def test_what_is_wrong_many_times_is_one_line_with_the_count_and_the_first_id(tmp_path):
+    first = write(tmp_path / "a.jsonl", *map(good, range(9)))
+    with pytest.raises(ReportFileError) as caught:
+        read_studies([first], write(tmp_path / "r.jsonl", *map(good, (2, 3, 4, 20))))
+    assert str(caught.value).splitlines() == [
+        "a.jsonl line 1: id 's0' is not in r.jsonl (6 of its 9 ids are not)",
+        "r.jsonl line 4: id 's20' is not in a.jsonl",
+    ]
+    with pytest.raises(ReportFileError) as caught:
+        read_studies([write(tmp_path / "b.jsonl", *map(good, [*range(9)] * 2))])
+    assert str(caught.value) == "b.jsonl line 10: id 's0' was given before, in line 1 (9 lines in all repeat an id)"
+    empty = [{**good(number), "generated_text": ""} for number in range(3)]
+    assert read_studies([write(tmp_path / "c.jsonl", *empty)]).warnings == [
+        "c.jsonl: 3 empty predictions, the first is id 's0' in line 1; scored as empty texts"
+    ]
+    nan = [{**good(0), "generated_text": float("nan")}, good(1)]
+    assert read_studies([write(tmp_path / "d.jsonl", *nan)]).predictions["d"] == ["", "text 1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "t.csv",
+            "study_id,report\n9,x\n",
+            "t.csv: none of its 1 ids is among the 1 studies; its first is '9', that of",
+        ),
+        ("t.csv", "study_id,report\n1,x,y\n", "t.csv line 2: not as many cells as the header"),
+        ("t.csv", 'study_id,report\n1,"x\n', "t.csv line 1: not CSV (unexpected end of data)"),
+        ("t.csv", "name,report\n1,x\n", "t.csv line 2: no 'id'"),
+        ("t.csv", "study_id,words\n1,x\n", "t.csv line 2: no 'generated_text' or 'prediction'"),
+        ("t.json", "{", "t.json: not JSON"),
+        ("t.json", "[1]", "t.json: neither a list of objects with an id, nor an object from ids to reports"),
+        ("t.json", '{"train": [], "val": []}', "t.json has no split 'test'; it has train, validation"),
+    ],
+)
+def test_tables_that_cannot_be_used_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    ours = write(tmp_path / "p.jsonl", {**good(0), "id": 1})
+    with pytest.raises(ReportFileError) as caught:
+        read_studies([ours], published=[tmp_path / name])
+    assert message in str(caught.value)

@@ -11,7 +11,8 @@ from otdrg_hf.metrics.clinical import check_states, clinical_efficacy, clinical_
 from otdrg_hf.metrics.laterality import finding_sides, laterality_statistics
 from otdrg_hf.metrics.report_card import label_table
 
-SUBSETS = {"ce14": list(range(14)), "ce5": [LABELS.index(label) for label in LABELS_5]}
+FINDINGS = [index for index, label in enumerate(LABELS) if label != "No Finding"]
+SUBSETS = {"ce14": list(range(14)), "ce13": FINDINGS, "ce5": [LABELS.index(label) for label in LABELS_5]}
 STATES = st.integers(1, 9).flatmap(
     lambda num: st.tuples(*[arrays(np.int8, (num, 14), elements=st.integers(0, 3)) for _ in range(2)])
 )

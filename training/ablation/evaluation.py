@@ -9,11 +9,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from otdrg_hf.data import load_study_dataset
 from otdrg_hf.data.phantom import PHANTOM_NAMES
+from otdrg_hf.evaluation.baselines import best_constant, nearest, shuffled
 from otdrg_hf.files import write_json
 from otdrg_hf.modeling.disease_states_otdrg import positive_log_odds
 from otdrg_hf.reporting.predictions import PREDICTIONS_FILE
 from otdrg_hf.reporting.split import generate_predictions
-from otdrg_hf.training.ablation.baselines import EncoderFeatures, best_constant, nearest, shuffled, write_baseline
+from otdrg_hf.training.ablation.baselines import EncoderFeatures, write_baseline
 from otdrg_hf.training.ablation.llava_reports import generate_llava_predictions
 from otdrg_hf.training.ablation.plan import Plan, Variant
 from otdrg_hf.training.ablation.running import run_stage
@@ -89,7 +90,7 @@ def _report_baseline(
         cache = Path(fields.get("feature_cache") or output_dir / "features")
         encode = EncoderFeatures(model_dir, cache, fields.get("frozen_dtype"))
         train = load_studies_of(plan, "train")
-        reports = nearest(encode(studies), encode(train), train[section])
+        reports = nearest(encode(studies).numpy(), encode(train).numpy(), train[section])
     write_baseline(folder, variant.name, studies, section, reports)
 
 

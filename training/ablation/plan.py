@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from otdrg_hf.data.schema import SPLITS
+from otdrg_hf.evaluation.baselines import BASELINES, SCORES
 from otdrg_hf.metrics.protocols import get_protocol
-from otdrg_hf.training.ablation.baselines import BASELINES, SCORES
 from otdrg_hf.training.ablation.table import COLUMNS
 
 SCRIPTS = {"otdrg": "otdrg_hf.training.sft", "llava": "otdrg_hf.training.ablation.llava"}

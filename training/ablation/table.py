@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from otdrg_hf.evaluation.report_files import Studies, read_studies
-from otdrg_hf.labeling import LABELS
 from otdrg_hf.labeling.labels import POSITIVE
-from otdrg_hf.metrics.bootstrap import Statistics, join_statistics, paired_bootstrap
-from otdrg_hf.metrics.clinical import clinical_statistics, label_scores
-from otdrg_hf.metrics.report_card import ReportCard, disease_head_card, make_report_card
+from otdrg_hf.metrics.bootstrap import Statistics, paired_bootstrap
+from otdrg_hf.metrics.clinical import FINDINGS
+from otdrg_hf.metrics.report_card import disease_head_card, make_report_card
 
 COLUMNS = ("ce14_micro_f1", "ce14_macro_f1", "bleu_4", "rouge_l", "label_micro_f1")
 TITLES = {
@@ -29,7 +28,6 @@ TITLES = {
     "label_auroc": "labels, AUROC",
 }
 LEAST_POSITIVES = 8  # of a label whose AUROC counts
-FINDINGS = [index for index, label in enumerate(LABELS) if label != "No Finding"]
 
 
 @dataclass(frozen=True)
@@ -79,29 +77,11 @@ def read_result(
         studies = read_studies([file])
         (reports,) = studies.predictions.values()
         card = make_report_card(reports, studies.references, **options)
-        statistics.append(with_ce13(card))
-        totals, count = statistics[-1].totals(), statistics[-1].num_reports
-        scores = {name: float(value) for name, value in statistics[-1].figures(totals, count).items()}
-        scores = {name: None if np.isnan(value) else value for name, value in scores.items()}
-        scores["distinct_reports"] = len(set(reports))
+        statistics.append(card.statistics)
+        scores = card.figures | {"distinct_reports": card.diversity["distinct_reports"]}
         per_seed.append(scores | (_head_scores(file, studies, card.reference_labels) if has_head else {}))
     columns = np.mean([each.columns for each in statistics], axis=0)
     return Result(per_seed, Statistics(columns, statistics[0].figures))
-
-
-def with_ce13(card: ReportCard) -> Statistics:
-    """The statistics of reports with those of the 13 labels that are findings or devices."""
-    if "ce13_micro_f1" in card.figures:
-        return card.statistics
-
-    def figures(totals: np.ndarray, num_reports: int) -> dict[str, np.ndarray]:
-        scores = {name: values[..., FINDINGS] for name, values in label_scores(totals).items()}
-        counts = [scores[f"{name}s"].sum(-1) for name in ("true_positive", "false_positive", "false_negative")]
-        micro = 2 * counts[0] / np.maximum(2 * counts[0] + counts[1] + counts[2], 1e-12)
-        return {"ce13_micro_f1": micro, "ce13_macro_f1": scores["f1"].mean(-1)}
-
-    clinical = clinical_statistics(card.prediction_labels, card.reference_labels)
-    return join_statistics([card.statistics, Statistics(clinical.columns, figures)])
 
 
 def _head_scores(file: Path, studies: Studies, actual: np.ndarray) -> dict[str, float]:
