@@ -161,7 +161,8 @@ def evaluate(
         Path | None, typer.Option("--weights", help="Of chexbert: chexbert.pth or its safetensors.")
     ] = None,
     radeval: Annotated[
-        list[str] | None, typer.Option("--radeval", help="radgraph, ratescore or green; needs RadEval. Repeatable.")
+        list[str] | None,
+        typer.Option("--radeval", help="A metric of radeval: radgraph, ratescore, green, ... Repeatable."),
     ] = None,
     num_bootstrap: Annotated[
         int, typer.Option("--num_bootstrap", min=0, help="Resamples behind intervals and paired tests; 0: neither.")

@@ -103,7 +103,7 @@ def evaluate_files(
             Lines or an R2Gen annotation file.
         labeler (`str` or `Callable`): `"rules"` or a function such as a `CheXbertLabeler`; a text is labelled
             once for all systems.
-        radeval (`Sequence[str]`): scores of `radeval_figures` to add, without intervals.
+        radeval (`Sequence[str]`): scores of `radeval_figures` to add.
         num_bootstrap (`int`): samples for intervals and paired tests; 0 for neither.
         seed (`int`): of the bootstrap.
         confidence (`float`): coverage of the intervals.
@@ -134,7 +134,9 @@ def evaluate_files(
             record["generation"] = made
         figures = card.figures
         if radeval:
-            figures = figures | radeval_figures(predictions, studies.references, radeval)
+            figures = figures | radeval_figures(
+                predictions, studies.references, radeval, num_bootstrap, seed, confidence
+            )
             record["versions"] = record["versions"] | {"radeval": radeval_version()}
         cards[system] = replace(card, figures=figures, record=record)
         if system in studies.predicted_labels:
