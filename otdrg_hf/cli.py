@@ -188,7 +188,8 @@ def evaluate(
         Path | None, typer.Option("--weights", help="Of chexbert: chexbert.pth or its safetensors.")
     ] = None,
     radeval: Annotated[
-        list[str] | None, typer.Option("--radeval", help="radgraph, ratescore or green; needs RadEval. Repeatable.")
+        list[str] | None,
+        typer.Option("--radeval", help="A metric of radeval: radgraph, ratescore, green, ... Repeatable."),
     ] = None,
     num_bootstrap: Annotated[
         int, typer.Option("--num_bootstrap", min=0, help="Resamples behind intervals and paired tests; 0: neither.")
@@ -240,6 +241,38 @@ def evaluate(
         baselines_dir=baselines_dir,
         as_json=as_json,
     )
+
+
+@app.command()
+def rexrank(
+    input_json: Annotated[
+        Path | None, typer.Argument(metavar="INPUT.json", help="Studies in ReXrank's format.", show_default=False)
+    ] = None,
+    output_json: Annotated[
+        Path | None, typer.Argument(metavar="OUTPUT.json", help="The same with model_prediction.", show_default=False)
+    ] = None,
+    img_root_dir: Annotated[
+        Path | None, typer.Option("--img_root_dir", help="The folder that the image_path of a study is in.")
+    ] = None,
+    model: ModelOption = None,
+    sections: Annotated[
+        str, typer.Option("--sections", help="The board: findings or findings_impression.")
+    ] = "findings",
+    submission: Annotated[
+        Path | None, typer.Option("--submission", help="Write a submission's files to this new folder, nothing else.")
+    ] = None,
+    radcliq: Annotated[bool, typer.Option("--radcliq", help="RadCliQ-v1 as well; needs radeval 2.2.")] = False,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Studies that run together.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", min=1, help="Bound on a report's length.")] = 256,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the predictions that the ReXrank leaderboard takes, check and score them; an interrupted run resumes."""
+    from otdrg_hf.evaluation.rexrank.command import run_rexrank
+
+    options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "device": device, "as_json": as_json}
+    boards = {"sections": sections, "submission": submission, "radcliq": radcliq}
+    run_rexrank(input_json, output_json, img_root_dir, model=model, **boards, **options)
 
 
 @app.command()

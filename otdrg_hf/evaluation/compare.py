@@ -166,7 +166,7 @@ def evaluate_files(
         constant_by, constant_candidates, neighbours: `by`, `max_candidates` and `neighbours` of `make_baselines`.
         labeler (`str` or `Callable`): `"rules"` or a function such as a `CheXbertLabeler`; a text is labelled
             once for all systems.
-        radeval (`Sequence[str]`): scores of `radeval_figures` to add, without intervals.
+        radeval (`Sequence[str]`): scores of `radeval_figures` to add.
         num_bootstrap (`int`): samples for intervals and paired tests; 0 for neither.
         seed (`int`): of the bootstrap and of shuffled references.
         confidence (`float`): coverage of the intervals.
@@ -246,7 +246,9 @@ def _score_systems(
             record["generation"] = made
         figures = card.figures
         if radeval:
-            figures = figures | radeval_figures(predictions, studies.references, radeval)
+            figures = figures | radeval_figures(
+                predictions, studies.references, radeval, num_bootstrap, seed, confidence
+            )
             record["versions"] = record["versions"] | {"radeval": radeval_version()}
         cards[system] = replace(card, figures=figures, record=record)
         if system in studies.predicted_labels:

@@ -8,7 +8,7 @@ from pathlib import Path
 from otdrg_hf.files import write_text
 
 CARD_FILE = "README.md"
-TASK_TYPE, TASK_NAME = "image-to-text", "Radiology report generation"
+TASK_TYPE = "image-to-text"
 MARK = re.compile(r"\n<!-- Written by otdrg card, ([0-9a-f]{16}). -->\n$")
 # What the trainer of TRL leaves in README.md at each checkpoint.
 DRAFT = "generated_from_trainer"

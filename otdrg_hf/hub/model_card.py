@@ -10,6 +10,7 @@ from typing import Any
 from otdrg_hf.data.schema import Source
 from otdrg_hf.data.sources import SOURCES
 from otdrg_hf.hub.card_file import CARD_FILE, render_card, save_card
+from otdrg_hf.hub.eval_results_file import check_eval_results, save_eval_results
 from otdrg_hf.hub.provenance import is_credentialed, read_stages, sources_of
 from otdrg_hf.metrics.clinical import UNCERTAIN_POSITIVE
 
@@ -32,6 +33,7 @@ NLG = {
     "cider": ("cider", "CIDEr"),
     "meteor": ("meteor", "METEOR"),
 }
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 COUNTED = {
     "hallucinations_per_report": "Labels stated without cause, per report",
     "omissions_per_report": "Labels left out, per report",
@@ -39,7 +41,8 @@ COUNTED = {
 }
 # Of the labels that the disease head predicts from the images, apart from those that the written reports state.
 HEAD = "disease_head_"
-TASK_TYPE, TASK_NAME = "image-to-text", "Radiology report generation"
+# Where the Hub lists the peers of these models.
+TASK_TYPE, TASK_NAME = "image-text-to-text", "Radiology report generation"
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,12 @@ def write_model_card(
     output: str | os.PathLike | None = None,
 ) -> Path:
     """
-    Writes the card of a model.
+    Writes the card of a model and, next to it, its scores as `.eval_results/*.yaml`.
 
     Args:
         model_dir (`str` or `os.PathLike`): A folder with config.json, or of an adapter with its base; its
             training_record.json says how it came about.
-        scores ([`Scores`], *optional*): Of an evaluation; they become the model-index.
+        scores ([`Scores`], *optional*): Of an evaluation; they become the model-index and `.eval_results`.
         license (`str`, *optional*): The Hub's identifier of the model's licence. Default: that of the training data,
             where it is known.
         repo_id (`str`, *optional*): What the card calls the model. Default: the folder's name.
@@ -91,7 +94,8 @@ def write_model_card(
         `Path`: of the card.
 
     Raises:
-        ValueError: for a folder without an OTDRG model, a damaged record, or a card that would be overwritten.
+        ValueError: for a folder without an OTDRG model, a damaged record, or a card or results of someone that would be
+            overwritten.
     """
     folder = Path(model_dir)
     adapter = (folder / "adapter_config.json").is_file()
@@ -99,7 +103,9 @@ def write_model_card(
     name = repo_id or folder.absolute().name
     content = render_model_card(config, read_stages(folder), name, scores, license, adapter)
     path = Path(output) if output else folder / CARD_FILE
+    check_eval_results(path.parent)
     save_card(path, content)
+    save_eval_results(path.parent, eval_result_entries(scores) if scores else [])
     return path
 
 
@@ -300,7 +306,7 @@ def eval_results(scores: Scores) -> list:
     counts = scores.record["counts"]
     about = {"reports": counts["reports"], "references": counts["references"], "section": scores.record["section"]}
     dataset = {
-        "dataset_type": re.sub(r"[^a-z0-9_.-]+", "_", scores.dataset.lower()).strip("_"),
+        "dataset_type": _slug(scores.dataset),
         "dataset_name": scores.dataset,
         "dataset_split": scores.split,
         "dataset_args": {key: value for key, value in about.items() if value is not None},
@@ -319,6 +325,44 @@ def eval_results(scores: Scores) -> list:
         )
         results.append(result)
     return results
+
+
+def eval_result_entries(scores: Scores) -> list:
+    """
+    The headline scores as [`~huggingface_hub.EvalResultEntry`]s: a task for each, such as `bleu_4`.
+
+    The dataset's id is that on the Hub where `--evaluated_on` gave one (`org/dataset`), else a plain name. Interval,
+    split, number of reports, section, protocol and labeler are the notes.
+    """
+    from huggingface_hub import EvalResultEntry
+
+    dataset = scores.dataset if _HUB_ID.fullmatch(scores.dataset) else _slug(scores.dataset)
+    return [
+        EvalResultEntry(
+            dataset_id=dataset, task_id=name, value=round(scores.values[name], 6), notes=_entry_notes(scores, name)
+        )
+        for name in score_names(scores)
+        if is_headline(name)
+    ]
+
+
+def _entry_notes(scores: Scores, name: str) -> str:
+    record, arguments = scores.record, _metric_args(scores, name)
+    notes = [
+        describe_score(name)[1],
+        f"split {scores.split}",
+        f"{record['counts']['reports']} reports",
+        f"section {record['section']}" if record["section"] else None,
+        *(f"{key} {arguments[key]}" for key in ("protocol", "labeler") if key in arguments),
+    ]
+    if "low" in arguments:
+        interval = f"{arguments['low']:.4f} to {arguments['high']:.4f}"
+        notes.append(f"{arguments['confidence']:.0%} interval {interval}")
+    return "; ".join(filter(None, notes))
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9_.-]+", "_", name.lower()).strip("_")
 
 
 def _metric_args(scores: Scores, name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from otdrg_hf.hub.card_file import CARD_FILE, is_draft
+from otdrg_hf.hub.eval_results_file import eval_results_files
 from otdrg_hf.hub.model_card import read_config
 from otdrg_hf.hub.provenance import RECORD_FILE, is_credentialed, read_stages, sources_of
 
@@ -247,6 +248,7 @@ def upload_list(model_dir: Path) -> list[UploadFile]:
         raise ValueError(f"{CARD_FILE} is a draft of the trainer: run `otdrg card` on the folder first.")
     names = {*REQUIRED, *_weights(model_dir), *_code(model_dir, config)}
     names |= {name for name in OPTIONAL if (model_dir / name).is_file()}
+    names |= set(eval_results_files(model_dir))
     files = [UploadFile(name, model_dir / name, (model_dir / name).stat().st_size) for name in sorted(names)]
     for file in files:
         _refuse_local_paths(file, model_dir)
@@ -308,7 +310,7 @@ def _code(folder: Path, config: dict) -> set[str]:
 
 
 def _refuse_local_paths(file: UploadFile, folder: Path) -> None:
-    if file.path.suffix == ".md":
+    if file.path.suffix in (".md", ".yaml"):
         text = file.path.read_text(encoding="utf-8")
         if str(folder.absolute()) in text or str(Path.home()) + "/" in text:
             raise ValueError(f"{file.name} names a folder of this machine: write it without.")

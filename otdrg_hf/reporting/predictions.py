@@ -11,6 +11,7 @@ from otdrg_hf.reporting.results_file import ResultsFile, read_results
 
 PREDICTIONS_FILE, SETTINGS_FILE = "predictions.jsonl", "generation.json"
 SHARDS_FOLDER = "shards"
+WAY_OUT = "give another --output_dir, or delete this one to start again"
 SECTIONS = ("findings", "impression", "report")
 
 
@@ -21,7 +22,10 @@ def check_section(section: str) -> None:
 
 
 def open_predictions(
-    folder: str | os.PathLike, settings: dict, check: Callable[[dict], None] | None = None
+    folder: str | os.PathLike,
+    settings: dict,
+    check: Callable[[dict], None] | None = None,
+    way_out: str = WAY_OUT,
 ) -> ResultsFile:
     """
     The `predictions.jsonl` of a folder, created or resumed, with a `generation.json` that says how its lines were made.
@@ -30,6 +34,7 @@ def open_predictions(
         folder (`str` or `os.PathLike`): Created if it is not there.
         settings (`dict`): All that the text of a prediction depends on, as JSON values.
         check (`Callable`, *optional*): As of [`ResultsFile`].
+        way_out (`str`): What the user can do about a folder of other settings.
 
     Raises:
         ValueError: if the folder holds predictions made with other settings, or with settings that are not known, and
@@ -37,7 +42,7 @@ def open_predictions(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if not _check_settings(folder, settings):
+    if not _check_settings(folder, settings, way_out):
         write_json(folder / SETTINGS_FILE, settings, indent=2)
     return ResultsFile(folder / PREDICTIONS_FILE, "id", check)
 
@@ -61,12 +66,11 @@ def generation_settings(predictions: str | os.PathLike) -> dict | None:
     return settings if isinstance(settings, dict) else None
 
 
-def _check_settings(folder: Path, settings: dict) -> bool:
+def _check_settings(folder: Path, settings: dict, way_out: str = WAY_OUT) -> bool:
     """Whether a folder holds predictions; raises `ValueError` if they were made with other settings."""
     predictions = folder / PREDICTIONS_FILE
     if not predictions.is_file() or not predictions.stat().st_size:
         return False
-    way_out = "give another --output_dir, or delete this one to start again"
     known = generation_settings(predictions)
     if known is None:
         raise ValueError(f"{folder.name} has {PREDICTIONS_FILE} without a readable {SETTINGS_FILE}; {way_out}")

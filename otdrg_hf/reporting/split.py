@@ -1,8 +1,9 @@
 """Reports of a whole split by a model, in a file that `otdrg evaluate` scores and that a later run resumes."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from otdrg_hf.data.phantom import PHANTOM_NAMES
 from otdrg_hf.data.schema import INPUT_COLUMNS, split_name
@@ -11,6 +12,10 @@ from otdrg_hf.reporting.candidates import SEED, sampling_options
 from otdrg_hf.reporting.loading import load_reporter, plain_name, weights_digest
 from otdrg_hf.reporting.loop import report_studies
 from otdrg_hf.reporting.predictions import check_section, finished_studies, open_predictions
+from otdrg_hf.reporting.results_file import ResultsFile
+
+if TYPE_CHECKING:
+    from transformers import Pipeline
 
 _PHANTOM_SIZES = (64, 1024)
 
@@ -103,39 +108,82 @@ def write_share(
         "split": split,
         "section": section,
         "max_new_tokens": max_new_tokens,
-        "generation_config": _generation_config(report.model),
+        "generation_config": generation_config(report.model),
         "sampling": {"seed": SEED, **sampling_options(candidates)} if candidates > 1 else False,
         "labels": "of the reference" if true_labels else "predicted",
     }
     references = dict(zip(studies["id"], studies[section], strict=True))
     written = {key for path in others for key in finished_studies(path, settings)}
-    process, num_processes = share
     with open_predictions(folder, settings, check=lambda row: _check_row(row, references)) as file:
         ready()
-        batches = _unfinished_batches(list(references), written | file.finished.keys(), batch_size)
-        batches = batches[process::num_processes]
-        inputs = _read_studies(studies, [index for batch in batches for index in batch], section, true_labels)
-        again = sum(key in file.finished for batch in batches for key in batch.values())
-        description = f"Reporting ({left_out} without {section} left out)" if left_out else "Reporting"
-        answers = report_studies(
+        append_reports(
             report,
-            inputs,
+            file,
+            list(references),
+            lambda indices: _read_studies(studies, indices, section, true_labels),
+            lambda key, answer: _row(key, references[key], section, answer),
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
             candidates=candidates,
-            generate_kwargs={"do_sample": False},
-            description=None if process > 0 else description,
-            total=len(file.finished) - again + sum(map(len, batches)),
-            finished=len(file.finished) - again,
+            written=written,
+            share=share,
+            description=f"Reporting ({left_out} without {section} left out)" if left_out else "Reporting",
         )
-        for batch in batches:
-            rows = [_row(key, references[key], section, next(answers)) for key in batch.values()]
-            file.append(*(row for row in rows if row["id"] not in written and row["id"] not in file.finished))
-        answers.close()
     return file.path, list(references)
 
 
-def _unfinished_batches(ids: list[str], finished: set[str], batch_size: int) -> list[dict[int, str]]:
+def append_reports(
+    report: "Pipeline",
+    file: ResultsFile,
+    ids: Sequence[str],
+    read_studies: Callable[[Sequence[int]], Iterator[dict | ValueError]],
+    make_row: Callable[[str, dict], dict | None],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    candidates: int = 1,
+    written: Collection[str] = (),
+    share: tuple[int, int] = (0, 1),
+    description: str = "Reporting",
+) -> None:
+    """
+    Reports the studies that a file has no line of yet, and appends their lines batch by batch.
+
+    Batches are those of an uninterrupted run, whatever the file holds already, so that it ends the same.
+
+    Args:
+        report ([`Pipeline`]): As of [`load_reporter`].
+        file ([`ResultsFile`]): As of [`open_predictions`].
+        ids (`Sequence[str]`): Of all studies, in their order.
+        read_studies (`Callable`): Yields what [`report_studies`] takes for the studies of these indices.
+        make_row (`Callable`): The line of an id and its answer; `None` for none.
+        batch_size, max_new_tokens, candidates: As of [`report_studies`].
+        written (`Collection[str]`): Ids that need no line, since another file has one.
+        share (`tuple[int, int]`): As of [`write_share`].
+        description (`str`): Of the progress bar, which the first process shows.
+    """
+    process, num_processes = share
+    present = {*written, *file.finished}
+    batches = _unfinished_batches(ids, present, batch_size)[process::num_processes]
+    again = sum(key in file.finished for batch in batches for key in batch.values())
+    answers = report_studies(
+        report,
+        read_studies([index for batch in batches for index in batch]),
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        candidates=candidates,
+        generate_kwargs={"do_sample": False},
+        description=None if process > 0 else description,
+        total=len(file.finished) - again + sum(map(len, batches)),
+        finished=len(file.finished) - again,
+    )
+    for batch in batches:
+        rows = [(key, make_row(key, next(answers))) for key in batch.values()]
+        file.append(*(row for key, row in rows if row is not None and key not in present))
+    answers.close()
+
+
+def _unfinished_batches(ids: Sequence[str], finished: set[str], batch_size: int) -> list[dict[int, str]]:
     """Of the batches of all studies, those with a study that has no report yet, each as `{index: id}`."""
     batches = [dict(enumerate(ids[start : start + batch_size], start)) for start in range(0, len(ids), batch_size)]
     return [batch for batch in batches if not finished.issuperset(batch.values())]
@@ -199,7 +247,7 @@ def _read_study(studies, index: int) -> dict:
         raise ValueError(f"study {key!r} cannot be read: {' '.join(str(error).split())}") from error
 
 
-def _generation_config(model) -> dict:
+def generation_config(model) -> dict:
     """What the checkpoint says on how to generate, such as beams, without what does not change a text."""
     fields = model.generation_config.to_diff_dict()
     silent = ("_", "output_", "use_cache", "transformers_version")

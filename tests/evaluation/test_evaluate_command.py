@@ -186,21 +186,6 @@ def test_chexbert_labels_and_is_recorded(chexbert, published_tokenizer, predicti
     assert {k: v for k, v in system["figures"].items() if "ce" in k} == {k: v for k, v in expected.items() if "ce" in k}
 
 
-def test_radeval_scores_are_added_where_it_is_installed(otdrg, predictions, monkeypatch):
-    monkeypatch.setattr("otdrg_hf.metrics.radeval_adapter.radeval_is_available", lambda: True)
-    given = {}
-
-    def figures(texts, references, scores):
-        given.update(texts=texts, references=references, scores=scores)
-        return {"radeval_radgraph": 0.25}
-
-    monkeypatch.setattr("otdrg_hf.evaluation.compare.radeval_figures", figures)
-    code, out, err = otdrg(predictions, "--num_bootstrap", 10, "--radeval", "radgraph", "--csv", "out.csv")
-    assert code == 0, err
-    assert next(line for line in out.splitlines() if line.startswith("radeval_radgraph")).split()[1] == "0.2500"
-    assert given["texts"] == [row["generated_text"] for row in ROWS] and list(given["scores"]) == ["radgraph"]
-
-
 @pytest.mark.parametrize(
     "arguments, message",
     [

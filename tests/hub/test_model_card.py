@@ -6,13 +6,20 @@ import os
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard, ModelCardData, metadata_load
+from huggingface_hub import ModelCard, ModelCardData, metadata_load, parse_eval_result_entries
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otdrg_hf.hub.card_file import save_card
-from otdrg_hf.hub.model_card import eval_results, read_scores, render_model_card, score_names, write_model_card
+from otdrg_hf.hub.model_card import (
+    eval_result_entries,
+    eval_results,
+    read_scores,
+    render_model_card,
+    score_names,
+    write_model_card,
+)
 from tests.hub.conftest import stage, write_stages
 
 CONFIG = {"model_type": "otdrg", "label_names": ["Edema"] * 14, "notice": "Trained on phantoms only."}
@@ -63,7 +70,7 @@ def test_the_card_holds_the_figures_as_evaluated(published, figures, evaluation_
 def test_the_metadata_is_what_the_hub_asks_for(published):
     metadata = metadata_load(published / "README.md")
     assert metadata["library_name"] == "transformers"
-    assert metadata["pipeline_tag"] == "image-to-text"
+    assert metadata["pipeline_tag"] == "image-text-to-text"
     assert metadata["license"] == "apache-2.0" and metadata["language"] == "en"
     assert {"radiology-report-generation", "arxiv:2507.03908", "synthetic"} <= set(metadata["tags"])
     assert "model-index" not in metadata
@@ -78,6 +85,46 @@ def test_the_model_index_goes_there_and_back(figures):
     assert len(results) == len(score_names(figures)) and len(index[0]["results"]) == 1
     name, again = model_index_to_eval_results(yaml.safe_load(yaml.safe_dump(index)))
     assert name == "org/tiny-otdrg" and again == results
+
+
+def test_the_scores_are_files_that_the_hub_reads_as_well(published, figures, evaluation_file):
+    write_model_card(published, figures)
+    [path] = (published / ".eval_results").iterdir()
+    entries = parse_eval_result_entries(yaml.safe_load(path.read_text()))
+    by_task = {entry.task_id: entry for entry in entries}
+    evaluated = json.loads(evaluation_file.read_text())["systems"]["predictions"]["figures"]
+    assert by_task["bleu_4"].value == pytest.approx(evaluated["bleu_4"], abs=1e-6)
+    assert {entry.dataset_id for entry in entries} == {"synthetic_chest_phantoms"}
+    notes = by_task["ce14_micro_f1"].notes
+    assert notes.startswith("Clinical efficacy, 14 labels, micro F1; split test; 4 reports; section texts as given; ")
+    low, high = (evaluated[f"ce14_micro_f1_{bound}"] for bound in ("low", "high"))
+    assert notes.endswith(f"labeler rules; 95% interval {low:.4f} to {high:.4f}")
+    assert "protocol raw" in by_task["bleu_4"].notes and "meteor" not in by_task
+    assert str(published) not in path.read_text()
+
+
+def test_a_card_without_scores_leaves_no_scores_of_an_earlier_one(published, figures):
+    write_model_card(published, figures)
+    others = published / ".eval_results/other.yaml"
+    others.write_text("[]\n")
+    write_model_card(published)
+    assert list((published / ".eval_results").iterdir()) == [others]
+    others.unlink()
+    write_model_card(published, figures)
+    [own] = (published / ".eval_results").iterdir()
+    card = (published / "README.md").read_bytes()
+    own.write_text("- mine\n")
+    with pytest.raises(ValueError, match="was written by someone"):
+        write_model_card(published)
+    assert (published / "README.md").read_bytes() == card and own.read_text() == "- mine\n"
+    own.unlink()
+    write_model_card(published)
+    assert not (published / ".eval_results").exists() or not any((published / ".eval_results").iterdir())
+
+
+def test_a_dataset_on_the_hub_keeps_its_id(evaluation_file):
+    scores = read_scores(evaluation_file, "org/chest-x-rays", "test")
+    assert {entry.dataset_id for entry in eval_result_entries(scores)} == {"org/chest-x-rays"}
 
 
 def test_the_recipe_and_every_stage_are_told():

@@ -45,6 +45,11 @@ def names(plan) -> set[str]:
     return {file.name for file in plan.files}
 
 
+def test_the_files_of_results_go_with_the_card(published, figures, hub):
+    write_model_card(published, figures, repo_id="org/model")
+    assert ".eval_results/otdrg_evaluate.yaml" in names(plan_push(published, "org/model"))
+
+
 def one_line(error) -> str:
     assert "\n" not in str(error.value)
     return str(error.value)

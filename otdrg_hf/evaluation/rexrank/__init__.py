@@ -1,0 +1,1 @@
+"""The ReXrank leaderboard: its input file, predictions for it, its scores and a submission. `otdrg rexrank`."""
