@@ -246,9 +246,7 @@ def _score_systems(
             record["generation"] = made
         figures = card.figures
         if radeval:
-            figures = figures | radeval_figures(
-                predictions, studies.references, radeval, num_bootstrap, seed, confidence
-            )
+            figures = figures | radeval_figures(predictions, studies.references, radeval, **bootstrap)
             record["versions"] = record["versions"] | {"radeval": radeval_version()}
         cards[system] = replace(card, figures=figures, record=record)
         if system in studies.predicted_labels:
