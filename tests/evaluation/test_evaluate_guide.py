@@ -49,7 +49,7 @@ def workplace(tmp_path, monkeypatch, folder, data, chexbert, published_tokenizer
     (tmp_path / "chexbert.pth").symlink_to(chexbert / "chexbert.pth")
     monkeypatch.setattr("otdrg_hf.DEMO_CHECKPOINT", folder)
     monkeypatch.setattr("otdrg_hf.metrics.radeval_adapter.radeval_is_available", lambda: True)
-    monkeypatch.setattr("otdrg_hf.evaluation.compare.radeval_figures", lambda *_: {"radeval_radgraph": 0.5})
+    monkeypatch.setattr("otdrg_hf.evaluation.compare.radeval_figures", lambda *_, **__: {"radeval_radgraph": 0.5})
     return tmp_path
 
 
