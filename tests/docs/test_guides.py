@@ -14,6 +14,7 @@ from .guide_blocks import GUIDES, ROOT, blocks_of
 ELSEWHERE = {
     "docs/evaluate.md": "tests/evaluation/test_evaluate_guide.py",
     "docs/publish.md": "tests/hub/test_publish_guide.py",
+    "docs/transformers.md": "tests/docs/test_transformers_guide.py",
 }
 SHELL = ("bash", "sh", "shell", "console")
 ALL_LINES = [

@@ -1,0 +1,39 @@
+"""Every block of docs/transformers.md runs as it stands, in order; compiling and exporting take minutes."""
+
+import pytest
+
+from .guide_blocks import blocks_of
+
+GUIDE = "docs/transformers.md"
+SLOW = ("torch.compile(", "torch.export.", "onnxruntime")
+
+
+def run_blocks(blocks) -> dict:
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block.text, GUIDE, "exec"), names)
+    return names
+
+
+def is_slow(block) -> bool:
+    return any(name in block.text for name in SLOW)
+
+
+def test_blocks_that_load_and_generate_run(workplace, capsys):
+    for name in ("bitsandbytes", "peft"):
+        pytest.importorskip(name)
+    blocks = blocks_of(GUIDE)
+    assert {block.language for block in blocks} == {"python"}
+    run_blocks(block for block in blocks if not is_slow(block))
+    assert str(workplace) not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_blocks_that_compile_and_export_run(workplace):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    first, *others = blocks_of(GUIDE)
+    names = run_blocks([first, *filter(is_slow, others)])
+    with names["torch"].no_grad():
+        expected = names["model"](**names["images"]).disease_logits
+    names["torch"].testing.assert_close(names["torch"].tensor(names["outputs"][0]), expected, atol=1e-3, rtol=0)
