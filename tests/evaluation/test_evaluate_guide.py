@@ -96,4 +96,4 @@ def test_the_recipe_is_read(tmp_path):
 def test_it_names_what_there_is():
     assert set(re.findall(r"^\| `(raw|r2gen-\w+)` \|", GUIDE, re.M)) == set(PROTOCOLS)
     assert all(f"`{section}`" in GUIDE or f"--section {section}" in GUIDE for section in SECTIONS)
-    assert {kind for kind, _ in BLOCKS} == {"json", "bash", "python", "yaml"}
+    assert {kind for kind, _ in BLOCKS} == {"json", "bash", "python", "yaml", "text"}
