@@ -372,8 +372,8 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
             features.is_revision = overridden.any(-1) & (disease_labels < 0).any(-1)
         image_embeds = features.image_embeds
         tokens = None if is_compiling() else list(image_embeds[features.view_mask.to(image_embeds.device)])
-        of_encoder = {name: getattr(encoded, name, None) for name in ENCODER_FIELDS}
-        return OTDRGStudyFeatures(**{**of_encoder, "pooler_output": tokens}, **features)
+        of_encoder: dict[str, Any] = {name: getattr(encoded, name, None) for name in ENCODER_FIELDS}
+        return OTDRGStudyFeatures(**{**of_encoder, "pooler_output": tokens, **features})
 
     def see(
         self,
@@ -575,11 +575,11 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
             if features is None:
                 raise ValueError("You must specify input_ids, inputs_embeds or pixel_values")
             return OTDRGModelOutputWithPast(study_features=features, **losses)
-        if prompt_embeds is None:
-            inputs_embeds = self._prompt_embeds(input_ids, inputs_embeds, features, past_key_values)
-        else:
+        if prompt_embeds is not None and input_ids is not None and past_key_values is not None:
             start = past_key_values.get_seq_length()
             inputs_embeds = prompt_embeds[:, start : start + input_ids.shape[1]]
+        else:
+            inputs_embeds = self._prompt_embeds(input_ids, inputs_embeds, features, past_key_values)
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
