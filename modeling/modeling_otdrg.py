@@ -789,13 +789,16 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):  # t
         assistant = kwargs.get("assistant_model")
         if assistant is self or getattr(getattr(assistant, "config", None), "model_type", None) != "otdrg":
             assistant = None
+        images = [kwargs.get(name) for name in ("pixel_values", "vision_features")]
+        if kwargs.get("disease_labels") is not None and all(each is None for each in images):
+            raise ValueError("`disease_labels` belong to images: give `pixel_values` as well.")
         if kwargs.get("pixel_values") is None or (assistant is None and kwargs.get("disease_labels") is None):
             return encoded
         study = {name: kwargs.pop(name, None) for name in ("pixel_values", "view_mask", "disease_labels")}
-        encoded = {"image": self.get_image_features(**study)}
+        encoded = {"image": self.get_image_features(**study, return_dict=True)}
         if assistant is not None:
             study = {name: None if value is None else value.to(assistant.device) for name, value in study.items()}
-            encoded["assistant"] = assistant.get_image_features(**study)
+            encoded["assistant"] = assistant.get_image_features(**study, return_dict=True)
         return encoded
 
     def prepare_inputs_for_generation(
@@ -849,7 +852,7 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):  # t
         """Saves the model with the code to run it by `trust_remote_code=True` where otdrg_hf is not installed."""
         classes = {"AutoConfig": type(self.config), "AutoProcessor": OTDRGProcessor}
         # Whatever it was loaded by: transformers adds that one name alone.
-        classes |= dict.fromkeys(("AutoModel", "AutoModelForImageTextToText"), type(self))
+        classes |= dict.fromkeys(("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"), type(self))
         self.config.auto_map = {k: f"{c.__module__.split('.')[-1]}.{c.__name__}" for k, c in classes.items()}
         self.config.custom_pipelines = CUSTOM_PIPELINES
         try:
