@@ -6,7 +6,7 @@ import evaluate
 from otdrg_hf.metrics.clinical import clinical_efficacy
 
 _DESCRIPTION = (
-    "Micro, macro and example-based precision, recall and F1 of 14 and of 5 disease labels, and false and missed "
+    "Micro, macro and example-based precision, recall and F1 of 14, 13 and 5 disease labels, and false and missed "
     "findings in a report, under both mappings of uncertain."
 )
 _INPUTS = """
