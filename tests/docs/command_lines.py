@@ -25,6 +25,7 @@ SMALLER = {
     "otdrg report": "--max_new_tokens 8",
     "otdrg demo": "--num_studies 2",
     "otdrg evaluate": "--num_bootstrap 20 --max_new_tokens 8",
+    "otdrg rexrank": "--max_new_tokens 8",
     "otdrg prepare": "--num_proc 1 --image_size 64",
 }
 TRAINING = (
