@@ -39,7 +39,7 @@ def test_combine_gives_all_figures_under_their_names(expected):
     for prediction, reference in zip(PREDICTIONS, REFERENCES, strict=True):
         combined.add_batch(predictions=[prediction], references=[reference])
     figures = combined.compute()
-    assert len(figures) == 46
+    assert len(figures) == 64
     assert figures == {key: pytest.approx(expected[key], abs=1e-12) for key in figures}
 
 
