@@ -20,8 +20,11 @@ test: $(VENV)/.dev
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 tests/modeling tests/test_import.py --ignore tests/modeling/test_family_matrix.py
 
+# With the tests of quantisation, which `make test` skips.
 test-slow: $(VENV)/.dev
+	$(BIN)/pip install -q -c constraints.txt "bitsandbytes>=0.46"
 	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest tests/modeling/test_quantization.py tests/docs/test_transformers_guide.py
 
 lint: style types
 

@@ -189,7 +189,7 @@ class OTDRGPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _no_split_modules = ["PatchProjection", "LabelEncoder", "TransportAlignment", "DiseaseHead", "Fusion"]
+    _no_split_modules = ["PatchProjection", "LabelEncoder", "TransportAlignment", "DiseaseHead", "LabelTokens"]
 
     @property
     def dtype(self) -> torch.dtype:

@@ -88,10 +88,10 @@ def test_label_encoder_ignores_padding_of_the_phrases(config):
     torch.manual_seed(0)
     embedding = nn.Embedding(400, 32)
     encoder = LabelEncoder(config)
-    names, phrases = encoder(embedding)
+    names, phrases = encoder(embedding(encoder.token_ids()))
     assert names.shape == (14, 16) and phrases.shape == (14, 4, 16)
     encoder.phrase_ids = nn.functional.pad(encoder.phrase_ids, (0, 3), value=-1)
-    again, _ = encoder(embedding)
+    again, _ = encoder(embedding(encoder.token_ids()))
     torch.testing.assert_close(again, names)
 
 
@@ -99,9 +99,9 @@ def test_label_encoder_does_not_care_for_the_scale_of_the_embeddings(config):
     torch.manual_seed(0)
     embedding = nn.Embedding(400, 32)
     encoder = LabelEncoder(config)
-    names, _ = encoder(embedding)
+    names, _ = encoder(embedding(encoder.token_ids()))
     embedding.weight.data.mul_(100)
-    torch.testing.assert_close(encoder(embedding)[0], names, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(encoder(embedding(encoder.token_ids()))[0], names, atol=1e-3, rtol=1e-3)
 
 
 def test_label_encoder_without_phrase_ids_says_what_to_do():

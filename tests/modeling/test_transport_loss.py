@@ -106,7 +106,7 @@ def train_on_transport_alone(config, against_others: bool, steps: int = 200) -> 
     optimizer = torch.optim.Adam(parameters, lr=1e-2)
     for _ in range(steps):
         patches = projection(films).flatten(1, 2)
-        _, phrases = encoder(embedding)
+        _, phrases = encoder(embedding(encoder.token_ids()))
         aligned = alignment(patches, mask, phrases[torch.arange(14), states], torch.ones(8, 14))
         loss, background = transport_cost(aligned.plan, aligned.cost), aligned.cost[..., -1]
         if against_others:
