@@ -105,5 +105,7 @@ def test_the_demo_writes_pictures_and_a_record(tmp_path):
 def test_train_says_what_is_wrong_in_one_line_without_a_traceback(arguments, tmp_path):
     result = otdrg("train", *arguments, cwd=tmp_path)
     assert result.returncode == 2
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    # bitsandbytes, where it is installed, has a line of its own when it is imported.
+    lines = [line for line in result.stderr.splitlines() if "kernels-community" not in line]
+    assert len(lines) == 1 and lines[0].startswith("error: ")
     assert "bf16" not in result.stderr  # as TRL would have it where there is no GPU
