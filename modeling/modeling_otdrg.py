@@ -161,6 +161,7 @@ class Seen(NamedTuple):
         phrases (`torch.Tensor` of shape `[m, states, d]`): Features of the (label, state) phrases.
         alignment ([`Alignment`]): Of the patches with the phrases of presence.
         disease_logits (`torch.Tensor` of shape `[B, m, states]`): fp32.
+        encoded ([`ModelOutput`], *optional*): What the vision encoder gave, where it was run.
     """
 
     maps: torch.Tensor
@@ -168,6 +169,7 @@ class Seen(NamedTuple):
     phrases: torch.Tensor
     alignment: Alignment
     disease_logits: torch.Tensor
+    encoded: ModelOutput | None
 
     @property
     def patches(self) -> torch.Tensor:
@@ -358,11 +360,7 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
         Raises:
             ValueError: if a shape is wrong or a study has no view.
         """
-        encoded = None
-        if vision_features is None:
-            pixel_values, view_mask = check_views(pixel_values, view_mask)
-            encoded = self.encode_views(pixel_values, view_mask, **kwargs)
-        seen = self.see(pixel_values, view_mask, vision_features, encoded)
+        seen = self.see(pixel_values, view_mask, vision_features, **kwargs)
         disease_labels = check_labels(disease_labels, seen.maps, self.config)
         states, overridden = self.decide(seen, disease_labels)
         features = self.fuse(seen, states, overridden)
@@ -372,7 +370,7 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
             features.is_revision = overridden.any(-1) & (disease_labels < 0).any(-1)
         image_embeds = features.image_embeds
         tokens = None if is_compiling() else list(image_embeds[features.view_mask.to(image_embeds.device)])
-        of_encoder: dict[str, Any] = {name: getattr(encoded, name, None) for name in ENCODER_FIELDS}
+        of_encoder: dict[str, Any] = {name: getattr(seen.encoded, name, None) for name in ENCODER_FIELDS}
         return OTDRGStudyFeatures(**{**of_encoder, "pooler_output": tokens, **features})
 
     def see(
@@ -380,20 +378,21 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
         pixel_values: torch.Tensor | None,
         view_mask: torch.Tensor | None,
         vision_features: torch.Tensor | None = None,
-        encoded: ModelOutput | None = None,
+        **kwargs,
     ) -> Seen:
         """
         Patches of the views, how they align with the presence of each label, and the disease logits.
 
         Args:
-            encoded ([`ModelOutput`], *optional*): Of `encode_views`, if the views were encoded before.
+            kwargs: Of the vision encoder.
         """
         given = pixel_values if vision_features is None else vision_features
         given, view_mask = check_views(given, view_mask)
+        encoded = None
         if vision_features is not None:
             maps = self.project_features(given, view_mask)  # [B, V, rows, columns, d]
         else:
-            encoded = self.encode_views(given, view_mask) if encoded is None else encoded
+            encoded = self.encode_views(given, view_mask, **kwargs)
             maps = self.project_views(encoded.last_hidden_state, given, view_mask)
         patch_mask = view_mask.to(maps.device).repeat_interleave(maps.shape[2] * maps.shape[3], dim=1)  # [B, V * n]
         # The layers may be on several devices: what they are combined with is brought to that of the patches.
@@ -405,7 +404,7 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
         alignment = self.alignment(maps.flatten(1, 3), patch_mask, present, equal)
         alignment = Alignment(*(each.to(maps.device) for each in alignment))
         disease_logits = self.disease_head(alignment.label_patches, names, phrases[:, POSITIVE])
-        return Seen(maps, patch_mask, phrases, alignment, disease_logits.to(maps.device))
+        return Seen(maps, patch_mask, phrases, alignment, disease_logits.to(maps.device), encoded)
 
     def decide(
         self, seen: Seen, disease_labels: torch.Tensor | None = None, overridden: torch.Tensor | None = None

@@ -42,6 +42,15 @@ VIEW_NAMES = {"frontal": "Frontal view:", "lateral": "Lateral view:", "unknown":
 _UNMARKED = getattr(processing_utils, "_UNMARKED", "")
 _PLACEHOLDERS = re.compile(f"{_UNMARKED}(?:{IMAGE_TOKEN}|{FINDING_TOKEN})")
 
+# A message of parts as one text.
+_PARTS = """\
+{%- for part in message.content -%}
+  {%- if part.type == 'image' -%}{{ '<image>' }}
+  {%- elif part.type == 'finding' -%}{{ '<finding>' }}
+  {%- else -%}{{ part.text }}{%- endif -%}
+{%- endfor -%}
+"""
+
 # The chat of a language model without a template of its own: one turn of a user renders as `build_prompt` words it.
 CHAT_TEMPLATE = """\
 {{- bos_token -}}
@@ -50,16 +59,12 @@ CHAT_TEMPLATE = """\
   {%- if message.role == 'assistant' -%}{{ 'Report: ' }}{%- endif -%}
   {%- if message.content is string -%}{{ message.content }}
   {%- else -%}
-    {%- for part in message.content -%}
-      {%- if part.type == 'image' -%}{{ '<image>' }}
-      {%- elif part.type == 'finding' -%}{{ '<finding>' }}
-      {%- else -%}{{ part.text }}{%- endif -%}
-    {%- endfor -%}
+PARTS
   {%- endif -%}
   {%- if message.role == 'assistant' -%}{{ eos_token }}{%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '\\nReport:' }}{%- endif -%}
-"""
+""".replace("PARTS\n", _PARTS)
 
 # Arguments of `apply_chat_template` that say something of one conversation; others can be variables of the template.
 _OF_CONVERSATIONS = (
@@ -76,18 +81,14 @@ _PARTS_TO_TEXT = """\
 {%- for message in messages -%}
   {%- if message.content is defined and message.content is not string -%}
     {%- set text -%}
-      {%- for part in message.content -%}
-        {%- if part.type == 'image' -%}{{ '<image>' }}
-        {%- elif part.type == 'finding' -%}{{ '<finding>' }}
-        {%- else -%}{{ part.text }}{%- endif -%}
-      {%- endfor -%}
+PARTS
     {%- endset -%}
     {%- set message = dict(message, content=text) -%}
   {%- endif -%}
   {%- set flat.messages = flat.messages + [message] -%}
 {%- endfor -%}
 {%- set messages = flat.messages -%}
-"""
+""".replace("PARTS\n", _PARTS)
 
 
 class OTDRGProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]  # trf-ignore: TRF019

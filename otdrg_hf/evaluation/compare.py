@@ -23,7 +23,7 @@ from otdrg_hf.evaluation.report_files import (
 from otdrg_hf.evaluation.tables import CSV_COLUMNS, csv_rows, evaluation_text
 from otdrg_hf.evaluation.worst_cases import worst_cases_page
 from otdrg_hf.files import atomic_path, write_text
-from otdrg_hf.metrics.bootstrap import ResampledFigures, resampled_figures
+from otdrg_hf.metrics.bootstrap import ResampledFigures
 from otdrg_hf.metrics.clinical import Labeler, resolve_labeler
 from otdrg_hf.metrics.diversity import sentences_of
 from otdrg_hf.metrics.protocols import check_masks_policy, get_protocol, remove_masks
@@ -209,8 +209,7 @@ def evaluate_files(
         for name, each in made.items()
     }
     systems, of_baselines = (
-        {name: resampled_figures(card.statistics, num_bootstrap, seed) for name, card in group.items()}
-        for group in (cards, baseline_cards)
+        {name: card.resampled for name, card in group.items()} for group in (cards, baseline_cards)
     )
     paired = {
         f"{first} - {second}": {

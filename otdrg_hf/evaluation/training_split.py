@@ -9,6 +9,7 @@ import numpy as np
 from otdrg_hf.data.errors import DataError
 from otdrg_hf.data.phantom import PHANTOM_NAMES
 from otdrg_hf.evaluation.baselines import TrainingReports, nearest
+from otdrg_hf.reporting.split import phantom_size
 
 if TYPE_CHECKING:
     from transformers import Pipeline
@@ -59,7 +60,7 @@ def nearest_reports(
     Returns:
         `dict[str, str]`, *optional*: By id; `None` if the dataset has no training split.
     """
-    size = min(max(reporter.processor.image_processor.size["height"], 64), 1024)
+    size = phantom_size(reporter)
     train = _studies(dataset, "train", section, data_dir, num_neighbours, image_size=size)
     if train is None:
         return None

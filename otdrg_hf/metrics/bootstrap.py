@@ -130,6 +130,14 @@ class ResampledFigures:
     observed: dict[str, np.ndarray]
     samples: dict[str, np.ndarray]
 
+    def with_intervals(self, confidence: float) -> dict[str, float | None]:
+        """The observed figures, with `NAME_low` and `NAME_high` after a bootstrap; `None` where one is NaN."""
+        figures = {name: None if np.isnan(value) else float(value) for name, value in self.observed.items()}
+        for name, samples in self.samples.items():
+            low, high = interval(samples, confidence) if figures[name] is not None else (None, None)
+            figures[f"{name}_low"], figures[f"{name}_high"] = low, high
+        return figures
+
     def difference(self, other: "ResampledFigures", name: str, confidence: float) -> dict[str, float | None]:
         """What this system has over another one in a figure: `difference`, `low`, `high` and `p_value`."""
         observed = self.observed[name] - other.observed[name]

@@ -15,7 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from otdrg_hf.metrics.bootstrap import Statistics, check_bootstrap, interval, join_statistics, mean_statistics
+from otdrg_hf.metrics.bootstrap import (
+    Statistics,
+    check_bootstrap,
+    join_statistics,
+    mean_statistics,
+    resampled_figures,
+)
 from otdrg_hf.metrics.pairs import as_pairs
 
 # What radeval 2.2 calls its metrics. Its radfact_ct and mammo_green are left out: they send the reports to a service
@@ -93,13 +99,7 @@ def radeval_figures(
     for score in dict.fromkeys(scores):
         of_set, statistics = radeval_statistics(predictions, references, score)
         figures |= of_set
-        for name, value in statistics.figures(statistics.totals(), statistics.num_reports).items():
-            figures[name] = None if np.isnan(value) else float(value)
-        if num_bootstrap:
-            samples = statistics.figures(statistics.resampled_totals(num_bootstrap, seed), statistics.num_reports)
-            for name, values in samples.items():
-                low, high = interval(values, confidence) if figures[name] is not None else (None, None)
-                figures[f"{name}_low"], figures[f"{name}_high"] = low, high
+        figures |= resampled_figures(statistics, num_bootstrap, seed).with_intervals(confidence)
     return figures
 
 

@@ -10,7 +10,15 @@ import numpy as np
 
 from otdrg_hf.labeling import LABELS
 from otdrg_hf.metrics.bleu import bleu_from_totals, bleu_statistics
-from otdrg_hf.metrics.bootstrap import Statistics, check_bootstrap, interval, join_statistics, mean_statistics
+from otdrg_hf.metrics.bootstrap import (
+    ResampledFigures,
+    Statistics,
+    check_bootstrap,
+    interval,
+    join_statistics,
+    mean_statistics,
+    resampled_figures,
+)
 from otdrg_hf.metrics.cider import cider_scores
 from otdrg_hf.metrics.clinical import (
     LEAST_POSITIVES,
@@ -46,6 +54,7 @@ class ReportCard:
         rouge_l, cider (`np.ndarray` of shape `[N]`): scores of each report under the protocol.
         statistics (`Statistics`): sufficient statistics of all figures, as `paired_bootstrap` takes them.
         diversity (`dict`): How much the reports differ from each other; see [`~metrics.diversity.diversity`].
+        resampled (`ResampledFigures`): The figures on the bootstrap samples, for differences to others.
     """
 
     figures: dict[str, float | None]
@@ -57,6 +66,7 @@ class ReportCard:
     cider: np.ndarray
     statistics: Statistics
     diversity: dict[str, int | float | bool | None]
+    resampled: ResampledFigures
 
 
 @dataclass(frozen=True)
@@ -212,7 +222,8 @@ def make_report_card(
             laterality_statistics(finding_sides(predictions), finding_sides(first_references)),
         ]
     )
-    figures = with_intervals(statistics, num_bootstrap, seed, confidence)
+    resampled = resampled_figures(statistics, num_bootstrap, seed)
+    figures = resampled.with_intervals(confidence)
     if figures["laterality_agreement"] is None:
         not_computed["laterality_agreement"] = "not computed: no label has a side in both reports of a pair"
     record = {
@@ -239,7 +250,7 @@ def make_report_card(
         row for flag, part in clinical.items() for row in label_table(part, flag, num_bootstrap, seed, confidence)
     ]
     spread = diversity(predictions, references, training_sentences)
-    return ReportCard(figures, labels, record, predicted, stated, rouge, cider, statistics, spread)
+    return ReportCard(figures, labels, record, predicted, stated, rouge, cider, statistics, spread, resampled)
 
 
 def disease_head_card(
@@ -265,7 +276,7 @@ def disease_head_card(
     predicted = check_states(predicted, len(referred), "the predicted labels")
     clinical = {flag: clinical_statistics(predicted, referred, uncertain_positive=flag) for flag in (False, True)}
     statistics = join_statistics(list(clinical.values()))
-    figures = with_intervals(statistics, num_bootstrap, seed, confidence)
+    figures = resampled_figures(statistics, num_bootstrap, seed).with_intervals(confidence)
     labels = [
         row for flag, part in clinical.items() for row in label_table(part, flag, num_bootstrap, seed, confidence)
     ]
@@ -338,18 +349,6 @@ def _meteor_part(
     except MeteorUnavailableError as error:
         return mean_statistics("meteor", np.full(len(predictions), np.nan)), {"meteor": str(error)}
     return Statistics(columns, lambda totals, num: {"meteor": meteor_from_totals(totals)}), {}
-
-
-def with_intervals(statistics: Statistics, num_bootstrap: int, seed: int, confidence: float) -> dict[str, float | None]:
-    """The figures of `statistics`, with `NAME_low` and `NAME_high` after a bootstrap; `None` where one is NaN."""
-    point = statistics.figures(statistics.totals(), statistics.num_reports)
-    figures = {name: None if np.isnan(value) else float(value) for name, value in point.items()}
-    if num_bootstrap:
-        samples = statistics.figures(statistics.resampled_totals(num_bootstrap, seed), statistics.num_reports)
-        for name, values in samples.items():
-            low, high = interval(values, confidence) if figures[name] is not None else (None, None)
-            figures[f"{name}_low"], figures[f"{name}_high"] = low, high
-    return figures
 
 
 def _counts(predictions: list[str], references: list[list[str]]) -> dict[str, int]:

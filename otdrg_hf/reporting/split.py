@@ -195,8 +195,7 @@ def _load_studies(report, dataset, split, data_dir, section, num_studies):
 
     options = {} if data_dir is None else {"data_dir": data_dir}
     if dataset in PHANTOM_NAMES:
-        smallest, largest = _PHANTOM_SIZES
-        options["image_size"] = min(max(report.processor.image_processor.size["height"], smallest), largest)
+        options["image_size"] = phantom_size(report)
         if num_studies is not None:
             options["num_studies"] = num_studies
     studies = load_study_dataset(dataset, split=split, **options)
@@ -210,6 +209,12 @@ def _load_studies(report, dataset, split, data_dir, section, num_studies):
         raise ValueError(f"{plain_name(dataset)} has an id twice in its split {split}; each study needs its own")
     left_out = len(studies) - len(kept)
     return (studies.select(kept) if left_out else studies), left_out
+
+
+def phantom_size(report: "Pipeline") -> int:
+    """The size at which phantoms are drawn for a model: its own, where there are phantoms of it."""
+    smallest, largest = _PHANTOM_SIZES
+    return min(max(report.processor.image_processor.size["height"], smallest), largest)
 
 
 def _check_row(row: dict, references: dict[str, str]) -> None:
