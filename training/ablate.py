@@ -19,14 +19,14 @@ from otdrg_hf.training.ablation.plots import plot_variants
 from otdrg_hf.training.ablation.table import differences, drop, markdown_table, read_result, title_of
 
 
-def run_ablation(plan: Plan, output_dir: Path) -> str:
+def run_ablation(plan: Plan, output_dir: Path, jobs: int = 1) -> str:
     """
     Runs a plan and writes `table.md`, `results.json` and `variants.png` in `output_dir`.
 
     Returns:
         `str`: The table, a part per test split.
     """
-    files = train_and_report(plan, output_dir)
+    files = train_and_report(plan, output_dir, jobs)
     has_head = {variant.name: variant.predicts_labels for variant in plan.variants}
     compared = plan.columns[0]
     known = None if plan.protocol == "raw" else list(load_studies_of(plan, "train")[plan.section])
@@ -80,11 +80,12 @@ def main(
     tests: Annotated[list[str] | None, typer.Option("--test", help="Another test split than the file's.")] = None,
     variants: Annotated[list[str] | None, typer.Option("--variant", help="Only these, and the first.")] = None,
     seeds: Annotated[list[int] | None, typer.Option("--seed", help="Only these.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Variants and seeds at a time, one process each.")] = 1,
 ) -> None:
     """Trains and evaluates variants of a model over seeds: a table with paired intervals, and a plot."""
     try:
         plan = read_plan(config, dataset, tests, seeds, variants)
-        print(run_ablation(plan, output_dir))
+        print(run_ablation(plan, output_dir, jobs))
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None

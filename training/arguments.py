@@ -19,6 +19,7 @@ PRECISIONS = ("bf16", "fp16", "tf32")
 # What of an alignment recipe says which model the recipe of the next stage starts from.
 MODEL_FIELDS = ("vision_model", "text_model", "vision_config", "text_config", "image_size", "label_encoder")
 LABEL_RATES = ("predicted_label_rate", "changed_report_rate", "told_label_rate")
+RATES = (*LABEL_RATES, "indication_dropout")
 
 
 @dataclass
@@ -86,6 +87,13 @@ class StudyArguments:
     told_label_rate: float = field(
         default=0.0,
         metadata={"help": "Share of labels, of the other studies, shown as overrides, without what is seen of them."},
+    )
+    indication_dropout: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of training studies whose prompt leaves out indication and comparison, from which the LLM "
+            "else takes what it should read in the labels."
+        },
     )
     finding_weight: float = field(
         default=1.0,
@@ -167,7 +175,7 @@ class StudyArguments:
             raise ValueError(
                 "--augment changes each image in each epoch, and --feature_cache encodes it once: drop one."
             )
-        rates = {name: getattr(self, name) for name in LABEL_RATES}
+        rates = {name: getattr(self, name) for name in RATES}
         for name, rate in rates.items():
             if not 0 <= rate <= 1:
                 raise ValueError(f"--{name} is {rate}: give a share from 0 to 1.")

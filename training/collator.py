@@ -41,6 +41,26 @@ class OtherStates:
         return np.concatenate([others, np.tile(own, (OTHERS - len(others), 1))])
 
 
+class IndicationDropout(StudyDraws):
+    """
+    Draws whether the prompt of a study leaves out its indication and comparison.
+
+    Args:
+        rate (`float`): Probability that it does.
+        seed (`int`): Of all draws.
+    """
+
+    def __init__(self, rate: float, seed: int = 0):
+        super().__init__(seed, stream=2)
+        self.rate = rate
+
+    def __call__(self, study: dict[str, Any]) -> dict[str, Any]:
+        """The study, or a copy without those texts."""
+        if self.generator(study).random() >= self.rate:
+            return study
+        return {**study, "indication": "", "comparison": ""}
+
+
 class StudyCollator(DataCollatorForVisionLanguageModeling):
     """
     Collates rows of `load_study_dataset` into model inputs with `labels` on the report alone.
@@ -56,6 +76,7 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
             Draws what the LLM is shown of the labels. Default: the labels of the study.
         finding_weight (`float`): Weight in the loss of the tokens of sentences that state a finding.
         augmentation ([`Augmentation`], *optional*): Changes the images.
+        indication_dropout ([`IndicationDropout`], *optional*): Leaves texts out of prompts.
         text_only (`bool`): Leave images and their tokens out, so that a prompt shows nothing but labels and texts.
 
     Raises:
@@ -71,18 +92,22 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
         shown: ShownLabels | None = None,
         finding_weight: float = 1.0,
         augmentation: Augmentation | None = None,
+        indication_dropout: IndicationDropout | None = None,
         text_only: bool = False,
     ):
         super().__init__(processor=processor, completion_only_loss=True)
         self.target, self.features, self.others, self.shown = target, features, others, shown
         self.finding_weight, self.augmentation, self.text_only = finding_weight, augmentation, text_only
+        self.indication_dropout = indication_dropout
 
     @property
     def draws(self) -> list[StudyDraws]:
         """What draws differently in each epoch."""
-        return [each for each in (self.shown, self.augmentation) if each is not None]
+        return [each for each in (self.shown, self.augmentation, self.indication_dropout) if each is not None]
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        if self.indication_dropout is not None:
+            examples = [self.indication_dropout(study) for study in examples]
         if self.text_only:
             examples = [{**study, "images": [], "views": []} for study in examples]
         shown = None if self.shown is None else [self.shown.draw(study, self.target) for study in examples]

@@ -18,7 +18,7 @@ from otdrg_hf.files import write_json
 from otdrg_hf.hub.card_file import CARD_FILE, is_replaceable
 from otdrg_hf.hub.model_card import write_model_card
 from otdrg_hf.hub.provenance import FORMAT, RECORD_FILE, read_file, read_stages
-from otdrg_hf.training.arguments import LABEL_RATES, StudyArguments
+from otdrg_hf.training.arguments import RATES, StudyArguments
 from otdrg_hf.training.report_metrics import LOGGED
 
 RECIPE = (
@@ -83,7 +83,7 @@ def describe_stage(trainer, args: StudyArguments, model_args: ModelConfig) -> di
         "backbones": _backbones(args),
         "otdrg_config": {key: value for key, value in args.otdrg_config.items() if key != "state_priors"},
         "recipe": recipe
-        | {name: getattr(args, name) for name in (*LABEL_RATES, "finding_weight")}
+        | {name: getattr(args, name) for name in (*RATES, "finding_weight")}
         | {name: value for name in ("augment", "train_vision_blocks") if (value := getattr(args, name))},
         "lora": lora if is_peft_model(model) else None,
         "precision": "bf16" if training.bf16 else "fp16" if training.fp16 else "fp32",

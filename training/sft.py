@@ -24,7 +24,7 @@ from otdrg_hf.training.arguments import LABEL_RATES, RecipeParser, StudyArgument
 from otdrg_hf.training.augmentation import Augmentation
 from otdrg_hf.training.calibration import calibrate
 from otdrg_hf.training.checkpoints import check_same_run, starting_checkpoint
-from otdrg_hf.training.collator import OtherStates, StudyCollator
+from otdrg_hf.training.collator import IndicationDropout, OtherStates, StudyCollator
 from otdrg_hf.training.disease_metrics import disease_metrics
 from otdrg_hf.training.dry_run import dry_run
 from otdrg_hf.training.feature_cache import fill_cache, undecoded
@@ -149,6 +149,7 @@ def collators(
         "shown": shown,
         "finding_weight": args.finding_weight,
         "augmentation": Augmentation(seed) if args.augment else None,
+        "indication_dropout": IndicationDropout(args.indication_dropout, seed) if args.indication_dropout else None,
     }
     return StudyCollator(processor, **common), StudyCollator(processor, **common, **of_training)
 

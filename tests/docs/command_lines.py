@@ -84,7 +84,7 @@ def _ablate(words: list[str], monkeypatch) -> None:
     from otdrg_hf.training import ablate
 
     plans = []
-    monkeypatch.setattr(ablate, "run_ablation", lambda plan, output_dir: plans.append(plan) or "")
+    monkeypatch.setattr(ablate, "run_ablation", lambda plan, output_dir, jobs: plans.append(plan) or "")
     app = Typer()
     app.command()(ablate.main)
     result = CliRunner().invoke(app, words)

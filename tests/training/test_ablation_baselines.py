@@ -119,7 +119,7 @@ def test_a_table_with_all_kinds_of_rows(tmp_path):
         },
     }
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
-    table = run_ablation(read_plan(tmp_path / "plan.yaml"), tmp_path / "out")
+    table = run_ablation(read_plan(tmp_path / "plan.yaml"), tmp_path / "out", jobs=2)
     rows = {line.split(" | ")[0].removeprefix("| "): line for line in table.splitlines() if line.startswith("| ")}
     assert list(rows) == ["Variant", "full", "neighbour", "constant", "shuffled"]
     predictions = tmp_path / "out/predictions"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_training import tiny_model, tiny_rows
 
-from otdrg_hf.training.collator import OtherStates, StudyCollator
+from otdrg_hf.training.collator import IndicationDropout, OtherStates, StudyCollator
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +111,17 @@ def test_the_collator_gives_each_study_the_same_in_any_batch():
     assert batch.shape == (4, 4, 14) and batch.dtype == torch.long
     assert torch.equal(collate(rows[2:])["other_labels"], batch[2:])
     assert (batch != collate(rows)["disease_labels"][:, None]).any()
+
+
+def test_indication_dropout_leaves_texts_out_of_some_prompts(processor):
+    rows = [{**row, "indication": "Cough.", "comparison": ""} for row in tiny_rows(8)]
+    dropout = IndicationDropout(0.5)
+
+    def prompts(epoch=0):
+        dropout.epoch.fill_(epoch)
+        ids = StudyCollator(processor, indication_dropout=dropout)(rows)["input_ids"]
+        return ["Cough" in text for text in processor.batch_decode(ids)]
+
+    assert 0 < sum(prompts()) < len(rows)
+    assert prompts() == prompts() != prompts(epoch=1)
+    assert all(rows[at]["indication"] == "Cough." for at in range(len(rows)))

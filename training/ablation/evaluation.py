@@ -1,5 +1,8 @@
 """Writes the predictions of every variant, seed and test split of an ablation, those that are not there yet."""
 
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -23,33 +26,62 @@ SCORES_FILE = "label_scores.json"
 BATCH = 32
 
 
-def train_and_report(plan: Plan, output_dir: Path) -> dict[str, dict[str, list[Path]]]:
+def train_and_report(plan: Plan, output_dir: Path, jobs: int = 1) -> dict[str, dict[str, list[Path]]]:
     """
     Trains what is not trained and reports what is not reported, seed by seed, so that a part is a whole comparison.
+
+    Args:
+        plan ([`Plan`]): The ablation.
+        output_dir (`Path`): For runs and predictions.
+        jobs (`int`): How many variants and seeds at a time, each in a process of its own.
 
     Returns:
         `dict[str, dict[str, list[Path]]]`: By split and variant, the prediction files in the order of the seeds.
     """
-    files: dict[str, dict[str, list[Path]]] = {
-        split: {variant.name: [] for variant in plan.variants} for split in plan.tests
+    runs = [(plan, output_dir, seed, variant) for seed in plan.seeds for variant in plan.variants]
+    progress = tqdm(desc="Ablation", unit="run", total=len(runs))
+    if jobs == 1:
+        for run in runs:
+            _run(*run)
+            progress.update()
+    else:
+        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _share_processors, (jobs,)) as pool:
+            for future in as_completed([pool.submit(_run, *run) for run in runs]):
+                future.result()
+                progress.update()
+    progress.close()
+    return {
+        split: {
+            variant.name: [_folder(output_dir, variant, seed, split) / PREDICTIONS_FILE for seed in plan.seeds]
+            for variant in plan.variants
+        }
+        for split in plan.tests
     }
-    runs = [(seed, variant) for seed in plan.seeds for variant in plan.variants]
-    for seed, variant in tqdm(runs, desc="Ablation", unit="run"):
-        needs_model = variant.baseline in (None, "nearest")
-        model_dir = run_stage(variant.last_stages[seed], output_dir) if needs_model else None
-        for split in plan.tests:
-            folder = output_dir / "predictions" / _file_name(variant.name) / f"seed_{seed}" / split
-            finished = folder / "finished"
-            if not finished.is_file():
-                if variant.baseline:
-                    _report_baseline(plan, variant, seed, split, folder, model_dir, output_dir)
-                else:
-                    _report(plan, variant, model_dir, split, folder)
-                finished.touch()
-            if variant.predicts_labels and "label_auroc" in plan.columns:
-                _score_labels(plan, model_dir, split, folder / SCORES_FILE)
-            files[split][variant.name].append(folder / PREDICTIONS_FILE)
-    return files
+
+
+def _share_processors(jobs: int) -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+
+
+def _run(plan: Plan, output_dir: Path, seed: int, variant: Variant) -> None:
+    """Trains and reports one variant with one seed."""
+    needs_model = variant.baseline in (None, "nearest")
+    model_dir = run_stage(variant.last_stages[seed], output_dir) if needs_model else None
+    for split in plan.tests:
+        folder = _folder(output_dir, variant, seed, split)
+        finished = folder / "finished"
+        if not finished.is_file():
+            if variant.baseline:
+                _report_baseline(plan, variant, seed, split, folder, model_dir, output_dir)
+            else:
+                _report(plan, variant, model_dir, split, folder)
+            finished.touch()
+        if variant.predicts_labels and "label_auroc" in plan.columns:
+            _score_labels(plan, model_dir, split, folder / SCORES_FILE)
+
+
+def _folder(output_dir: Path, variant: Variant, seed: int, split: str) -> Path:
+    return output_dir / "predictions" / _file_name(variant.name) / f"seed_{seed}" / split
 
 
 def _file_name(name: str) -> str:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import yaml
+from filelock import FileLock
 
 from otdrg_hf.files import write_json
 from otdrg_hf.training.ablation.plan import Stage
@@ -21,7 +22,8 @@ def stage_folder(stage: Stage, output_dir: Path) -> Path:
 
 def run_stage(stage: Stage, output_dir: Path) -> Path:
     """
-    Trains a stage, and those it starts from, unless that is done; an interrupted run resumes.
+    Trains a stage, and those it starts from, unless that is done; an interrupted run resumes. Of several processes that
+    want the same stage one trains it and the others wait.
 
     Returns:
         `Path`: The folder of the model.
@@ -30,15 +32,20 @@ def run_stage(stage: Stage, output_dir: Path) -> Path:
         RuntimeError: if a run fails, with the end of its log.
     """
     folder = stage_folder(stage, output_dir)
-    if (folder / FINISHED).is_file():
-        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "running.lock"):
+        if not (folder / FINISHED).is_file():
+            _train(stage, folder, output_dir)
+    return folder
+
+
+def _train(stage: Stage, folder: Path, output_dir: Path) -> None:
     fields = dict(stage.fields)
     if stage.start is not None:
         fields["model_name_or_path"] = str(run_stage(stage.start, output_dir))
         # The checkpoint brings its own.
         for name in ("vision_model", "text_model", "vision_config", "text_config", "label_encoder"):
             fields.pop(name, None)
-    folder.mkdir(parents=True, exist_ok=True)
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({**fields, "output_dir": str(folder)}), encoding="utf-8")
     started = time.perf_counter()
@@ -51,4 +58,3 @@ def run_stage(stage: Stage, output_dir: Path) -> Path:
         end = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()[-8:]
         raise RuntimeError(f"Training failed; see {log}:\n" + "\n".join(end))
     write_json(folder / FINISHED, {"seconds": round(time.perf_counter() - started)})
-    return folder
