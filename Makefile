@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 # The packages that users import.
 API := otdrg_hf otdrg_hf.modeling otdrg_hf.data otdrg_hf.labeling otdrg_hf.metrics
 
-.PHONY: demo test test-fast test-slow lint style types docs demo-checkpoint clean
+.PHONY: demo test test-fast test-slow bench-gpu lint style types docs demo-checkpoint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/otdrg demo --output_dir demo_output $(IMAGE)
@@ -25,6 +25,11 @@ test-slow: $(VENV)/.dev
 	$(BIN)/pip install -q -c constraints.txt "bitsandbytes>=0.46"
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pytest tests/modeling/test_quantization.py tests/docs/test_transformers_guide.py
+
+# What docs/scale.md says of GPUs, measured again on the one there is.
+bench-gpu: $(VENV)/.dev
+	OTDRG_TEST_DEVICE=cuda $(BIN)/python -m pytest -n 4 -m "not slow" tests/modeling || true
+	$(BIN)/python tests/benchmarks/gpu.py
 
 lint: style types
 

@@ -1,8 +1,11 @@
 """Fixtures of all tests: a tiny model and processor, images and inputs."""
 
+import os
+
 import hypothesis
 import numpy as np
 import pytest
+import torch
 
 import otdrg_hf  # noqa: F401  (registers OTDRG with the Auto classes)
 from otdrg_hf import OTDRGForConditionalGeneration, OTDRGProcessor
@@ -11,6 +14,10 @@ from tests.support.tiny_models import make_films, make_model, make_processor
 # The same examples every time; `--hypothesis-profile=default` tries others.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same")
+
+# The tests are written for a CPU; see which hold on another device by OTDRG_TEST_DEVICE=cuda.
+if device := os.environ.get("OTDRG_TEST_DEVICE"):
+    torch.set_default_device(device)
 
 
 def pytest_ignore_collect(collection_path, config):

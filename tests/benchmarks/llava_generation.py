@@ -30,22 +30,21 @@ LLAMA = {
 }
 
 
-def make_runs(batch: int, new_tokens: int) -> dict:
-    """For each model, a function that generates with a number of beams; prompts are of the same ids."""
+def make_runs(batch: int, new_tokens: int, device: str = "cpu", dtype=torch.float32, pooling: int = 1) -> dict:
+    """
+    For each model, a function that generates with a number of beams; prompts are of the same ids.
+
+    With `pooling`, OTDRG has fewer visual tokens and no LLaVA to compare it with.
+    """
     films = list(make_studies(batch, 1)["images"])
-    otdrg, processor = make_otdrg(VIT_SMALL, LLAMA)
+    otdrg, processor = make_otdrg(VIT_SMALL, LLAMA, pooling=pooling)
     prompts = [processor.build_prompt(1, ["frontal"])] * batch
     inputs = processor(images=films, text=prompts)
-    llava, llava_processor, _ = make_llava(VIT_SMALL, LLAMA)
-    expanded = [expand_findings(prompt, processor) for prompt in prompts]
-    llava_inputs = llava_processor(images=films, text=expanded, add_special_tokens=False, return_tensors="pt")
-    llava_inputs.pop("token_type_ids", None)
-    if not torch.equal(inputs["input_ids"], llava_inputs["input_ids"]):
-        sys.exit("error: the two prompts are not of the same tokens.")
     forced = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False}
 
     def run(model, given):
-        model.eval()
+        model.eval().to(device, dtype)
+        given = given.to(device, dtype)
 
         def generate(beams: int) -> float:
             start = time.process_time()
@@ -59,6 +58,14 @@ def make_runs(batch: int, new_tokens: int) -> dict:
         return generate
 
     print(f"batch {batch}, prompts of {inputs['input_ids'].shape[1]} tokens, {new_tokens} new ones")
+    if pooling > 1:
+        return {"otdrg": run(otdrg, inputs)}
+    llava, llava_processor, _ = make_llava(VIT_SMALL, LLAMA)
+    expanded = [expand_findings(prompt, processor) for prompt in prompts]
+    llava_inputs = llava_processor(images=films, text=expanded, add_special_tokens=False, return_tensors="pt")
+    llava_inputs.pop("token_type_ids", None)
+    if not torch.equal(inputs["input_ids"], llava_inputs["input_ids"]):
+        sys.exit("error: the two prompts are not of the same tokens.")
     return {"llava": run(llava, llava_inputs), "otdrg": run(otdrg, inputs)}
 
 

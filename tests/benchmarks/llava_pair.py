@@ -25,8 +25,14 @@ VIT_SMALL = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads":
 VIT_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 
 
-def make_otdrg(vision: dict, text: dict, seed: int = 0) -> tuple[OTDRGForConditionalGeneration, OTDRGProcessor]:
-    """A ViT of the given size and any language model, whose vocabulary may be larger than the tokenizer's."""
+def make_otdrg(
+    vision: dict, text: dict, seed: int = 0, pooling: int = 1
+) -> tuple[OTDRGForConditionalGeneration, OTDRGProcessor]:
+    """
+    A ViT of the given size and any language model, whose vocabulary may be larger than the tokenizer's.
+
+    `pooling` x `pooling` patches are one visual token.
+    """
     torch.manual_seed(seed)
     processor = OTDRGProcessor(square_image_processor(IMAGE_SIZE), add_placeholders(train_tokenizer(SENTENCES, 400)))
     tokenizer, fields = processor.tokenizer, dict(text)
@@ -38,6 +44,7 @@ def make_otdrg(vision: dict, text: dict, seed: int = 0) -> tuple[OTDRGForConditi
         image_grid=[side, side],
         image_token_id=processor.image_token_id,
         finding_token_id=processor.finding_token_id,
+        image_token_pooling=pooling,
     )
     config.label_phrase_ids = processor.label_phrase_ids(config)
     processor.num_image_tokens = config.image_seq_length

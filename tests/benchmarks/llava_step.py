@@ -77,14 +77,15 @@ class Steps:
         return self.batch[0]["input_ids"].numel(), int((self.batch[0]["labels"] != -100).sum())
 
 
-def make_steps(name: str, size: str, batch: int) -> Steps:
-    """Of one of NAMES."""
+def make_steps(name: str, size: str, batch: int, sizes: dict = SIZES, **precision) -> Steps:
+    """Of one of NAMES; `precision` are arguments of the trainer that say where it computes, and in what."""
     studies = make_studies(2 * batch, SENTENCES)
-    options = {"per_device_train_batch_size": batch, "max_length": None, "bf16": False, "use_cpu": True}
+    options = {"per_device_train_batch_size": batch, "max_length": None}
+    options |= precision or {"bf16": False, "use_cpu": True}
     options |= {"gradient_checkpointing": False, "report_to": "none", "save_strategy": "no", "seed": 0}
     args = SFTConfig(output_dir=tempfile.mkdtemp(), **options)
     if name.startswith("otdrg"):
-        model, processor = make_otdrg(*SIZES[size])
+        model, processor = make_otdrg(*sizes[size])
         trainer = OTDRGTrainer(
             model=model,
             args=args,
@@ -95,7 +96,7 @@ def make_steps(name: str, size: str, batch: int) -> Steps:
             frozen_modules=apply_stage(model, "joint"),
         )
     else:
-        model, processor, writer = make_llava(*SIZES[size])
+        model, processor, writer = make_llava(*sizes[size])
         rows = llava_prompts(studies, writer)
         trainer = SFTTrainer(model=model, args=args, train_dataset=rows, processing_class=processor)
     return Steps(trainer)
