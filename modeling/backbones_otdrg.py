@@ -150,7 +150,8 @@ def scale_projectors(model: PreTrainedModel):
     words = embedding(torch.arange(min(config.text_config.vocab_size, 4096), device=embedding.weight.device))
     rms = words.float().square().mean().sqrt()
     fusion, d = body.fusion, config.alignment_dim
-    features = torch.randn(1, 64, d, generator=torch.Generator().manual_seed(0)).to(fusion.image_dense.weight)
+    features = torch.randn(1, 64, d, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+    features = features.to(fusion.image_dense.weight)
     hidden = fusion.act(fusion.image_dense(features)), fusion.act(fusion.label_tokens.phrase_dense(features))
     for layer, given in zip((fusion.image_output, fusion.label_tokens.output), hidden, strict=True):
         layer.weight.mul_((rms / layer(given).float().square().mean().sqrt()).to(layer.weight.dtype))

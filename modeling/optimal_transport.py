@@ -398,7 +398,7 @@ class _HostFlag:
                 return False
             if bool(flag):
                 return True
-        flag = torch.empty((), dtype=torch.bool, pin_memory=True)
+        flag = torch.empty((), dtype=torch.bool, device="cpu", pin_memory=True)
         flag.copy_(done.all(), non_blocking=True)
         event = torch.cuda.Event()
         event.record()

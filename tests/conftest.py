@@ -18,6 +18,8 @@ hypothesis.settings.load_profile("same")
 # The tests are written for a CPU; see which hold on another device by OTDRG_TEST_DEVICE=cuda.
 if device := os.environ.get("OTDRG_TEST_DEVICE"):
     torch.set_default_device(device)
+    generator = torch.Generator
+    torch.Generator = lambda device=device: generator(device)
 
 
 def pytest_ignore_collect(collection_path, config):
