@@ -40,6 +40,10 @@ def load_reporter(
     if device is not None:
         try:
             torch.empty(1, device=device)
+        except torch.OutOfMemoryError:
+            raise ValueError(
+                f"The device {device!r} has no memory left: wait for what runs there, or choose another."
+            ) from None
         except (RuntimeError, AssertionError, NotImplementedError):
             raise ValueError(f"There is no device {device!r} here; leave it out for the best there is.") from None
     location, name = str(model or DEMO_CHECKPOINT), model_name(model)

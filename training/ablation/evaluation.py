@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from tqdm.auto import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -69,15 +70,17 @@ def _run(plan: Plan, output_dir: Path, seed: int, variant: Variant) -> None:
     model_dir = run_stage(variant.last_stages[seed], output_dir) if needs_model else None
     for split in plan.tests:
         folder = _folder(output_dir, variant, seed, split)
+        folder.mkdir(parents=True, exist_ok=True)
         finished = folder / "finished"
-        if not finished.is_file():
-            if variant.baseline:
-                _report_baseline(plan, variant, seed, split, folder, model_dir, output_dir)
-            else:
-                _report(plan, variant, model_dir, split, folder)
-            finished.touch()
-        if variant.predicts_labels and "label_auroc" in plan.columns:
-            _score_labels(plan, model_dir, split, folder / SCORES_FILE)
+        with FileLock(folder / "running.lock"):  # another ablation may want the same
+            if not finished.is_file():
+                if variant.baseline:
+                    _report_baseline(plan, variant, seed, split, folder, model_dir, output_dir)
+                else:
+                    _report(plan, variant, model_dir, split, folder)
+                finished.touch()
+            if variant.predicts_labels and "label_auroc" in plan.columns:
+                _score_labels(plan, model_dir, split, folder / SCORES_FILE)
 
 
 def _folder(output_dir: Path, variant: Variant, seed: int, split: str) -> Path:
