@@ -17,7 +17,7 @@ app = typer.Typer(
 )
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
-CANDIDATES = "Sample so many reports each; best is what states the predicted labels and resembles the others."
+CANDIDATES = "So many reports each, all but one sampled; best is the one that states the predicted labels."
 ModelOption = Annotated[str | None, typer.Option("--model", help="Folder or Hub id. Default: the bundled demo model.")]
 
 

@@ -1,4 +1,4 @@
-"""Several reports of a study, sampled: those that state the predicted labels come first, and of these the consensus."""
+"""Several reports of a study: first those that state its predicted labels, of these the greedy one, then the consensus."""
 
 import re
 from collections.abc import Sequence
@@ -22,23 +22,25 @@ def sampling_options(candidates: int) -> dict:
     return {"do_sample": True, "temperature": TEMPERATURE, "top_k": 0, "top_p": 1.0, "num_return_sequences": candidates}
 
 
-def rank_candidates(texts: Sequence[str], findings: Sequence[dict]) -> list[str]:
+def rank_candidates(texts: Sequence[str], findings: Sequence[dict], greedy: str | None = None) -> list[str]:
     """
     Orders the candidate reports of one study, best first.
 
     First come those that contradict the fewest of the states that they were written from, as the rules of
-    [`~labeling.label_reports`] read them. Among these, the order is that of minimum Bayes risk decoding (Kumar and
-    Byrne, 2004): a text that shares its wording with the other samples, by sentence BLEU, is where the model's
-    probability lies, which the single most likely text, often a short one, need not be.
+    [`~labeling.label_reports`] read them. Among these, the greedy report comes first, whose wording is nearest to the
+    references', then the others in the order of minimum Bayes risk decoding (Kumar and Byrne, 2004): a text that shares
+    its wording with the other samples, by sentence BLEU, is where the model's probability lies.
 
     Args:
         texts (`Sequence[str]`): K reports.
         findings (`Sequence[dict]`): `label` and `state` of each label, as the pipeline answers them.
+        greedy (`str`, *optional*): The one of them that was not sampled.
 
     Returns:
         `list[str]`: The same K reports.
     """
-    order = np.lexsort((-consensus(texts), contradictions(texts, findings)))
+    sampled = [text != greedy for text in texts]
+    order = np.lexsort((-consensus(texts), sampled, contradictions(texts, findings)))
     return [texts[index] for index in order]
 
 

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
@@ -41,8 +42,9 @@ def report_studies(
         studies (`Iterable`): What the pipeline takes as a study; a `ValueError` stands for one that cannot be read.
         batch_size (`int`, *optional*, defaults to 1): Studies that run together.
         max_new_tokens (`int`, *optional*): Bound on the length of a report, in tokens; defaults to the model's.
-        candidates (`int`, *optional*, defaults to 1): Reports per study. Several are sampled, always the same for the
-            same batch, and `generated_text` becomes the best by [`rank_candidates`].
+        candidates (`int`, *optional*, defaults to 1): Reports per study. The first is that of one candidate, the others
+            are sampled, always the same for the same batch, and `generated_text` becomes the best by
+            [`rank_candidates`].
         evidence (`bool`, *optional*, defaults to `False`): Add heat maps.
         streamer ([`BaseStreamer`], *optional*): Gets the report of a single study as it is written.
         generate_kwargs (`dict`, *optional*): Further arguments of `generate`.
@@ -62,28 +64,37 @@ def report_studies(
             if not unreadable:
                 yield study
 
-    generate_kwargs = {**(generate_kwargs or {}), **(sampling_options(candidates) if candidates > 1 else {})}
-    options: dict[str, Any] = {"batch_size": batch_size, "streamer": streamer, "generate_kwargs": generate_kwargs}
-    options |= {"seed": SEED} if candidates > 1 else {}
+    options: dict[str, Any] = {"batch_size": batch_size, "streamer": streamer, "generate_kwargs": generate_kwargs or {}}
     options |= {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     options |= {"evidence": True} if evidence else {}
     with tqdm(total=total, initial=finished, desc=description, unit=unit, disable=description is None) as progress:
-        for answer in report(_read_ahead(readable(), batch_size), **options):
+        ahead = _read_ahead(readable(), batch_size)
+        answers = report(ahead, **options) if candidates == 1 else _with_samples(report, ahead, candidates, options)
+        for answer in answers:
             while (error := errors.popleft()) is not None:
                 progress.update()
                 yield {"error": str(error)}
             progress.update()
-            yield _best_first(answer) if candidates > 1 else answer
+            yield answer
         for error in errors:
             progress.update()
             yield {"error": str(error)}
 
 
-def _best_first(answer: dict) -> dict:
-    """The answer with its candidates in the order of [`rank_candidates`], and the report that comes first."""
+def _with_samples(report: "Pipeline", studies: Iterator[Any], candidates: int, options: dict) -> Iterator[dict]:
+    """The answers with candidates, in the order of [`rank_candidates`], and the report that comes first."""
+    of_samples = {**options["generate_kwargs"], **sampling_options(candidates - 1)}
+    of_samples = {**options, "generate_kwargs": of_samples, "streamer": None, "evidence": False, "seed": SEED}
+    while batch := list(islice(studies, options["batch_size"])):
+        for answer, sampled in zip(report(batch, **options), report(batch, **of_samples), strict=True):
+            yield _best_first(answer, sampled.get("candidates", [sampled["generated_text"]]))
+
+
+def _best_first(answer: dict, sampled: list[str]) -> dict:
     from otdrg_hf.modeling.pipeline_otdrg import report_sections
 
-    ranked = rank_candidates(answer["candidates"], answer["findings"])
+    greedy = answer["generated_text"]
+    ranked = rank_candidates([greedy, *sampled], answer["findings"], greedy)
     answer = {**answer, "generated_text": ranked[0], "candidates": ranked}
     answer.pop("sections", None)
     sections = report_sections(ranked[0])

@@ -109,7 +109,7 @@ def write_share(
         "section": section,
         "max_new_tokens": max_new_tokens,
         "generation_config": generation_config(report.model),
-        "sampling": {"seed": SEED, **sampling_options(candidates)} if candidates > 1 else False,
+        "sampling": {"seed": SEED, **sampling_options(candidates - 1)} if candidates > 1 else False,
         "labels": "of the reference" if true_labels else "predicted",
     }
     references = dict(zip(studies["id"], studies[section], strict=True))

@@ -58,6 +58,13 @@ def test_ranking_keeps_all_texts_whatever_they_hold(texts):
     assert (counts[1:] >= counts[:-1]).all()
 
 
+def test_the_greedy_report_comes_first_of_those_that_state_the_labels():
+    own = findings(Pleural_Effusion="negative")
+    assert rank_candidates([CLEAR, CLEAR_TOO, CLEAR], own, greedy=CLEAR_TOO)[0] == CLEAR_TOO
+    wrong = rank_candidates([CLEAR, CLEAR_TOO, EFFUSION], findings(Pleural_Effusion="positive"), greedy=CLEAR)
+    assert wrong[0] == EFFUSION and wrong[1] == CLEAR
+
+
 @pytest.fixture(scope="module")
 def report(folder):
     return load_reporter(str(folder), "cpu")
@@ -67,8 +74,10 @@ def test_studies_get_the_best_of_their_candidates_always_the_same(report):
     studies = [{"images": [image]} for image in make_films(3)]
     options = {"candidates": 4, "max_new_tokens": 8, "description": None}
     answers = list(report_studies(report, studies, **options))
-    for answer in answers:
-        assert answer["candidates"] == rank_candidates(answer["candidates"], answer["findings"])
+    greedy = [answer["generated_text"] for answer in report_studies(report, studies, **{**options, "candidates": 1})]
+    for answer, text in zip(answers, greedy, strict=True):
+        assert len(answer["candidates"]) == 4 and text in answer["candidates"]
+        assert answer["candidates"] == rank_candidates(answer["candidates"], answer["findings"], text)
         assert answer["generated_text"] == answer["candidates"][0] and len(set(answer["candidates"])) > 1
     # A study alone in its batch is sampled as it is anywhere.
     [again] = report_studies(report, studies[2:], **options)
@@ -93,7 +102,7 @@ def test_predictions_with_candidates_resume_to_the_same_file(folder, tmp_path):
     whole = generate_predictions(str(folder), "phantom", tmp_path / "whole", **options)
     lines = whole.read_text().splitlines(keepends=True)
     settings = json.loads((tmp_path / "whole" / "generation.json").read_text())
-    assert len(lines) == 5 and settings["sampling"]["num_return_sequences"] == 3
+    assert len(lines) == 5 and settings["sampling"]["num_return_sequences"] == 2  # and the greedy one
     resumed = generate_predictions(str(folder), "phantom", tmp_path / "resumed", **{**options, "num_studies": 3})
     resumed.write_text("".join(lines[:3]))
     generate_predictions(str(folder), "phantom", tmp_path / "resumed", **options)
