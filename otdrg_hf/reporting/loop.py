@@ -26,6 +26,9 @@ def report_studies(
     max_new_tokens: int | None = None,
     candidates: int = 1,
     evidence: bool = False,
+    sentences: bool | None = False,
+    begins_with: str | None = None,
+    impression_of: str | None = None,
     streamer: "BaseStreamer | None" = None,
     generate_kwargs: dict | None = None,
     description: str | None = "Reporting",
@@ -44,6 +47,8 @@ def report_studies(
         candidates (`int`, *optional*, defaults to 1): Reports per study. Several are sampled, always the same for the
             same batch, and `generated_text` becomes the best by [`rank_candidates`].
         evidence (`bool`, *optional*, defaults to `False`): Add heat maps.
+        sentences (`bool`, *optional*, defaults to `False`), begins_with, impression_of (`str`, *optional*):
+            As of the pipeline.
         streamer ([`BaseStreamer`], *optional*): Gets the report of a single study as it is written.
         generate_kwargs (`dict`, *optional*): Further arguments of `generate`.
         description (`str`, *optional*, defaults to `"Reporting"`), unit (`str`), total (`int`, *optional*):
@@ -67,6 +72,8 @@ def report_studies(
     options |= {"seed": SEED} if candidates > 1 else {}
     options |= {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     options |= {"evidence": True} if evidence else {}
+    given = {"sentences": sentences, "begins_with": begins_with, "impression_of": impression_of}
+    options |= {name: value for name, value in given.items() if value is not None}
     with tqdm(total=total, initial=finished, desc=description, unit=unit, disable=description is None) as progress:
         for answer in report(_read_ahead(readable(), batch_size), **options):
             while (error := errors.popleft()) is not None:
@@ -84,6 +91,10 @@ def _best_first(answer: dict) -> dict:
     from otdrg_hf.modeling.pipeline_otdrg import report_sections
 
     ranked = rank_candidates(answer["candidates"], answer["findings"])
+    if "candidate_sentences" in answer:
+        of_best = answer["candidate_sentences"][answer["candidates"].index(ranked[0])]
+        answer = {name: value for name, value in answer.items() if name != "candidate_sentences"}
+        answer["sentences"] = of_best
     answer = {**answer, "generated_text": ranked[0], "candidates": ranked}
     answer.pop("sections", None)
     sections = report_sections(ranked[0])
@@ -112,6 +123,8 @@ def report_image_files(
     candidates: int = 1,
     streamer: "BaseStreamer | None" = None,
     finished: int = 0,
+    begins_with: str | None = None,
+    impression_of: str | None = None,
 ) -> Generator[dict, None, None]:
     """
     Reports each image file as a study of one view.
@@ -120,7 +133,8 @@ def report_image_files(
         report ([`Pipeline`]): As of [`load_reporter`].
         files (`Sequence[FoundImage]`): As of [`find_images`]; read as they are needed.
         model (`str`): The name of the model in the answers.
-        batch_size, max_new_tokens, candidates, streamer, finished: As of [`report_studies`].
+        batch_size, max_new_tokens, candidates, streamer, finished, begins_with, impression_of: As of
+            [`report_studies`].
 
     Yields:
         `dict`: `image` (the file's name) and `error`, or `image`, `model` and what the pipeline answers, as
@@ -134,6 +148,9 @@ def report_image_files(
         max_new_tokens=max_new_tokens,
         candidates=candidates,
         streamer=streamer,
+        sentences=None,
+        begins_with=begins_with,
+        impression_of=impression_of,
         description=None if total == 1 else "Reporting",
         unit="image",
         total=total,
