@@ -161,21 +161,15 @@ class RadiologyReportPipeline(Pipeline):
         pictures = load_views(images)
         views = study.get("views") or [view_in(picture) for picture in pictures]
         prompt = self.processor.build_prompt(len(images), views, study.get("indication"), study.get("comparison"))
-        begins_with, impression_of = (
-            _text(study.get(name, default), name)
-            for name, default in (("begins_with", begins_with), ("impression_of", impression_of))
-        )
+        begins_with = _text(study.get("begins_with", begins_with), "begins_with")
+        impression_of = _text(study.get("impression_of", impression_of), "impression_of")
         draft = self._beginning(prompt, begins_with, impression_of)
         begun = self.processor.build_beginning(draft) if draft else ""
         inputs = self.processor([pictures], text=[prompt + begun], disease_labels=labels or {})
         # One opaque entry: batches of studies with different numbers of views are padded in `_forward`.
         inputs = {key: value[0] for key, value in inputs.items()}
-        given = {
-            "draft": draft,
-            "prompt_length": self.processor.count_tokens(prompt) if impression_of else None,
-            "has_findings": bool(impression_of),
-        }
-        return {"study": {**inputs, **given, "sizes": [(picture.height, picture.width) for picture in pictures]}}
+        inputs |= {"draft": draft, "prompt_length": self.processor.count_tokens(prompt) if impression_of else None}
+        return {"study": {**inputs, "sizes": [(picture.height, picture.width) for picture in pictures]}}
 
     def _beginning(self, prompt: str, begins_with: str, impression_of: str) -> str:
         """What the report begins with, as it was given, or the findings and the header of their impression."""
@@ -274,9 +268,9 @@ class RadiologyReportPipeline(Pipeline):
     def _check_sections(self, studies: list[dict], batch: dict[str, torch.Tensor], features):
         """
         `ValueError` where an impression is asked for and the model, left to itself, would not begin its report with the
-        header of the findings. It is asked once: it has learned sections or not.
+        header of the findings. Asked once: a model has learned sections or not.
         """
-        index = next((index for index, study in enumerate(studies) if study["has_findings"]), None)
+        index = next((index for index, study in enumerate(studies) if study["prompt_length"]), None)
         if index is None or self._writes_sections:
             return
         header = self.processor.build_beginning("Findings:")

@@ -92,7 +92,7 @@ def judge_sentences(answers: Iterable[dict], references: Sequence[str]) -> Judge
     that it denies is not: negative or not mentioned. Sentences by which the model claims nothing are left out.
 
     Args:
-        answers (`Iterable[dict]`): With `sentences`, as the pipeline or `otdrg report` answers.
+        answers (`Iterable[dict]`): With `findings` and `sentences`, as the pipeline or `otdrg report` answers.
         references (`Sequence[str]`): As many reports.
     """
     features, confidence, is_right = [], [], []
@@ -101,7 +101,7 @@ def judge_sentences(answers: Iterable[dict], references: Sequence[str]) -> Judge
             raise ValueError(answer["error"])
         in_reference = {label: STATES[state] in PRESENT for label, state in zip(LABELS, states, strict=True)}
         for sentence in answer["sentences"]:
-            claim = claim_features(sentence)
+            claim = claim_features(sentence, answer["findings"])
             if claim is not None:
                 features.append(claim)
                 confidence.append(np.nan if sentence["confidence"] is None else sentence["confidence"])
@@ -218,6 +218,6 @@ def plot_sentence_reliability(reliabilities: dict[str, dict], path: str | os.Pat
         xlabel="Confidence in a sentence", ylabel="Share of right sentences", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
     )
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="upper left")
+    figure.legend(frameon=False, loc="outside upper center", ncols=len(reliabilities))
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=os.path.splitext(os.fspath(path))[1].lstrip(".").lower() or "png", dpi=150)

@@ -80,7 +80,7 @@ def read_sentences(
             "likelihood": round(math.exp(sum(log_probs) / len(log_probs)), 4) if log_probs else None,
             "least_likelihood": round(math.exp(min(log_probs)), 4) if log_probs else None,
         }
-        claim = None if calibration is None else claim_features(sentence)
+        claim = None if calibration is None else claim_features(sentence, findings)
         confidence = None if claim is None else round(confidence_of(claim, calibration), 4)
         sentences.append({**sentence, "confidence": confidence})
     return sentences
@@ -138,37 +138,46 @@ def claims_of(sentence: dict) -> list[dict]:
     return [row for row in sentence["labels"] if written and row["score"] is not None and not row["given"]]
 
 
-def claim_features(sentence: dict) -> dict[str, float] | None:
+def claim_features(sentence: dict, findings: Sequence[dict]) -> dict[str, float] | None:
     """
     What speaks for a sentence and against it; `None` where the model claims nothing by it.
 
-    The chances of its labels by the disease head, the weakest and all together; whether the head disagrees; the
-    likelihood of its tokens; and which labels it has present or absent, as some are written wrongly more often than
-    their scores tell.
+    The chances of its labels by the disease head, the weakest and all together; whether the head disagrees; how
+    doubtful the head is about the study; the likelihood of its tokens; and which labels it has present or absent, as
+    some are written wrongly more often than their scores tell.
+
+    Args:
+        sentence (`dict`): As of [`read_sentences`].
+        findings (`Sequence[dict]`): Of the same answer.
     """
     claims = claims_of(sentence)
     if not claims:
         return None
     is_present = [row["state"] in PRESENT for row in claims]
     chances = [
-        min(max(row["score"] if present else 1 - row["score"], _LEAST), 1 - _LEAST)
-        for row, present in zip(claims, is_present, strict=True)
+        _clipped(row["score"] if present else 1 - row["score"]) for row, present in zip(claims, is_present, strict=True)
     ]
+    doubts = [math.log(_clipped(min(finding["score"], 1 - finding["score"]))) for finding in findings]
     features = {
         "intercept": 1.0,
         "weakest_label": math.log(min(chances) / (1 - min(chances))),
         "all_labels": sum(map(math.log, chances)),
         "num_labels": float(len(claims)),
         "disagrees": float(not all(row["agrees"] for row in claims)),
+        "doubt": sum(doubts) / len(doubts),
         "is_uncertain": float(any(row["state"] == "uncertain" for row in claims)),
-        "likelihood": math.log(max(sentence["likelihood"], _LEAST)),
-        "least_likelihood": math.log(max(sentence["least_likelihood"], _LEAST)),
+        "likelihood": math.log(_clipped(sentence["likelihood"])),
+        "least_likelihood": math.log(_clipped(sentence["least_likelihood"])),
     }
     of_labels = {
         f"{'present' if present else 'absent'}: {row['label']}": 1.0
         for row, present in zip(claims, is_present, strict=True)
     }
     return features | of_labels
+
+
+def _clipped(probability: float) -> float:
+    return min(max(probability, _LEAST), 1 - _LEAST)
 
 
 def confidence_of(features: Mapping[str, float], calibration: Mapping[str, float]) -> float:

@@ -26,7 +26,7 @@ from otdrg_hf.reporting.sentences import confidence_of
 def answer(text: str, **options) -> dict:
     findings = [{"label": label, "state": "blank", "score": 0.2} for label in LABELS]
     tokens = [(at, -0.1) for at in range(1, len(text) + 1)]
-    return {"sentences": read_sentences(text, findings, tokens=tokens, **options)}
+    return {"findings": findings, "sentences": read_sentences(text, findings, tokens=tokens, **options)}
 
 
 def drawn(count: int, seed: int = 0) -> JudgedSentences:

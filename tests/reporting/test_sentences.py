@@ -127,9 +127,10 @@ def test_a_sentence_that_the_draft_only_begins_is_a_claim():
 
 
 def test_a_label_that_the_model_does_not_know():
-    [row] = read_sentences("Mild edema.", [{"label": "Nodule", "state": "positive", "score": 0.5}], tokens=[(11, -0.1)])
+    nodule = [{"label": "Nodule", "state": "positive", "score": 0.5}]
+    [row] = read_sentences("Mild edema.", nodule, tokens=[(11, -0.1)])
     assert row["labels"][0]["score"] is None and row["labels"][0]["agrees"] is None
-    assert claim_features(row) is None and claims_of(row) == []
+    assert claim_features(row, nodule) is None and claims_of(row) == []
 
 
 def test_a_sentence_refers_to_the_maps_of_its_labels():
