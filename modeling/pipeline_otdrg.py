@@ -338,18 +338,23 @@ class RadiologyReportPipeline(Pipeline):
             result["candidates"] = texts
         if answer["evidence"] is not None:
             result["evidence"] = self._evidence(answer)
-        if answer["sentences"]:
-            result |= self._sentences(answer["reports"], findings, answer["given"], result.get("evidence"))
+        if answer["sentences"] and (reader := type(self).read_sentences):
+            result |= self._sentences(reader, answer["reports"], findings, answer["given"], result.get("evidence"))
         return result
 
     def _sentences(
-        self, reports: list["WrittenReport"], findings: list[dict], given: list[int], evidence: dict | None
+        self,
+        reader: Callable[..., list[dict]],
+        reports: list["WrittenReport"],
+        findings: list[dict],
+        given: list[int],
+        evidence: dict | None,
     ) -> dict[str, list]:
-        """What the sentences of each report state, by `read_sentences`."""
+        """What the sentences of each report state, by `reader`."""
         config = self.model.config
         overridden = [label for label, state in zip(config.label_names, given, strict=True) if state >= 0]
         read = [
-            type(self).read_sentences(
+            reader(
                 report.text,
                 findings,
                 tokens=report.tokens,
