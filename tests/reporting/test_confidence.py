@@ -129,7 +129,7 @@ def test_a_calibration_that_cannot_be(wrong):
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [make_phantom, make_hard_phantom], ids=["phantom", "phantom_hard"])
 def test_the_demo_model_knows_its_shaky_sentences(make):
-    """Looser than what docs/trust.md measures on 1,000 studies, since these are few."""
+    """What docs/trust.md measures on 1,000 studies, on a few."""
     report, judged = load_reporter(), None
     for split in ("validation", "test"):
         phantoms = [make(seed, split, 128) for seed in range(200)]
@@ -140,5 +140,5 @@ def test_the_demo_model_knows_its_shaky_sentences(make):
         else:
             judged = report_and_judge(report, studies, references, batch_size=32)
     reliability = sentence_reliability(judged.confidence, judged.is_right)
-    assert reliability["expected_calibration_error"] <= 0.07
+    assert reliability["expected_calibration_error"] <= 0.05
     assert reliability["times_as_many"] >= 3
