@@ -95,19 +95,25 @@ def sentence_spans(text: str) -> list[tuple[int, int, str | None]]:
     spans: list[tuple[int, int, str | None]] = []
     end_before = 0
     for start, end, header in sorted((start, end, header) for header, start, end in split_sections(text)):
-        spans += _spans_between(text, end_before, start, None)
-        spans += _spans_between(text, start, end, header or None)
+        spans += [(*span, None) for span in _sentences_within(text, end_before, start) if not _is_header(text, *span)]
+        spans += [(*span, header or None) for span in _sentences_within(text, start, end)]
         end_before = end
-    return spans + list(_spans_between(text, end_before, len(text), None))
+    rest = _sentences_within(text, end_before, len(text))
+    return spans + [(*span, None) for span in rest if not _is_header(text, *span)]
 
 
-def _spans_between(text: str, first: int, last: int, header: str | None) -> Iterator[tuple[int, int, str | None]]:
+def _sentences_within(text: str, first: int, last: int) -> Iterator[tuple[int, int]]:
     for start, end in split_sentences(text[first:last]):
-        words, stops = text[first + start : first + end], _STOPS.match(text, first + end, last)
-        is_header = words.endswith((":", " -")) or (not stops and read_header(words.lower(), alone=True))
-        if is_header or not any(map(str.isalpha, words)):  # or the number of an item
-            continue
-        yield first + start, stops.end() if stops else first + end, header
+        if any(map(str.isalpha, text[first + start : first + end])):  # not the number of an item
+            stops = _STOPS.match(text, first + end, last)
+            yield first + start, stops.end() if stops else first + end
+
+
+def _is_header(text: str, start: int, end: int) -> bool:
+    words = text[start:end]
+    if words.endswith((".", "!", "?")):
+        return False
+    return words.endswith((":", " -")) or read_header(words.lower(), alone=True) is not None
 
 
 def _rank(mention: Mention) -> int:

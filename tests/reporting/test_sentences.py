@@ -24,6 +24,8 @@ SENTENCES = st.sampled_from(
         "No acute cardiopulmonary process.",
         "The lungs are hyperinflated!",
         "Findings:",
+        "Pneumothorax:",
+        "Edema - mild",
         "IMPRESSION:",
         "1.",
         "Comparison: None.",
@@ -152,6 +154,13 @@ def test_confidence_follows_what_speaks_for_a_sentence(low, high, text):
 def test_confidence_does_not_overflow():
     assert confidence_of({"intercept": 1.0}, {"intercept": 1e6}) == 1.0
     assert confidence_of({"intercept": 1.0}, {"intercept": -1e6}) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("text", ["Pneumothorax:", "Findings: Effusion:", "1.", "", "Findings:", "IMPRESSION:\n1."])
+def test_what_looks_like_a_header(text):
+    rows = read_sentences(text, findings())
+    assert [row["text"] for row in rows] == [words for words in ("Pneumothorax:", "Effusion:") if words in text]
+    assert all(row["labels"] for row in rows)
 
 
 @given(REPORTS)
