@@ -14,6 +14,7 @@
 """Configuration of OTDRG: a vision encoder, an optimal-transport alignment with disease labels, and an LLM."""
 
 import dataclasses
+import math
 from typing import ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -110,6 +111,9 @@ class OTDRGConfig(PreTrainedConfig):  # trf-ignore: TRF057 (see modeling_otdrg.p
             validation. Default: as they are.
         state_priors (`list[list[float]]`, *optional*):
             Frequencies of the states in the training data, `[m][states]`, added to the disease logits as log priors.
+        sentence_calibration (`dict[str, float]`, *optional*):
+            Weights of what speaks for a sentence of a report, fitted on validation, that give the log-odds of its being
+            right. See `otdrg_hf.reporting.sentences`. Default: sentences have no confidence.
         notice (`str`, *optional*): One line that the pipeline warns with, such as what the model was trained on.
         trained_on_reports (`bool`, *optional*, defaults to `True`):
             Whether the LLM has learned to write reports from a study. Without, as where backbones were only joined or
@@ -159,6 +163,7 @@ class OTDRGConfig(PreTrainedConfig):  # trf-ignore: TRF057 (see modeling_otdrg.p
     positive_thresholds: list[float] | None = None
     score_calibration: list[list[float]] | None = None
     state_priors: list[list[float]] | None = None
+    sentence_calibration: dict[str, float] | None = None
     notice: str | None = None
     trained_on_reports: bool = True
     training_data: list[str] | None = None
@@ -233,12 +238,20 @@ class OTDRGConfig(PreTrainedConfig):  # trf-ignore: TRF057 (see modeling_otdrg.p
             self._check_table("score_calibration", self.score_calibration, 2)
             if not all(slope > 0 for slope, _ in self.score_calibration):
                 raise ValueError("`score_calibration` must have slopes > 0: a score rises with what is seen.")
+        self._validate_sentences()
         if len(self.state_masses) != states or not all(mass > 0 for mass in self.state_masses):
             raise ValueError(f"`state_masses` must be {states} numbers > 0, got {self.state_masses}.")
         if self.positive_thresholds is not None and (
             len(self.positive_thresholds) != m or not all(0 <= t <= 1 for t in self.positive_thresholds)
         ):
             raise ValueError(f"`positive_thresholds` must be {m} numbers in [0, 1], got {self.positive_thresholds}.")
+
+    def _validate_sentences(self):
+        weights = {} if self.sentence_calibration is None else self.sentence_calibration
+        if not isinstance(weights, dict) or not all(
+            isinstance(weight, (int, float)) and math.isfinite(weight) for weight in weights.values()
+        ):
+            raise ValueError(f"`sentence_calibration` must map names to numbers, got {weights!r}.")
 
     def _check_table(self, name: str, table: list, columns: int):
         if len(table) != self.num_disease_labels or any(len(row) != columns for row in table):

@@ -2,12 +2,15 @@
 """`pipeline("radiology-report")`: from a study to its report, the disease states behind it and where each was seen."""
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 from transformers import GenerationConfig, Pipeline
-from transformers.utils import logging
+from transformers.utils import ModelOutput, logging
 
 from .configuration_otdrg import STATES
 from .disease_states_otdrg import POSITIVE, UNCERTAIN
@@ -17,10 +20,14 @@ from .vision_otdrg import evidence_map
 logger = logging.get_logger(__name__)
 
 TASK = "radiology-report"
-STUDY_KEYS = ("images", "views", "indication", "comparison", "disease_labels")
+STUDY_KEYS = ("images", "views", "indication", "comparison", "disease_labels", "begins_with", "impression_of")
 UNTRAINED = (
     "The LLM of this model was not trained on reports: what it writes means nothing, whatever it says. Train the stage "
     "'finetune' or 'joint'."
+)
+NO_SECTIONS = (
+    "The model cannot write an impression alone: it did not learn to begin its reports with 'Findings:'. Give the "
+    "findings as begins_with."
 )
 _HEADER = re.compile(r"(?<!\w)(findings?|impressions?)[ \t]*:", re.IGNORECASE)
 CUSTOM_PIPELINES = {
@@ -54,9 +61,13 @@ class RadiologyReportPipeline(Pipeline):
     _load_tokenizer = False
     _pipeline_calls_generate = True
     _default_generation_config = GenerationConfig(max_new_tokens=256)
+    # What reads the sentences of a report. It needs the labeler, which does not travel with a checkpoint, so that
+    # otdrg_hf sets it: see `otdrg_hf/auto_classes.py` and `otdrg_hf.reporting.sentences.read_sentences`.
+    read_sentences: ClassVar[Callable[..., list[dict]] | None] = None
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self._writes_sections = False
         if self.model.config.notice:
             logger.warning(self.model.config.notice)
         if not self.model.config.trained_on_reports:
@@ -74,10 +85,17 @@ class RadiologyReportPipeline(Pipeline):
                 `images` (a list) and, optionally, `views` (`"frontal"`, `"lateral"` or `"unknown"` per image; by
                 default what DICOM files say), `indication`, `comparison` (the earlier report) and `disease_labels`
                 (`{"Pneumothorax": "positive"}`: a known state that overrides the prediction; the report is then a
-                revision of the one without it, which is written first and takes as long again, see `generate`).
+                revision of the one without it, which is written first and takes as long again, see `generate`),
+                `begins_with` and `impression_of` (as below, of this study).
                 A list, generator or dataset of these, or of lists of views, is a batch of studies; generators and
                 datasets are answered as they are read.
             evidence (`bool`, *optional*, defaults to `False`): Add heat maps.
+            sentences (`bool`, *optional*):
+                Add what each sentence states and how sure that is. Default: where the checkpoint has a
+                `sentence_calibration`. Needs otdrg_hf, which has the labeler.
+            begins_with (`str`, *optional*): The beginning of the report, which is kept as it is and continued.
+            impression_of (`str`, *optional*):
+                Findings whose impression is to be written, for a model that learned reports with both sections.
             max_new_tokens (`int`, *optional*, defaults to 256):
                 Bound on the length of the report, in tokens. It is lowered, with a warning, to what the prompt leaves
                 of the LLM's context.
@@ -95,30 +113,42 @@ class RadiologyReportPipeline(Pipeline):
             - **findings** (`list[dict]`): For each label `label`, `state` and `score`, the probability of positive.
             - **evidence** (`dict[str, list[np.ndarray]]`, with `evidence=True`): For each label that is positive or
               uncertain a map per view, float32 `[H, W]` of that image, from 0 to 1, of where it was seen.
+            - **sentences** (`list[dict]`, see above): As of `otdrg_hf.reporting.read_sentences`; with candidates
+              **candidate_sentences**, one list for each of them.
 
         Raises:
             ValueError: for a study that cannot be read, naming the image, key, label or state at fault, or one whose
-                prompt leaves no room for a report.
+                prompt or beginning leaves no room for a report.
         """
         return super().__call__(study, **kwargs)
 
     def _sanitize_parameters(
-        self, evidence=None, max_new_tokens=None, streamer=None, generate_kwargs=None, seed=None, **unknown
+        self,
+        evidence=None,
+        sentences=None,
+        max_new_tokens=None,
+        streamer=None,
+        generate_kwargs=None,
+        seed=None,
+        begins_with=None,
+        impression_of=None,
+        **unknown,
     ):
         if unknown:
             raise ValueError(f"Unknown argument {next(iter(unknown))!r}; what belongs to a study goes into its dict.")
+        if sentences and type(self).read_sentences is None:
+            raise ValueError("`sentences` needs the labeler of otdrg_hf: install it, and load the model with it.")
+        given = {"begins_with": begins_with, "impression_of": impression_of}
         forward = {"generate_kwargs": dict(generate_kwargs or {})}
         if max_new_tokens is not None:
             forward["generate_kwargs"]["max_new_tokens"] = max_new_tokens
         if streamer is not None:
             forward["generate_kwargs"]["streamer"] = streamer
-        if evidence is not None:
-            forward["evidence"] = evidence
-        if seed is not None:
-            forward["seed"] = seed
-        return {}, forward, {}
+        options = {"evidence": evidence, "sentences": sentences, "seed": seed}
+        forward |= {name: value for name, value in options.items() if value is not None}
+        return {name: value for name, value in given.items() if value is not None}, forward, {}
 
-    def preprocess(self, study) -> dict:
+    def preprocess(self, study, begins_with: str | None = None, impression_of: str | None = None) -> dict:
         study = study if isinstance(study, dict) else {"images": study}
         unknown = set(study) - set(STUDY_KEYS)
         if unknown:
@@ -131,13 +161,47 @@ class RadiologyReportPipeline(Pipeline):
         pictures = load_views(images)
         views = study.get("views") or [view_in(picture) for picture in pictures]
         prompt = self.processor.build_prompt(len(images), views, study.get("indication"), study.get("comparison"))
-        inputs = self.processor([pictures], text=[prompt], disease_labels=labels or {})
+        begins_with = _text(study.get("begins_with", begins_with), "begins_with")
+        impression_of = _text(study.get("impression_of", impression_of), "impression_of")
+        draft = self._beginning(prompt, begins_with, impression_of)
+        begun = self.processor.build_beginning(draft) if draft else ""
+        inputs = self.processor([pictures], text=[prompt + begun], disease_labels=labels or {})
         # One opaque entry: batches of studies with different numbers of views are padded in `_forward`.
         inputs = {key: value[0] for key, value in inputs.items()}
+        inputs |= {"draft": draft, "prompt_length": self.processor.count_tokens(prompt) if impression_of else None}
         return {"study": {**inputs, "sizes": [(picture.height, picture.width) for picture in pictures]}}
 
+    def _beginning(self, prompt: str, begins_with: str, impression_of: str) -> str:
+        """What the report begins with, as it was given, or the findings and the header of their impression."""
+        draft = begins_with
+        if impression_of:
+            if begins_with:
+                raise ValueError("Give `begins_with` or `impression_of`, not both.")
+            findings = impression_of.strip()
+            headers = [header[1].lower().rstrip("s") for header in _HEADER.finditer(findings)]
+            has_header = bool(_HEADER.match(findings))
+            if len(headers) > has_header or headers[:1] == ["impression"]:
+                raise ValueError("`impression_of` takes the findings alone, without other sections.")
+            draft = f"{findings if has_header else f'Findings: {findings}'} Impression:"
+        context = self.model.config.context_length
+        if not draft or context is None:
+            return draft
+        before = self.processor.count_tokens(prompt)
+        tokens = self.processor.count_tokens(prompt + self.processor.build_beginning(draft)) - before
+        if before < context <= before + tokens:
+            raise ValueError(
+                f"The beginning of the report takes {tokens} tokens and leaves no room to continue it: the prompt "
+                f"takes {before} of the LLM's context of {context}. Give a shorter one."
+            )
+        return draft
+
     def _forward(
-        self, model_inputs: dict, generate_kwargs: dict, evidence: bool = False, seed: int | None = None
+        self,
+        model_inputs: dict,
+        generate_kwargs: dict,
+        evidence: bool = False,
+        sentences: bool | None = None,
+        seed: int | None = None,
     ) -> dict:
         studies = model_inputs["study"]
         studies = studies if isinstance(studies, list) else [studies]
@@ -146,31 +210,84 @@ class RadiologyReportPipeline(Pipeline):
         features = self.model.get_image_features(
             batch["pixel_values"].to(self.model.dtype), batch["view_mask"], batch["disease_labels"], return_dict=True
         )
+        self._check_sections(studies, batch, features)
+        if sentences is None:
+            sentences = self.model.config.sentence_calibration is not None and type(self).read_sentences is not None
+        if sentences:
+            generate_kwargs = {**generate_kwargs, "return_dict_in_generate": True, "output_logits": True}
         with torch.random.fork_rng(enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
-            sequences = self.model.generate(
+            written = self.model.generate(
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
                 mm_encoder_outputs={"image": features},
                 **self._prepare_generate_kwargs(generate_kwargs),
             )
-        sequences = getattr(sequences, "sequences", sequences)  # with `return_dict_in_generate`
-        texts = self.processor.batch_decode(sequences[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        per_study = len(texts) // len(studies)
+        prompt_length = batch["input_ids"].shape[1]
+        reports = self._decode(written, prompt_length, [study["draft"] for study in studies], sentences)
+        per_study = len(reports) // len(studies)
         scores = features.disease_logits.softmax(-1)[..., POSITIVE]
         answers = []
         for index, study in enumerate(studies):
             answers.append(
                 {
-                    "texts": texts[index * per_study : (index + 1) * per_study],
+                    "reports": reports[index * per_study : (index + 1) * per_study],
                     "states": features.disease_states[index].tolist(),
                     "scores": scores[index].tolist(),
                     "evidence": features.evidence[index].float().cpu() if evidence else None,
                     "sizes": study["sizes"],
+                    "given": study["disease_labels"].tolist(),
+                    "sentences": sentences,
                 }
             )
         return {"answers": answers}
+
+    def _decode(self, written, prompt_length: int, drafts: list[str], with_tokens: bool) -> list["WrittenReport"]:
+        """The reports of what `generate` wrote, behind the drafts of their studies."""
+        tokenizer, sequences = self.processor.tokenizer, getattr(written, "sequences", written)
+        log_probs = written_log_probs(written, prompt_length).tolist() if with_tokens else None
+        per_study, reports = len(sequences) // len(drafts), []
+        for index, row in enumerate(sequences.tolist()):
+            draft, report = drafts[index // per_study], row[prompt_length:]
+            # Tokens of a report need not decode alone as they do behind others: they may lose a space.
+            before = row[prompt_length - 1 : prompt_length] if draft else []
+            prefixes = range(len(report) + 1) if with_tokens else (0, len(report))
+            decoded = tokenizer.batch_decode([before + report[:end] for end in prefixes], skip_special_tokens=True)
+            added = decoded[-1][len(decoded[0]) :]
+            text = added if draft and not draft[-1].isspace() else added.lstrip()
+            offset = len(draft) - len(decoded[0]) - (len(added) - len(text))
+            text = draft + text.rstrip()
+            tokens = None
+            if log_probs is not None:
+                ends = [min(max(len(prefix) + offset, len(draft)), len(text)) for prefix in decoded[1:]]
+                tokens = list(zip(ends, log_probs[index], strict=True))
+            reports.append(WrittenReport(text, len(draft), tokens))
+        return reports
+
+    def _check_sections(self, studies: list[dict], batch: dict[str, torch.Tensor], features):
+        """
+        `ValueError` where an impression is asked for and the model, left to itself, would not begin its report with the
+        header of the findings. Asked once: a model has learned sections or not.
+        """
+        index = next((index for index, study in enumerate(studies) if study["prompt_length"]), None)
+        if index is None or self._writes_sections:
+            return
+        header = self.processor.build_beginning("Findings:")
+        header_ids = self.processor.tokenizer(header, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        header_ids = header_ids.to(batch["input_ids"])  # [1, H]
+        prompt_ids = batch["input_ids"][index][batch["attention_mask"][index].bool()][: studies[index]["prompt_length"]]
+        rows = torch.tensor([index], device=prompt_ids.device)
+        with torch.no_grad():
+            logits = self.model(
+                input_ids=torch.cat([prompt_ids[None], header_ids], dim=1),
+                mm_encoder_outputs={"image": features.of_studies(rows)},
+                logits_to_keep=header_ids.shape[1] + 1,
+            ).logits[:, :-1]  # [1, H, vocab]
+        log_probs = logits.float().log_softmax(-1).gather(-1, header_ids.unsqueeze(-1))
+        if log_probs.sum().exp() < 0.5:
+            raise ValueError(NO_SECTIONS)
+        self._writes_sections = True
 
     def _within_context(self, batch: dict[str, torch.Tensor], generate_kwargs: dict) -> dict:
         """`generate_kwargs` with which prompt and report fit into the LLM's context."""
@@ -208,7 +325,7 @@ class RadiologyReportPipeline(Pipeline):
     def postprocess(self, model_outputs: dict) -> dict:
         answer = model_outputs["answers"]
         answer = answer[0] if isinstance(answer, list) else answer
-        texts = [text.strip() for text in answer["texts"]]
+        texts = [report.text for report in answer["reports"]]
         config = self.model.config
         findings = [
             {"label": label, "state": STATES[state], "score": round(score, 4)}
@@ -221,7 +338,34 @@ class RadiologyReportPipeline(Pipeline):
             result["candidates"] = texts
         if answer["evidence"] is not None:
             result["evidence"] = self._evidence(answer)
+        if answer["sentences"] and (reader := type(self).read_sentences):
+            result |= self._sentences(reader, answer["reports"], findings, answer["given"], result.get("evidence"))
         return result
+
+    def _sentences(
+        self,
+        reader: Callable[..., list[dict]],
+        reports: list["WrittenReport"],
+        findings: list[dict],
+        given: list[int],
+        evidence: dict | None,
+    ) -> dict[str, list]:
+        """What the sentences of each report state, by `reader`."""
+        config = self.model.config
+        overridden = [label for label, state in zip(config.label_names, given, strict=True) if state >= 0]
+        read = [
+            reader(
+                report.text,
+                findings,
+                tokens=report.tokens,
+                calibration=config.sentence_calibration,
+                draft_length=report.draft_length,
+                overridden=overridden,
+                evidence=evidence,
+            )
+            for report in reports
+        ]
+        return {"sentences": read[0]} | ({"candidate_sentences": read} if len(read) > 1 else {})
 
     def _evidence(self, answer: dict) -> dict[str, list[np.ndarray]]:
         config = self.model.config
@@ -242,6 +386,48 @@ class RadiologyReportPipeline(Pipeline):
         """Saves model and processor with the code that runs both where otdrg_hf is not installed."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """
+    A report as it was decoded.
+
+    Attributes:
+        text (`str`): All of it, with what it begins with.
+        draft_length (`int`): Characters of what it begins with.
+        tokens (`list[tuple[int, float]]`, *optional*): Of each token that was written, the character of `text` where it
+            ends, and its log-probability.
+    """
+
+    text: str
+    draft_length: int
+    tokens: list[tuple[int, float]] | None
+
+
+def written_log_probs(written: ModelOutput, prompt_length: int) -> torch.Tensor:
+    """
+    Log-probabilities of what `generate` wrote, `[rows, T]`, by the model itself: before temperature and other changes.
+
+    Args:
+        written ([`ModelOutput`]): With `logits`, as of `output_logits=True`.
+        prompt_length (`int`): Tokens of the prompts, which come first.
+    """
+    tokens = written.sequences[:, prompt_length:]  # [rows, T]
+    beams = written.get("beam_indices")  # [rows, T]; -1 after the end of a beam
+    steps = []
+    # One step at a time, `[rows or beams, vocab]`, as they are not small. Beams may have ended before the last.
+    for step, logits in zip(range(tokens.shape[1]), written.logits, strict=False):
+        rows = torch.arange(len(tokens), device=tokens.device) if beams is None else beams[:, step].clamp(min=0)
+        of_step = logits.float().log_softmax(-1)[rows.to(logits.device)]
+        steps.append(of_step.gather(-1, tokens[:, step : step + 1].to(logits.device)))
+    return torch.cat(steps, dim=-1)
+
+
+def _text(value, name: str) -> str:
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"`{name}` must be text, got {type(value).__name__}.")
+    return value if value and value.strip() else ""
 
 
 def report_sections(report: str) -> dict[str, str] | None:

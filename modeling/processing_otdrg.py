@@ -532,9 +532,13 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
 
     def build_completion(self, report: str) -> str:
         """What follows the prompt in training: the report and the end-of-text token."""
+        return f"{self.build_beginning(report)}{self.tokenizer.eos_token}"
+
+    def build_beginning(self, draft: str, name: str = "report") -> str:
+        """A report, or the beginning of one, as it follows the prompt; `name` is what errors call it."""
         # A chat template may end with a line break, after which no text begins with a space.
         space = "" if self._prompt(["unknown"], "", "")[-1].isspace() else " "
-        return f"{space}{self._plain(report, 'report')}{self.tokenizer.eos_token}"
+        return f"{space}{self._plain(draft, name)}"
 
     def _plain(self, text: str, name: str) -> str:
         """Text of a report or a request, which must not smuggle placeholders or turns of its own into the prompt."""

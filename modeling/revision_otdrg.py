@@ -12,7 +12,14 @@ PREFERENCE = 2.0
 NUM_EXPECTED = 64
 PADDING, _START = -1, -2
 # Arguments of `generate` that a draft is written without.
-OF_THE_REVISION = ("streamer", "num_return_sequences", "past_key_values", "return_dict_in_generate")
+OF_THE_REVISION = (
+    "streamer",
+    "num_return_sequences",
+    "past_key_values",
+    "return_dict_in_generate",
+    "output_logits",
+    "output_scores",
+)
 
 
 class KeepDraft(LogitsProcessor):

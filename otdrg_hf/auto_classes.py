@@ -17,6 +17,7 @@ def register(default_model: str) -> None:
     from otdrg_hf.modeling.pipeline_otdrg import TASK, RadiologyReportPipeline
     from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 
+    RadiologyReportPipeline.read_sentences = staticmethod(_read_sentences)
     AutoConfig.register("otdrg", OTDRGConfig)
     # AutoModel gives the whole model: a user who writes AutoModel.from_pretrained(...).generate(...) means this one.
     AutoModel.register(OTDRGConfig, OTDRGForConditionalGeneration)
@@ -30,6 +31,13 @@ def register(default_model: str) -> None:
         default={"model": (default_model, "main")},
         type="multimodal",
     )
+
+
+def _read_sentences(*args, **kwargs) -> list[dict]:
+    """[`otdrg_hf.reporting.read_sentences`], imported with the first report that is read."""
+    from otdrg_hf.reporting.sentences import read_sentences
+
+    return read_sentences(*args, **kwargs)
 
 
 def register_with_transformers(default_model: str) -> None:

@@ -35,6 +35,12 @@ def report(
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")] = None,
     candidates: Annotated[int, typer.Option("--candidates", min=1, help=CANDIDATES)] = 1,
+    begins_with: Annotated[
+        str | None, typer.Option("--begins_with", help="The beginning of each report, kept as it is and continued.")
+    ] = None,
+    impression_of: Annotated[
+        str | None, typer.Option("--impression_of", help="Write the impression of these findings.")
+    ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print one image's report as it is written.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -44,9 +50,10 @@ def report(
     if stream and (len(images) > 1 or output or as_json or candidates > 1):
         raise ValueError("--stream prints the text of one image, without -o, --json and --candidates.")
     if stream:
-        failures = run_report_streaming(images[0], model, device, dtype, max_new_tokens)
+        failures = run_report_streaming(images[0], model, device, dtype, max_new_tokens, begins_with, impression_of)
     else:
         options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "candidates": candidates}
+        options |= {"begins_with": begins_with, "impression_of": impression_of}
         failures = run_report(images, output, model, device, dtype, as_json, **options)
     raise typer.Exit(1 if failures else 0)
 

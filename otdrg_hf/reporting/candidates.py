@@ -1,4 +1,4 @@
-"""Several reports of a study: first those that state its predicted labels, of these the greedy one, then the consensus."""
+"""Several reports of a study: first those that state its labels, of these the greedy one, then the consensus."""
 
 import re
 from collections.abc import Sequence

@@ -53,7 +53,13 @@ def run_report(
 
 
 def run_report_streaming(
-    image: str, model: str | None, device: str | None, dtype: str | None, max_new_tokens: int
+    image: str,
+    model: str | None,
+    device: str | None,
+    dtype: str | None,
+    max_new_tokens: int,
+    begins_with: str | None = None,
+    impression_of: str | None = None,
 ) -> int:
     """Prints the report of one image as it is written, then its label states; gives how many could not be read."""
     from transformers import TextStreamer
@@ -62,9 +68,10 @@ def run_report_streaming(
     if len(files) > 1:
         raise ValueError(f"--stream takes one image, not {len(files)}.")
     report = load_reporter(model, device, dtype)
-    print(f"{files[0].name}:", end="", flush=True)
+    print(f"{files[0].name}: {begins_with}" if begins_with else f"{files[0].name}:", end="", flush=True)
     streamer = TextStreamer(report.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
     options = {"max_new_tokens": max_new_tokens, "streamer": streamer}
+    options |= {"begins_with": begins_with, "impression_of": impression_of}
     [answer] = report_image_files(report, files, model_name(model), **options)
     if "error" in answer:
         print(flush=True)
@@ -130,7 +137,18 @@ def _complain(answer: dict) -> None:
 
 def _text(answer: dict) -> str:
     texts = answer.get("candidates", [answer["generated_text"]])
-    return "\n".join([f"{answer['image']}: {texts[0]}", *(f"  or: {text}" for text in texts[1:]), _states_text(answer)])
+    others = [f"  or: {text}" for text in texts[1:]]
+    return "\n".join([f"{answer['image']}: {texts[0]}", *others, *_sentence_lines(answer), _states_text(answer)])
+
+
+def _sentence_lines(answer: dict) -> list[str]:
+    """Each sentence with the confidence in it, or why there is none."""
+    lines = []
+    for sentence in answer.get("sentences", ()):
+        sure = "  -  " if sentence["confidence"] is None else f"{sentence['confidence']:5.2f}"
+        note = "" if sentence["labels"] else "   (about none of the labels)"
+        lines.append(f"  {sure}  {sentence['text']}{note}")
+    return lines
 
 
 def _states_text(answer: dict) -> str:

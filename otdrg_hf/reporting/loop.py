@@ -27,6 +27,9 @@ def report_studies(
     max_new_tokens: int | None = None,
     candidates: int = 1,
     evidence: bool = False,
+    sentences: bool | None = False,
+    begins_with: str | None = None,
+    impression_of: str | None = None,
     streamer: "BaseStreamer | None" = None,
     generate_kwargs: dict | None = None,
     description: str | None = "Reporting",
@@ -46,6 +49,8 @@ def report_studies(
             are sampled, always the same for the same batch, and `generated_text` becomes the best by
             [`rank_candidates`].
         evidence (`bool`, *optional*, defaults to `False`): Add heat maps.
+        sentences (`bool`, *optional*, defaults to `False`), begins_with, impression_of (`str`, *optional*):
+            As of the pipeline.
         streamer ([`BaseStreamer`], *optional*): Gets the report of a single study as it is written.
         generate_kwargs (`dict`, *optional*): Further arguments of `generate`.
         description (`str`, *optional*, defaults to `"Reporting"`), unit (`str`), total (`int`, *optional*):
@@ -67,6 +72,8 @@ def report_studies(
     options: dict[str, Any] = {"batch_size": batch_size, "streamer": streamer, "generate_kwargs": generate_kwargs or {}}
     options |= {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     options |= {"evidence": True} if evidence else {}
+    given = {"sentences": sentences, "begins_with": begins_with, "impression_of": impression_of}
+    options |= {name: value for name, value in given.items() if value is not None}
     with tqdm(total=total, initial=finished, desc=description, unit=unit, disable=description is None) as progress:
         ahead = _read_ahead(readable(), batch_size)
         answers = report(ahead, **options) if candidates == 1 else _with_samples(report, ahead, candidates, options)
@@ -87,18 +94,22 @@ def _with_samples(report: "Pipeline", studies: Iterator[Any], candidates: int, o
     of_samples = {**options, "generate_kwargs": of_samples, "streamer": None, "evidence": False, "seed": SEED}
     while batch := list(islice(studies, options["batch_size"])):
         for answer, sampled in zip(report(batch, **options), report(batch, **of_samples), strict=True):
-            yield _best_first(answer, sampled.get("candidates", [sampled["generated_text"]]))
+            yield _best_first(answer, sampled)
 
 
-def _best_first(answer: dict, sampled: list[str]) -> dict:
+def _best_first(answer: dict, sampled: dict) -> dict:
     from otdrg_hf.modeling.pipeline_otdrg import report_sections
 
     greedy = answer["generated_text"]
-    ranked = rank_candidates([greedy, *sampled], answer["findings"], greedy)
-    answer = {**answer, "generated_text": ranked[0], "candidates": ranked}
-    answer.pop("sections", None)
+    texts = [greedy, *sampled.get("candidates", [sampled["generated_text"]])]
+    ranked = rank_candidates(texts, answer["findings"], greedy)
+    best = {**answer, "generated_text": ranked[0], "candidates": ranked}
+    if "sentences" in answer:
+        of_texts = [answer["sentences"], *sampled.get("candidate_sentences", [sampled["sentences"]])]
+        best["sentences"] = of_texts[texts.index(ranked[0])]
+    best.pop("sections", None)
     sections = report_sections(ranked[0])
-    return answer if sections is None else {**answer, "sections": sections}
+    return best if sections is None else {**best, "sections": sections}
 
 
 def _read_ahead(studies: Iterator[Any], count: int) -> Iterator[Any]:
@@ -123,6 +134,8 @@ def report_image_files(
     candidates: int = 1,
     streamer: "BaseStreamer | None" = None,
     finished: int = 0,
+    begins_with: str | None = None,
+    impression_of: str | None = None,
 ) -> Generator[dict, None, None]:
     """
     Reports each image file as a study of one view.
@@ -131,7 +144,8 @@ def report_image_files(
         report ([`Pipeline`]): As of [`load_reporter`].
         files (`Sequence[FoundImage]`): As of [`find_images`]; read as they are needed.
         model (`str`): The name of the model in the answers.
-        batch_size, max_new_tokens, candidates, streamer, finished: As of [`report_studies`].
+        batch_size, max_new_tokens, candidates, streamer, finished, begins_with, impression_of: As of
+            [`report_studies`].
 
     Yields:
         `dict`: `image` (the file's name) and `error`, or `image`, `model` and what the pipeline answers, as
@@ -145,6 +159,9 @@ def report_image_files(
         max_new_tokens=max_new_tokens,
         candidates=candidates,
         streamer=streamer,
+        sentences=None,
+        begins_with=begins_with,
+        impression_of=impression_of,
         description=None if total == 1 else "Reporting",
         unit="image",
         total=total,

@@ -45,6 +45,34 @@ def review_answer(answer: dict) -> dict:
     return reviewed
 
 
+def label_overrides(before: str, after: str) -> dict[str, str]:
+    """
+    What a person changed in a report, as labels to override.
+
+    Args:
+        before (`str`): The report, as the model wrote it.
+        after (`str`): The report, as the person left it.
+
+    Returns:
+        `dict[str, str]`: The labels whose state, by the rules of [`~labeling.label_reports`], is another one than
+        before, with what it is now, for a study's `disease_labels`; `"blank"` for one that is not mentioned any more.
+        No Finding, which follows from the others, is left out unless it does not, as where the only abnormality is none
+        of the labels ("emphysema").
+    """
+    written = [
+        {label: STATES[state] for label, state in zip(LABELS, states, strict=True)}
+        for states in label_reports([before, after])
+    ]
+    now = written[1]
+    overrides = {label: state for label, state in now.items() if state != written[0][label]}
+    normal = not any(state in PRESENT for label, state in now.items() if label not in ("No Finding", "Support Devices"))
+    if now["No Finding"] == ("positive" if normal else "blank"):
+        overrides.pop("No Finding", None)
+    elif overrides:
+        overrides["No Finding"] = now["No Finding"]
+    return overrides
+
+
 def comparable_findings(findings: list[dict]) -> list[dict]:
     """Those of labels that a report can state: the labeler's without No Finding, which follows from the others."""
     return [finding for finding in findings if finding["label"] in LABELS and finding["label"] != "No Finding"]

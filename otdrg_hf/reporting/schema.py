@@ -6,12 +6,42 @@ _TEXT = {"type": "string"}
 _STATE = {"enum": list(STATES)}
 _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 
+_SPAN = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 2, "maxItems": 2}
+
+
+def _or_null(kind: dict) -> dict:
+    return {"oneOf": [kind, {"enum": [None]}]}
+
 
 def _object(properties: dict, optional: tuple[str, ...] = ()) -> dict:
     required = [name for name in properties if name not in optional]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
+_SENTENCE = _object(
+    {
+        "text": _TEXT,
+        "span": {**_SPAN, "description": "Its first character in generated_text, and the one after its last."},
+        "section": {**_or_null(_TEXT), "description": "The header above it, in lower case."},
+        "labels": {
+            "description": "What it states of the labels; none for a sentence about none of them.",
+            "type": "array",
+            "items": _object(
+                {
+                    "label": {"enum": list(LABELS)},
+                    "state": {"enum": list(STATES[1:])},
+                    "span": {**_SPAN, "description": "Of the words that say so, in generated_text."},
+                    "score": {**_or_null(_SHARE), "description": "The predicted probability of positive."},
+                    "agrees": {"enum": [True, False, None], "description": "Whether the predicted state does."},
+                    "given": {"enum": [True, False], "description": "Whether a person said so, not the model."},
+                }
+            ),
+        },
+        "likelihood": {**_or_null(_SHARE), "description": "Geometric mean of its tokens' probabilities."},
+        "least_likelihood": {**_or_null(_SHARE), "description": "The least of its tokens' probabilities."},
+        "confidence": {**_or_null(_SHARE), "description": "The probability that what it states is right."},
+    }
+)
 _ANSWER = _object(
     {
         "image": {**_TEXT, "description": "Name of the image: of its file, or its path inside the folder given."},
@@ -26,6 +56,11 @@ _ANSWER = _object(
         "sections": {
             **_object({"findings": _TEXT, "impression": _TEXT}),
             "description": "Of a report that has both headers.",
+        },
+        "sentences": {
+            "description": "Of a model whose confidence in sentences is calibrated.",
+            "type": "array",
+            "items": _SENTENCE,
         },
         "candidates": {
             "description": "All reports, the first of them generated_text, where several were asked for.",
@@ -44,7 +79,7 @@ _ANSWER = _object(
             "items": _SHARE,
         },
     },
-    optional=("sections", "candidates", "candidate_agreement"),
+    optional=("sections", "sentences", "candidates", "candidate_agreement"),
 )
 _FAILURE = _object({"image": _TEXT, "error": {**_TEXT, "description": "One line, in --json output only."}})
 

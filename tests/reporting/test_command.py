@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,6 +91,8 @@ def follows(value, schema) -> bool:
         return sum(follows(value, each) for each in schema["oneOf"]) == 1
     if "enum" in schema:
         return value in schema["enum"]
+    if schema["type"] == "integer":
+        return type(value) is int and value >= schema["minimum"]
     if not isinstance(value, kinds[schema["type"]]):
         return False
     if schema["type"] == "object":
@@ -100,10 +103,64 @@ def follows(value, schema) -> bool:
     return schema["type"] == "string" or schema["minimum"] <= value <= schema["maximum"]
 
 
-def test_answers_follow_the_schema(folder, films):
+@pytest.fixture(scope="module")
+def calibrated(folder, tmp_path_factory):
+    """The model, with confidence in its sentences."""
+    path = tmp_path_factory.mktemp("calibrated") / "tiny"
+    shutil.copytree(folder, path)
+    config = json.loads((path / "config.json").read_text())
+    config["sentence_calibration"] = {"intercept": 1.0, "weakest_label": 0.5}
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+DRAFT = "The heart is enlarged. The bones are intact."
+
+
+def test_sentences_of_the_report_that_comes_first(calibrated, films):
+    for options in ({}, {"candidates": 3}):
+        for answer in in_process(calibrated, films / "0.png", begins_with=DRAFT, **options):
+            assert "candidate_sentences" not in answer and answer["generated_text"].startswith(DRAFT)
+            for row in answer["sentences"]:
+                assert answer["generated_text"][slice(*row["span"])] == row["text"]
+            assert answer["sentences"][0]["labels"][0]["label"] == "Cardiomegaly"
+
+
+def test_text_shows_the_confidence_in_each_sentence(otdrg, calibrated, films):
+    code, out, _ = otdrg(films / "0.png", "--model", calibrated, "--begins_with", DRAFT, "--max_new_tokens", 6)
+    lines = out.splitlines()
+    assert code == 0 and lines[0].startswith(f"0.png: {DRAFT}")
+    assert "    -    The heart is enlarged." in lines  # said by a person
+    assert any(line.startswith("    -    The bones are intact.") for line in lines)
+
+
+def test_a_draft_is_continued_in_the_stream(otdrg, folder, films):
+    options = ("--model", folder, "--begins_with", DRAFT, "--max_new_tokens", 6)
+    code, streamed, _ = otdrg(films / "0.png", "--stream", *options)
+    assert code == 0 and streamed.startswith(f"0.png: {DRAFT}")
+    _, whole, _ = otdrg(films / "0.png", "--json", *options)
+    assert json.loads(whole)["generated_text"] in streamed
+
+
+@pytest.mark.parametrize(
+    "options, match",
+    [
+        (("--begins_with", "Clear. " * 400), "the beginning of the report takes"),
+        (("--impression_of", "Clear lungs."), "did not learn to begin its reports with 'Findings:'"),
+        (("--begins_with", "Clear.", "--impression_of", "Clear lungs."), "not both"),
+    ],
+    ids=["long", "no sections", "both"],
+)
+def test_a_draft_that_cannot_be_continued_is_one_line(otdrg, folder, films, options, match):
+    code, out, err = otdrg(films / "0.png", "--model", folder, *options)
+    assert code == 2 or code == 1
+    assert out == "" and match in err.lower() + err and err.count("\n") == 1
+
+
+def test_answers_follow_the_schema(folder, calibrated, films):
     answers = in_process(folder, films) + in_process(folder, films, candidates=2)
     sectioned = {**answers[0], "sections": {"findings": "Clear.", "impression": "Normal."}}
-    for answer in (*answers, sectioned):
+    for answer in (*answers, sectioned, *in_process(calibrated, films), *in_process(calibrated, films, candidates=2)):
         assert follows(json.loads(json.dumps(answer)), REPORT_SCHEMA)
     assert any("candidates" in answer for answer in answers) and any("error" in answer for answer in answers)
     for wrong in ({"image": "a"}, {**answers[0], "path": "/a"}, {**answers[0], "findings": []}):
