@@ -211,10 +211,14 @@ class RecipeParser(TrlParser):
 
     A recipe is fitted to the machine and to the command line first, see [`fit_recipe`]. Mistakes of a user are
     `ValueError`s of one line instead of a page of usage.
+
+    Args:
+        studies (`type`, *optional*): `StudyArguments`, or a subclass of it.
+        trainer (`type`, *optional*): The configuration of the trainer.
     """
 
-    def __init__(self):
-        super().__init__((StudyArguments, SFTConfig, ModelConfig))
+    def __init__(self, studies: type = StudyArguments, trainer: type = SFTConfig):
+        super().__init__((studies, trainer, ModelConfig))
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)

@@ -21,6 +21,7 @@ STAGE_TITLES = {
     "align": "alignment: vision encoder, transport and disease head",
     "finetune": "fine-tuning: the language model and the projectors to it",
     "joint": "joint training of all parts",
+    "reward": "clinical reward: the language model, on its own samples (GRPO)",
     "unknown": "not recorded",
 }
 CLINICAL = re.compile(r"ce(14|5)_(micro|macro|example)_(precision|recall|f1)")
