@@ -74,8 +74,7 @@ def no_repetition(completions: Sequence[str], **columns) -> list[float]:
 
 
 REWARDS: dict[str, Reward] = {
-    each.__name__: each
-    for each in (clinical, head_agreement, laterality, rouge_l, bleu_2, length, no_repetition)
+    each.__name__: each for each in (clinical, head_agreement, laterality, rouge_l, bleu_2, length, no_repetition)
 }
 
 

@@ -83,9 +83,7 @@ class TransferWatch(TrainerCallback):
 
     def __init__(self, watched: Sequence[Watched], processor, max_new_tokens: int):
         self.watched = watched
-        self.writers = [
-            ReportMetrics(processor, each.section, len(each.studies), max_new_tokens) for each in watched
-        ]
+        self.writers = [ReportMetrics(processor, each.section, len(each.studies), max_new_tokens) for each in watched]
         self.before: dict[str, list[str]] = {}
         self.trainer: Any = None
 
