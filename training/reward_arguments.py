@@ -1,4 +1,4 @@
-"""The arguments of clinical-reward training, besides TRL's `GRPOConfig` and `ModelConfig`, and what of them is refused."""
+"""The arguments of clinical-reward training, besides TRL's `GRPOConfig` and `ModelConfig`, and what is refused."""
 
 import json
 from dataclasses import dataclass, field, fields
@@ -139,7 +139,7 @@ def check_reward_options(args: RewardArguments, training_args: GRPOConfig, model
             raise ValueError(f"{name} {given!r} is not done here: {reason}.")
     if training_args.eval_strategy != IntervalStrategy.NO or training_args.eval_on_start:
         raise ValueError(
-            "eval_strategy is not used here: validation studies and those of watch are scored at each save."
+            "eval_strategy is not used here: the studies of watch are scored at each save."
         )
     per_process = training_args.per_device_train_batch_size * training_args.steps_per_generation
     if per_process % training_args.num_generations:
