@@ -130,9 +130,7 @@ def set_up(
 def check_start(path: str) -> None:
     """`ValueError` for an adapter, and for a checkpoint whose LLM was not trained to write reports."""
     if Path(path, "adapter_config.json").is_file():
-        raise ValueError(
-            f"model_name_or_path {path} is an adapter: merge it first, by otdrg merge {path} {path}_merged."
-        )
+        raise ValueError(f"model_name_or_path {path} is an adapter: merge it, by otdrg merge {path} {path}_merged.")
     fields, _ = OTDRGConfig.get_config_dict(path)
     if fields.get("model_type") == OTDRGConfig.model_type and not fields.get("trained_on_reports", True):
         raise ValueError(

@@ -138,9 +138,7 @@ def check_reward_options(args: RewardArguments, training_args: GRPOConfig, model
         if given != value and (given or value):
             raise ValueError(f"{name} {given!r} is not done here: {reason}.")
     if training_args.eval_strategy != IntervalStrategy.NO or training_args.eval_on_start:
-        raise ValueError(
-            "eval_strategy is not used here: the studies of watch are scored at each save."
-        )
+        raise ValueError("eval_strategy is not used here: the studies of watch are scored at each save.")
     per_process = training_args.per_device_train_batch_size * training_args.steps_per_generation
     if per_process % training_args.num_generations:
         raise ValueError(
