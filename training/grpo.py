@@ -17,6 +17,7 @@ from trl import GRPOConfig, ModelConfig
 from yaml import YAMLError
 
 from otdrg_hf.files import write_json
+from otdrg_hf.hub.provenance import transfer_line
 from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
 from otdrg_hf.training.adapters import policy_adapter_config, put_on_base
 from otdrg_hf.training.arguments import RecipeParser
@@ -32,7 +33,7 @@ from otdrg_hf.training.rewards import Reward, check_rewards, load_rewards
 from otdrg_hf.training.sft import save
 from otdrg_hf.training.stages import apply_stage, cast_backbones
 from otdrg_hf.training.studies import check_context, load_studies
-from otdrg_hf.training.transfer import TransferWatch, load_watched, summary
+from otdrg_hf.training.transfer import TransferWatch, load_watched
 
 PROBED = 4  # references that each reward is tried on before the first step
 
@@ -63,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         write_json(Path(training_args.output_dir, "transfer.json"), compared)
         write_record(trainer, args, model_args, describe_reward(args, trainer, compared, collapse.reason))
     PartialState().print(f"Samples left out: {describe_left_out(trainer)}.")
-    PartialState().print(summary(compared))
+    PartialState().print(transfer_line(compared))
 
 
 def set_up(

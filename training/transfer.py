@@ -22,7 +22,6 @@ SCORES = (
     *("ce13_micro_f1", "ce13_micro_precision", "ce13_micro_recall", "ce13_macro_f1", "ce13_example_f1"),
     *("bleu_4", "rouge_l", "cider", "laterality_agreement"),
 )
-LEADING = "ce13_micro_f1"  # by which the last line says where a dataset gained or lost
 NUM_BOOTSTRAP, CONFIDENCE = 1000, 0.95
 BEFORE_FILE = "reports_before.json"
 
@@ -141,18 +140,3 @@ class TransferWatch(TrainerCallback):
             "after": {name: last.figures[name] for name in SCORES},
             "difference": {name: last.resampled.difference(first.resampled, name, CONFIDENCE) for name in SCORES},
         }
-
-
-def summary(compared: Sequence[dict[str, Any]]) -> str:
-    """One line: where CE13 micro-F1 was gained and where it was lost, with 95 % intervals."""
-    groups: dict[str, list[str]] = {"gained": [], "lost": [], "no clear difference": []}
-    for each in compared:
-        change = each["difference"][LEADING]
-        if change["difference"] is None:
-            groups["no clear difference"].append(f"{each['name']} (not defined)")
-            continue
-        verdict = "gained" if change["low"] > 0 else "lost" if change["high"] < 0 else "no clear difference"
-        difference, low, high = (100 * change[name] for name in ("difference", "low", "high"))
-        groups[verdict].append(f"{each['name']} {difference:+.1f} ({low:+.1f} to {high:+.1f})")
-    listed = "; ".join(f"{verdict}: {', '.join(found)}" for verdict, found in groups.items() if found)
-    return f"CE13 micro-F1 of reports after the reward minus before, in points: {listed}."

@@ -14,11 +14,12 @@ from transformers import TrainerCallback
 from trl import GRPOConfig
 
 from otdrg_hf import OTDRGForConditionalGeneration
+from otdrg_hf.hub.provenance import transfer_line
+from otdrg_hf.hub.push import plan_push
 from otdrg_hf.training import grpo
 from otdrg_hf.training.arguments import RecipeParser
 from otdrg_hf.training.collapse import CollapseStop
 from otdrg_hf.training.reward_arguments import RewardArguments, check_reward_options
-from otdrg_hf.training.transfer import summary
 
 RECIPES = sorted((Path(__file__).parents[2] / "training/recipes").glob("*_grpo.yaml"))
 
@@ -62,8 +63,12 @@ def test_the_llm_alone_is_trained_and_the_record_says_by_what(data, start, tmp_p
     assert [each["name"].split(" ", 1)[1] for each in transfer] == ["validation report", "test report"]
     assert [each["studies"] for each in transfer] == [3, 3]
     assert str(tmp_path) not in (out / "training_record.json").read_text()
-    assert "CE13 micro-F1 of reports after the reward minus before" in capsys.readouterr().out
-    assert "clinical reward" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "clinical reward" in card and "test report, 3 | " in card and "reward rouge_l | 0.5" in card
+    printed = capsys.readouterr().out
+    assert "CE13 micro-F1 of reports after the reward minus before" in printed
+    last = printed.strip().splitlines()[-1]
+    assert last in card and last in plan_push(out, "org/model", private=True).text()
     OTDRGForConditionalGeneration.from_pretrained(out)
 
 
@@ -275,5 +280,7 @@ def test_the_last_line_says_where_was_gained_and_where_was_lost():
     def compared(name, difference, low, high):
         return {"name": name, "difference": {"ce13_micro_f1": {"difference": difference, "low": low, "high": high}}}
 
-    line = summary([compared("a", 0.05, 0.02, 0.08), compared("b", -0.03, -0.05, -0.01), compared("c", 0.0, -0.1, 0.1)])
+    line = transfer_line(
+        [compared("a", 0.05, 0.02, 0.08), compared("b", -0.03, -0.05, -0.01), compared("c", 0.0, -0.1, 0.1)]
+    )
     assert "gained: a +5.0 (+2.0 to +8.0); lost: b -3.0 (-5.0 to -1.0); no clear difference: c +0.0" in line
