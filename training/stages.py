@@ -146,10 +146,12 @@ def cast_backbones(model: OTDRGForConditionalGeneration, dtype: str | None, adap
     if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
         raise ValueError(f"frozen_dtype {dtype!r} is not a floating-point dtype, such as bfloat16.")
     body = model.model
-    for module in (body.vision_tower, body.language_model, model.lm_head):
-        frozen = not any(parameter.requires_grad for parameter in module.parameters())
-        if frozen or (adapted and module is not body.vision_tower):
-            module.to(wanted)
+    # The LLM's output goes with it: tied to frozen embeddings it is not trained, but computes with what is.
+    for modules in ((body.vision_tower,), (body.language_model, model.lm_head)):
+        frozen = not any(parameter.requires_grad for module in modules for parameter in module.parameters())
+        if frozen or (adapted and modules[0] is not body.vision_tower):
+            for module in modules:
+                module.to(wanted)
 
 
 def _freeze_unreached(model: OTDRGForConditionalGeneration, size: tuple[int, int] | None):
