@@ -2,6 +2,8 @@
 
 import importlib
 import math
+import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,6 +22,7 @@ from otdrg_hf.metrics.rouge import rouge_l_scores
 Reward = Callable[..., Sequence[float | None]]
 
 LEAST_SPREAD = 1e-6  # standard deviation within a group, below which a reward tells none of its samples apart
+RADEVAL = "radeval"  # whose metrics its make_reward_fn makes rewards of
 RANGE = (5, 95)  # percentiles of the references' lengths
 
 
@@ -85,7 +88,9 @@ def load_rewards(
     The reward functions of a run, by name.
 
     Args:
-        weights (`dict[str, float]`): By names of `REWARDS`, or `module:function` of one's own.
+        weights (`dict[str, float]`):
+            By names of `REWARDS`, `module:function` of one's own, or `radeval:METRIC` (`radeval:METRIC.KEY` of a metric
+            with several scores).
         references (`Sequence[str]`): Training reports, whose labels and lengths the rewards are fitted to.
         beta, rare_label_power (`float`): See [`RewardArguments`].
 
@@ -132,6 +137,7 @@ def call_reward(name: str, reward: Reward, columns: dict) -> torch.Tensor:
     if not isinstance(values, Sequence) or len(values) != count:
         given = f"{len(values)} rewards" if isinstance(values, Sequence) else type(values).__name__
         raise ValueError(f"The reward {name!r} gives {given} for {count} completions: it must give a list of as many.")
+    values = [value.item() if hasattr(value, "item") else value for value in values]
     wrong = [value for value in values if not isinstance(value, (int, float, type(None)))]
     if wrong:
         raise ValueError(f"The reward {name!r} gives {type(wrong[0]).__name__}: it must give numbers.")
@@ -174,7 +180,13 @@ def _own_reward(name: str) -> Reward:
         raise ValueError(
             f"{name!r} is not a reward: choose from {', '.join(REWARDS)}, or give module:function of one of your own."
         )
+    # Of a script that is launched, Python looks next to the script alone.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
+        if module == RADEVAL:
+            metric, _, key = function.partition(".")
+            return importlib.import_module(module).make_reward_fn(metric, key=key or None)
         reward = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"The reward {name!r} cannot be imported: {error}") from error

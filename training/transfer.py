@@ -11,7 +11,6 @@ from transformers import TrainerCallback
 
 from otdrg_hf.data import load_study_dataset
 from otdrg_hf.data.phantom import PHANTOM_NAMES
-from otdrg_hf.data.schema import TEXT_COLUMNS
 from otdrg_hf.files import write_json
 from otdrg_hf.metrics.report_card import ReportCard, make_report_card
 from otdrg_hf.reporting.loading import plain_name
@@ -24,6 +23,7 @@ SCORES = (
 )
 NUM_BOOTSTRAP, CONFIDENCE = 1000, 0.95
 BEFORE_FILE = "reports_before.json"
+SECTIONS = ("report", "findings", "impression")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def load_watched(args: RewardArguments, validation: Dataset) -> list[Watched]:
     for wanted in args.watch:
         dataset, split, section, *rest = [*wanted.split(":"), *[""] * 2][: max(3, wanted.count(":") + 1)]
         section, split = section or args.target, split or "test"
-        if rest or section not in TEXT_COLUMNS:
+        if rest or section not in SECTIONS:
             raise ValueError(f"watch {wanted!r} is not DATASET, DATASET:SPLIT or DATASET:SPLIT:SECTION.")
         both_phantoms = {dataset, args.dataset} <= set(PHANTOM_NAMES)
         options = args.load_kwargs if dataset == args.dataset or both_phantoms else {}

@@ -119,6 +119,32 @@ def test_a_reward_of_ones_own_that_fails_or_is_not_there_is_named(monkeypatch):
             load_rewards({name: 1.0}, REFERENCES, 1.0, 0.0)
 
 
+def test_a_module_in_the_current_folder_and_metrics_of_radeval_are_found(tmp_path, monkeypatch):
+    (tmp_path / "rewards_of_mine.py").write_text(
+        "def short(completions, **columns):\n    return [1.0] * len(completions)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
+    radeval = ModuleType("radeval")
+
+    def make_reward_fn(metric, reference_column="ground_truth", key=None):
+        def reward(completions, **columns):
+            return [torch.tensor(float(len(columns[reference_column])))] * len(completions)
+
+        made.append((metric, key))
+        return reward
+
+    made: list = []
+    radeval.make_reward_fn = make_reward_fn
+    monkeypatch.setitem(sys.modules, "radeval", radeval)
+    weights = {"rewards_of_mine:short": 1.0, "radeval:bleu": 1.0, "radeval:radgraph.radgraph_partial": 1.0}
+    rewards = load_rewards(weights, REFERENCES, 1.0, 0.0)
+    columns = reward_columns([{"report": each} for each in REFERENCES], "report", REFERENCES)
+    check_rewards(rewards, columns)
+    assert made == [("bleu", None), ("radgraph", "radgraph_partial")]
+    assert call_reward("radeval:bleu", rewards["radeval:bleu"], columns).tolist() == [3.0] * 3
+
+
 def test_none_and_nan_are_samples_without_a_reward():
     values = call_reward("own", lambda completions, **columns: [None, math.nan, 2], {"completions": ["a", "b", "c"]})
     assert values.isnan().tolist() == [True, True, False]
