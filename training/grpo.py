@@ -22,13 +22,12 @@ from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
 from otdrg_hf.training.adapters import policy_adapter_config, put_on_base
 from otdrg_hf.training.arguments import RecipeParser
 from otdrg_hf.training.checkpoints import check_same_run, last_complete_checkpoint, starting_checkpoint
-from otdrg_hf.training.collapse import CollapseStop
 from otdrg_hf.training.dry_run import dry_run
 from otdrg_hf.training.feature_cache import fill_cache, undecoded
 from otdrg_hf.training.model_setup import prepare_model
 from otdrg_hf.training.record import training_data, write_record
 from otdrg_hf.training.reward_arguments import RewardArguments, check_reward_options
-from otdrg_hf.training.reward_trainer import OTDRGRewardTrainer, reward_columns
+from otdrg_hf.training.reward_trainer import CollapseStop, OTDRGRewardTrainer, reward_columns
 from otdrg_hf.training.rewards import Reward, check_rewards, load_rewards
 from otdrg_hf.training.sft import save
 from otdrg_hf.training.stages import apply_stage, cast_backbones

@@ -1,9 +1,11 @@
 """TRL's `GRPOTrainer` for studies: they are encoded once, shared by the samples of a group and by the loss."""
 
 import copy
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,11 @@ import torch
 from accelerate.utils import gather_object, is_peft_model
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from otdrg_hf.data.schema import INPUT_COLUMNS
+from otdrg_hf.files import write_json
 from otdrg_hf.labeling import label_reports
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration, OTDRGStudyFeatures
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
@@ -23,6 +27,7 @@ from otdrg_hf.training.rewards import Reward, call_reward, group_advantages
 from otdrg_hf.training.rollout import Rollout, sample_reports, study_generators, token_log_probs
 from otdrg_hf.training.trainer import StudyTrainerMixin
 
+LEFT_OUT_FILE = "left_out.json"  # in each checkpoint
 READERS = 8  # threads that read the images of a batch of studies
 
 
@@ -205,6 +210,17 @@ class OTDRGRewardTrainer(StudyTrainerMixin, GRPOTrainer):
         log_probs, entropies = (values.new_zeros(shape).index_copy(0, rows, values) for values in of_rows)
         return log_probs, entropies, None
 
+    def _save_checkpoint(self, model, trial):
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
+            write_json(folder / LEFT_OUT_FILE, self.left_out)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and Path(checkpoint, LEFT_OUT_FILE).is_file():
+            self.left_out = json.loads(Path(checkpoint, LEFT_OUT_FILE).read_text(encoding="utf-8"))
+
     def _log_rollout(self, rollout: Rollout, completions: list[str], rewards: torch.Tensor, kept: torch.Tensor) -> None:
         gathered = self.accelerator.gather(rewards)  # [N, k]
         values = {f"rewards/{name}": column.nanmean() for name, column in zip(self.rewards, gathered.T, strict=True)}
@@ -218,6 +234,34 @@ class OTDRGRewardTrainer(StudyTrainerMixin, GRPOTrainer):
         metrics = self._metrics["train" if self.model.training else "eval"]
         for name, value in values.items():
             metrics[name].append(value.item())
+
+
+class CollapseStop(TrainerCallback):
+    """
+    Stops a policy that has collapsed: one report for all studies, or no entropy left to sample from.
+
+    Args:
+        min_distinct_share (`float`): Stop where fewer of the sampled reports than this share are distinct.
+        min_entropy_share (`float`): Stop where the entropy falls below this share of the first that was logged.
+
+    Attributes:
+        reason (`str`, *optional*): Why the run was stopped.
+    """
+
+    def __init__(self, min_distinct_share: float, min_entropy_share: float):
+        self.min_distinct_share, self.min_entropy_share = min_distinct_share, min_entropy_share
+        self.reason: str | None = None
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not logs or "distinct" not in logs or "entropy" not in logs:
+            return
+        first = next(entry["entropy"] for entry in state.log_history if "entropy" in entry)
+        if logs["distinct"] < self.min_distinct_share:
+            self.reason = f"only {logs['distinct']:.1%} of the sampled reports are distinct"
+        elif logs["entropy"] < self.min_entropy_share * first:
+            self.reason = f"the entropy fell from {first:.3f} to {logs['entropy']:.3f}"
+        if self.reason:
+            control.should_training_stop, control.should_save = True, False
 
 
 def reward_columns(

@@ -18,8 +18,8 @@ from otdrg_hf.hub.provenance import transfer_line
 from otdrg_hf.hub.push import plan_push
 from otdrg_hf.training import grpo
 from otdrg_hf.training.arguments import RecipeParser
-from otdrg_hf.training.collapse import CollapseStop
 from otdrg_hf.training.reward_arguments import RewardArguments, check_reward_options
+from otdrg_hf.training.reward_trainer import CollapseStop
 
 RECIPES = sorted((Path(__file__).parents[2] / "training/recipes").glob("*_grpo.yaml"))
 
@@ -102,6 +102,7 @@ class KillAfter(TrainerCallback):
 
 def test_a_killed_and_resumed_run_equals_an_unbroken_one(data, start, tmp_path, monkeypatch):
     saved = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "watch": [f"{data}:test"]}
+    saved["rewards"] = {"tiny_rewards:not_a_number": 1.0, "tiny_rewards:seen_words": 1.0}
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     whole = reward(tmp_path / "a", data, start, **saved)
     set_up = grpo.set_up
@@ -117,6 +118,9 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one(data, start, tmp_path, 
     resumed = reward(tmp_path / "b", data, start, **saved)
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(resumed)[name]), name
+    for out in (whole, resumed):
+        left_out = json.loads((out / "training_record.json").read_text())["stages"][-1]["left_out"]
+        assert left_out == {"without variation": 0, "without reward": 8}
     # What was written before the first step is what the end is compared with.
     assert json.loads((whole / "transfer.json").read_text()) == json.loads((resumed / "transfer.json").read_text())
     assert "watched other studies" in refusal_of_resume(tmp_path / "b", data, start, **{**saved, "watch": []})
@@ -274,6 +278,13 @@ def test_recipes_parse(recipe):
         assert getattr(holder, name) == fields[name], name
     check_reward_options(args, training_args, model_args)
     assert training_args.generation_batch_size % training_args.num_generations == 0
+
+
+def test_rewards_of_ones_own_are_added_by_name():
+    parser = RecipeParser(RewardArguments, GRPOConfig)
+    words = ["--rewards", '{"clinical": 2}', "--reward", "mine:first", "mine:second", "--bf16", "false"]
+    args, *_ = parser.parse_args_and_config(words)
+    assert args.rewards == {"clinical": 2, "mine:first": 1.0, "mine:second": 1.0}
 
 
 def test_the_last_line_says_where_was_gained_and_where_was_lost():
