@@ -9,6 +9,7 @@ from trl import GRPOConfig, ModelConfig
 
 from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.checkpoints import is_complete
+from otdrg_hf.training.memory_estimate import sharding
 from otdrg_hf.training.options import check_choices
 
 DEFAULT_REWARDS = {"clinical": 1.0, "rouge_l": 0.5, "length": 0.1, "no_repetition": 0.1}
@@ -145,6 +146,9 @@ def check_reward_options(args: RewardArguments, training_args: GRPOConfig, model
             f"per_device_train_batch_size x steps_per_generation is {per_process}, which is not a multiple of "
             f"num_generations, {training_args.num_generations}: the samples of a study stay in one process."
         )
+    how, shared = sharding()
+    if shared:
+        raise ValueError(f"{how} spreads a policy over devices, which then cannot write reports: use multi_gpu.yaml.")
     _check_saves(training_args)
     checkpoint = training_args.resume_from_checkpoint
     if checkpoint is not None and not is_complete(checkpoint):

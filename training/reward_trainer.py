@@ -38,12 +38,13 @@ class OTDRGRewardTrainer(StudyTrainerMixin, GRPOTrainer):
     `<finding>` be sampled.
 
     Args:
-        model ([`OTDRGForConditionalGeneration`] or `PeftModel`): The policy, frozen but for the language model.
+        model ([`OTDRGForConditionalGeneration`]): The policy, frozen but for the language model.
         args ([`~trl.GRPOConfig`]): `reward_weights` are those of `rewards`.
         train_dataset (`Dataset`): Studies, with decoded images, or undecoded ones with `features`.
         rewards (`dict[str, Reward]`): See [`~training.rewards`].
         target (`str`): The column that is the reference.
         features ([`FeatureCache`], *optional*): Of the vision encoder, instead of images.
+        peft_config (`PeftConfig`, *optional*): Of an adapter that is trained instead.
         kwargs: Of [`~trl.GRPOTrainer`].
     """
 
@@ -58,6 +59,7 @@ class OTDRGRewardTrainer(StudyTrainerMixin, GRPOTrainer):
         rewards: dict[str, Reward],
         target: str = "report",
         features: FeatureCache | None = None,
+        peft_config=None,
         **kwargs,
     ):
         self.rewards, self.target, self.features = rewards, target, features
@@ -65,13 +67,15 @@ class OTDRGRewardTrainer(StudyTrainerMixin, GRPOTrainer):
         # Before TRL changes the forward of the model; frozen weights are shared. TRL's own reference would be read once
         # more from where the policy came from, by a class that transformers does not have.
         beta, args.beta = args.beta, 0.0
-        reference = None if not beta or is_peft_model(model) else _frozen_copy(model)
+        # Without its adapter, a model is its own reference.
+        reference = None if not beta or peft_config is not None else _frozen_copy(model)
         super().__init__(
             model=model,
             args=args,
             reward_funcs=list(rewards.values()),
             train_dataset=train_dataset,
             processing_class=processing_class,
+            peft_config=peft_config,
             **kwargs,
         )
         self.beta = self.args.beta = beta

@@ -16,7 +16,7 @@ from trl import GRPOConfig
 from otdrg_hf import OTDRGForConditionalGeneration
 from otdrg_hf.hub.provenance import transfer_line
 from otdrg_hf.hub.push import plan_push
-from otdrg_hf.training import grpo
+from otdrg_hf.training import grpo, reward_trainer
 from otdrg_hf.training.arguments import RecipeParser
 from otdrg_hf.training.reward_arguments import RewardArguments, check_reward_options
 from otdrg_hf.training.reward_trainer import CollapseStop
@@ -143,7 +143,8 @@ def test_samples_are_used_for_several_steps_where_asked_for(data, start, tmp_pat
     assert ratios[0] == 0 and max(ratios[1::2]) > 0
 
 
-def test_lora_trains_an_adapter_and_takes_the_model_without_it_as_reference(data, start, tmp_path):
+def test_lora_trains_an_adapter_and_takes_the_model_without_it_as_reference(data, start, tmp_path, monkeypatch):
+    monkeypatch.setattr(reward_trainer, "_frozen_copy", lambda model: pytest.fail("a copy of the model"))
     out = reward(tmp_path, data, start, use_peft=True, lora_r=2, learning_rate=1.0e-2)
     names = weights_of_adapter(out)
     assert names and all("lora_" in name and "language_model" in name for name in names)
@@ -155,6 +156,21 @@ def weights_of_adapter(folder) -> list[str]:
     from safetensors.torch import load_file
 
     return list(load_file(folder / "adapter_model.safetensors"))
+
+
+@pytest.mark.parametrize("changes", [{}, {"use_peft": True, "lora_r": 2}], ids=["whole", "lora"])
+def test_gradient_checkpointing_takes_the_same_steps(changes, data, start, tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    kept = reward(tmp_path / "a", data, start, **changes)
+    computed_again = reward(tmp_path / "b", data, start, gradient_checkpointing=True, **changes)
+    logs = (json.loads((out / "training_log.json").read_text()) for out in (kept, computed_again))
+    first, second = ([entry["grad_norm"] for entry in log if "kl" in entry] for log in logs)
+    assert min(first) > 0 and second == pytest.approx(first, rel=1e-4)
+
+
+def test_a_policy_that_is_spread_over_devices_is_refused(data, start, tmp_path, monkeypatch):
+    monkeypatch.setattr("otdrg_hf.training.reward_arguments.sharding", lambda: ("FSDP", ("weights",)))
+    assert "FSDP spreads a policy over devices" in refusal(tmp_path, data, start)
 
 
 def test_cached_features_give_the_same_run(data, start, tmp_path):
