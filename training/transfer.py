@@ -56,9 +56,9 @@ def load_watched(args: RewardArguments, validation: Dataset) -> list[Watched]:
     own = validation.select(range(min(args.watch_studies, len(validation))))
     watched = [Watched(f"{plain_name(args.dataset)} validation {args.target}", own, args.target)]
     for wanted in args.watch:
-        dataset, split, section, *rest = [*wanted.split(":"), *[""] * 2][: max(3, wanted.count(":") + 1)]
-        section, split = section or args.target, split or "test"
-        if rest or section not in SECTIONS:
+        dataset, split, section, *more = [*wanted.split(":"), "", ""]
+        split, section = split or "test", section or args.target
+        if any(more) or section not in SECTIONS:
             raise ValueError(f"watch {wanted!r} is not DATASET, DATASET:SPLIT or DATASET:SPLIT:SECTION.")
         both_phantoms = {dataset, args.dataset} <= set(PHANTOM_NAMES)
         options = args.load_kwargs if dataset == args.dataset or both_phantoms else {}
