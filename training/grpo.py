@@ -85,6 +85,12 @@ def set_up(
 
     # Studies and rewards
     train = load_studies(args, "train", args.train_studies, None)
+    together = training_args.generation_batch_size // training_args.num_generations
+    if len(train) < together:
+        raise ValueError(
+            f"There are {len(train)} training studies, fewer than the {together} that are sampled together: lower "
+            "per_device_train_batch_size or gradient_accumulation_steps, or raise num_generations."
+        )
     watched = load_watched(args, load_studies(args, "validation", args.eval_studies, None))
     rewards = try_rewards(args, train)
     training_args.reward_weights = list(args.rewards.values())

@@ -241,6 +241,7 @@ def test_a_run_that_collapses_before_its_first_checkpoint_saves_nothing(data, st
     [
         ({"num_generations": 1, "per_device_train_batch_size": 2}, "at least 2 generations"),
         ({"num_generations": 3}, "num_generations"),
+        ({"per_device_train_batch_size": 32}, "There are 6 training studies, fewer than the 8"),
         ({"rewards": {"tiny_rewards:too_few": 1.0}}, "gives 1 rewards for 4 completions"),
         ({"rewards": {"clinicl": 1.0}}, "'clinicl' is not a reward"),
         ({"rewards": {"clinical": 0.0}}, "nothing to learn from"),
