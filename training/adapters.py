@@ -76,6 +76,22 @@ def adapter_config(
     )
 
 
+def policy_adapter_config(model: OTDRGForConditionalGeneration, model_args: ModelConfig):
+    """
+    As [`adapter_config`], of a policy: nothing but the layers of the language model, all of which an adapter that is
+    switched off gives back as they were.
+
+    Raises:
+        ValueError: as `adapter_config`, and for layers to train in full.
+    """
+    if model_args.use_peft and model_args.lora_modules_to_save:
+        raise ValueError("lora_modules_to_save: a policy is its adapter alone, and no layer is trained in full.")
+    config = adapter_config(model, model_args, "finetune")
+    if config is not None:
+        config.modules_to_save = None
+    return config
+
+
 def _named(option: str, wanted: str | list[str] | None, names: Iterable[str]) -> list[str]:
     """Those of `names` that are asked for by their ends, as peft does it, but of the language model alone."""
     found = []

@@ -165,7 +165,7 @@ class StudyArguments:
         if self.stage == "warmup":
             self._check_warmup()
         self._check_vision()
-        frozen = self.freeze_vision or self.stage == "finetune"
+        frozen = self.freeze_vision or self.stage in ("finetune", "reward")
         if self.feature_cache and (not frozen or self.lora_vision or self.generate_eval_studies):
             raise ValueError(
                 "--feature_cache needs a frozen vision encoder: --freeze_vision or the stage 'finetune', without "
@@ -219,10 +219,14 @@ class RecipeParser(TrlParser):
 
     A recipe is fitted to the machine and to the command line first, see [`fit_recipe`]. Mistakes of a user are
     `ValueError`s of one line instead of a page of usage.
+
+    Args:
+        studies (`type`, *optional*): `StudyArguments`, or a subclass of it.
+        trainer (`type`, *optional*): The configuration of the trainer.
     """
 
-    def __init__(self):
-        super().__init__((StudyArguments, SFTConfig, ModelConfig))
+    def __init__(self, studies: type = StudyArguments, trainer: type = SFTConfig):
+        super().__init__((studies, trainer, ModelConfig))
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
@@ -303,8 +307,15 @@ def _with_planned_model(recipe: dict[str, Any], given: dict[str, Any], folder: P
         return recipe
     for path in sorted(folder.glob("*.yaml")):
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(fields, dict) or fields.get("output_dir") != start:
+        # An adapter is merged into its base before a reward trains another one on it.
+        if not isinstance(fields, dict) or fields.get("output_dir") not in (start, start.removesuffix("_merged")):
             continue
+        if not any(name in fields for name in MODEL_FIELDS):  # it starts from a model itself
+            before = {"model_name_or_path": fields.get("model_name_or_path")}
+            others = {name: value for name, value in given.items() if name != "model_name_or_path"}
+            fields = {**fields, **_with_planned_model(before, others, folder)}
+            if os.path.isdir(fields["model_name_or_path"] or ""):
+                return {**recipe, "model_name_or_path": fields["model_name_or_path"]}
         # A backbone on the command line stands in for that of the recipe.
         named = {name.split("_")[0] for name in given if name in MODEL_FIELDS[:4]}
         model = {name: fields[name] for name in MODEL_FIELDS if name in fields and name.split("_")[0] not in named}

@@ -151,7 +151,7 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
 
     def _images(self, study: dict[str, Any]) -> list[Image.Image]:
         if self.features is not None:
-            return [self._blank()] * len(study["images"])
+            return [blank_image(self.processor)] * len(study["images"])
         return study["images"] if self.augmentation is None else self.augmentation(study)
 
     def _weights(self, completions: list[str], labels: torch.Tensor) -> torch.Tensor:
@@ -163,7 +163,8 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
             )
         return weights
 
-    def _blank(self) -> Image.Image:
-        """Stands for an image whose pixels are not used: of the final size, so that nothing is resized."""
-        size = self.processor.image_processor.size
-        return Image.new("RGB", (size["width"], size["height"]))
+
+def blank_image(processor: OTDRGProcessor) -> Image.Image:
+    """Stands for an image whose pixels are not used: of the final size, so that nothing is resized."""
+    size = processor.image_processor.size
+    return Image.new("RGB", (size["width"], size["height"]))

@@ -4,9 +4,9 @@ import math
 import os
 from statistics import mean
 
-from trl import ModelConfig, SFTConfig
+from trl import GRPOConfig, ModelConfig, SFTConfig
 
-from otdrg_hf.training.adapters import adapter_config
+from otdrg_hf.training.adapters import adapter_config, policy_adapter_config
 from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.memory_estimate import Step, memory, operations, sharding
 from otdrg_hf.training.model_setup import apply_text_options, empty_model_and_processor
@@ -17,9 +17,9 @@ from otdrg_hf.training.studies import check_context, sample_studies, study_token
 REACHED = 0.4 * 312e12
 
 
-def dry_run(args: StudyArguments, training_args: SFTConfig, model_args: ModelConfig) -> str:
+def dry_run(args: StudyArguments, training_args: SFTConfig | GRPOConfig, model_args: ModelConfig) -> str:
     """
-    The plan of a run, as lines of text.
+    The plan of a run, of either script, as lines of text.
 
     Raises:
         ValueError, OSError: as the run itself would, for a dataset, a backbone or a field that is not there.
@@ -32,7 +32,10 @@ def dry_run(args: StudyArguments, training_args: SFTConfig, model_args: ModelCon
     size = processor.image_processor.size
     image_size = (size["height"], size["width"])
     apply_stage(model, args.stage, processor.label_prompt, image_size, args.freeze_vision, args.train_vision_blocks)
-    config = adapter_config(model, model_args, args.stage, args.lora_vision, image_size)
+    if isinstance(training_args, GRPOConfig):
+        config = policy_adapter_config(model, model_args)
+    else:
+        config = adapter_config(model, model_args, args.stage, args.lora_vision, image_size)
     cast_backbones(model, args.frozen_dtype, adapted=config is not None)
     if config is not None:
         from peft import get_peft_model
@@ -77,9 +80,12 @@ def _token_lines(prompts, reports, rows, config) -> list[str]:
     ]
 
 
-def _step_lines(training_args: SFTConfig, num_studies: int, devices: int) -> tuple[int, list[str]]:
+def _step_lines(training_args, num_studies: int, devices: int) -> tuple[int, list[str]]:
     batch, accumulation = training_args.per_device_train_batch_size, training_args.gradient_accumulation_steps
-    per_epoch = math.ceil(math.ceil(num_studies / (batch * devices)) / accumulation)
+    samples, uses, unit = 1, 1, "studies"
+    if isinstance(training_args, GRPOConfig):
+        samples, uses, unit = training_args.num_generations, training_args.num_iterations, "samples"
+    per_epoch = math.ceil(math.ceil(num_studies * samples / (batch * devices)) / accumulation) * uses
     steps = (
         training_args.max_steps
         if training_args.max_steps > 0
@@ -87,7 +93,8 @@ def _step_lines(training_args: SFTConfig, num_studies: int, devices: int) -> tup
     )
     together = batch * devices * accumulation
     return steps, [
-        f"studies               {num_studies:,}; {together} per step ({batch} x {devices} devices x {accumulation})",
+        f"studies               {num_studies:,}; {together} {unit} per step ({batch} x {devices} devices x "
+        f"{accumulation})".replace(" studies per step", " per step"),
         f"steps                 {steps:,} ({per_epoch:,} per epoch)",
     ]
 
@@ -107,8 +114,25 @@ def _step(args, training_args, model_args, rows, prompts, reports) -> Step:
     )
 
 
+def _rollout_memory(model, step: Step, training_args) -> dict[str, float]:
+    """Bytes of the reference and of the keys and values of the reports that are sampled together."""
+    if not isinstance(training_args, GRPOConfig):
+        return {}
+    text = model.config.text_config
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+    tokens = step.tokens - step.supervised + training_args.max_completion_length
+    samples = training_args.per_device_train_batch_size * training_args.steps_per_generation
+    per_value = 2 if step.half_precision else 4
+    parts = {"rollout": 2 * text.num_hidden_layers * width * tokens * samples * per_value}
+    if training_args.beta and step.llm == "full":
+        trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+        parts["reference"] = sum(parameter.numel() * parameter.element_size() for parameter in trained)
+    return parts
+
+
 def _cost_lines(model, step: Step, training_args: SFTConfig, steps: int, devices: int) -> list[str]:
-    parts = memory(model, step, devices)
+    parts = memory(model, step, devices) | _rollout_memory(model, step, training_args)
     listed = ", ".join(f"{name} {value / 2**30:.1f}" for name, value in parts.items())
     work = operations(model, step) * training_args.gradient_accumulation_steps
     hours = work * steps / REACHED / 3600

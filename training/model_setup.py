@@ -153,9 +153,10 @@ def apply_text_options(
         processor.label_prompt = args.label_prompt
     if args.stage == "warmup" and not processor.label_prompt:
         raise ValueError("The stage 'warmup' writes reports from labels, which this model's prompts do not show.")
-    if training_args.eos_token is not None:
-        _set_end_of_text(training_args.eos_token, model, processor)
-    path = training_args.chat_template_path
+    # TRL's GRPOConfig has neither.
+    end_of_text, path = (getattr(training_args, name, None) for name in ("eos_token", "chat_template_path"))
+    if end_of_text is not None:
+        _set_end_of_text(end_of_text, model, processor)
     if path is not None:
         if not path.endswith((".jinja", ".j2")) or not os.path.isfile(path):
             raise ValueError(f"chat_template_path {path!r} is not a .jinja file: give one with the template.")

@@ -81,7 +81,7 @@ def check_options(args: StudyArguments, training_args: SFTConfig, model_args: Mo
         ValueError: in one line that names the option.
     """
     for holder in (args, training_args, model_args):
-        _check_choices(holder)
+        check_choices(holder)
     for name, (values, reason) in ONLY.items():
         # An earlier release of TRL may not have it.
         given = getattr(training_args if hasattr(training_args, name) else model_args, name, values[0])
@@ -105,7 +105,7 @@ def check_options(args: StudyArguments, training_args: SFTConfig, model_args: Mo
     _check_schedule(training_args)
 
 
-def _check_choices(holder: Any) -> None:
+def check_choices(holder: Any) -> None:
     """A recipe's values are not held to the choices that the command line is held to."""
     hints = typing.get_type_hints(type(holder)) if isinstance(holder, StudyArguments) else {}
     for field in fields(holder):

@@ -38,15 +38,19 @@ RESULTS = ("loss", "lm_loss", "ot_loss", "disease_loss", "disease_micro_f1", "di
 PACKAGES = {"otdrg_hf": "otdrg-hf", "transformers": "transformers", "trl": "trl", "torch": "torch", "peft": "peft"}
 
 
-def write_record(trainer, args: StudyArguments, model_args: ModelConfig) -> None:
+def write_record(trainer, args: StudyArguments, model_args: ModelConfig, more: dict[str, Any] | None = None) -> None:
     """
     Writes `training_record.json`, with the records of the stages before, and the model card of it to `output_dir`.
 
     Neither holds a path of this machine or anything of a study.
+
+    Args:
+        more (`dict`, *optional*): What else the stage has to say of itself.
     """
     output_dir = Path(trainer.args.output_dir)
     start = model_args.model_name_or_path
-    stages = [*(read_stages(start) if start else []), describe_stage(trainer, args, model_args)]
+    stage = {**describe_stage(trainer, args, model_args), **(more or {})}
+    stages = [*(read_stages(start) if start else []), stage]
     write_json(output_dir / RECORD_FILE, {"format": FORMAT, "stages": stages})
     if is_replaceable(output_dir / CARD_FILE):
         write_model_card(output_dir)

@@ -28,6 +28,15 @@ FROZEN = {
     "align": ("model.language_model", "lm_head", "model.fusion"),
     "finetune": VISION,
     "joint": (),
+    # The language model alone is the policy: whatever is made of a study is the same for its samples and for the loss.
+    "reward": (
+        *VISION,
+        "model.patch_projection",
+        "model.label_encoder",
+        "model.alignment",
+        "model.disease_head",
+        "model.fusion",
+    ),
 }
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 # What no prompt without labels reaches.
@@ -61,6 +70,10 @@ def apply_stage(
         parameter.requires_grad_(parameter.is_floating_point())  # packed 4-bit weights cannot be
     names = {*FROZEN[stage], *(() if label_prompt else LABEL_TOKENS), *(VISION if freeze_vision else ())}
     frozen = [model.get_submodule(name) for name in sorted(names)]
+    if stage == "reward":
+        # The label encoder, and with it the disease head, reads the LLM's embeddings: they have to stay. Where the
+        # output is tied to them, so does the output.
+        frozen.append(model.get_input_embeddings())
     for module in frozen:
         module.requires_grad_(False)
     if not names.issuperset(VISION):
@@ -133,10 +146,12 @@ def cast_backbones(model: OTDRGForConditionalGeneration, dtype: str | None, adap
     if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
         raise ValueError(f"frozen_dtype {dtype!r} is not a floating-point dtype, such as bfloat16.")
     body = model.model
-    for module in (body.vision_tower, body.language_model, model.lm_head):
-        frozen = not any(parameter.requires_grad for parameter in module.parameters())
-        if frozen or (adapted and module is not body.vision_tower):
-            module.to(wanted)
+    # The LLM's output goes with it: tied to frozen embeddings it is not trained, but computes with what is.
+    for modules in ((body.vision_tower,), (body.language_model, model.lm_head)):
+        frozen = not any(parameter.requires_grad for module in modules for parameter in module.parameters())
+        if frozen or (adapted and modules[0] is not body.vision_tower):
+            for module in modules:
+                module.to(wanted)
 
 
 def _freeze_unreached(model: OTDRGForConditionalGeneration, size: tuple[int, int] | None):

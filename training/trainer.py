@@ -20,7 +20,26 @@ BATCHES_PER_BUCKET = 50
 CHARACTERS_PER_TOKEN = 4
 
 
-class OTDRGTrainer(SFTTrainer):
+class StudyTrainerMixin:
+    """What trainers of studies share, whatever they optimise: what is loaded, and what is never sent or written."""
+
+    def create_model_card(self, *args, **kwargs):
+        """Nothing: the card is written at the end, of what the run records, and not at each checkpoint."""
+
+    def _send_telemetry(self):
+        """Nothing: a run on patients' images is not reported to anybody."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None):
+        model = self.model if model is None else model
+        if not isinstance(model, OTDRGForConditionalGeneration):
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        # Some backbones are saved under older names than their layers have. from_pretrained knows both, the trainer
+        # would leave such layers as they are with no more than a warning.
+        loaded = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
+        model.load_state_dict(loaded.state_dict())
+
+
+class OTDRGTrainer(StudyTrainerMixin, SFTTrainer):
     """
     Args:
         stage (`str`):
@@ -58,12 +77,6 @@ class OTDRGTrainer(SFTTrainer):
         if self.args.torch_compile:
             # The LM loss uses supervised positions alone, whose number differs from batch to batch.
             torch._dynamo.config.capture_dynamic_output_shape_ops = True
-
-    def create_model_card(self, *args, **kwargs):
-        """Nothing: the card is written at the end, of what the run records, and not at each checkpoint."""
-
-    def _send_telemetry(self):
-        """Nothing: a run on patients' images is not reported to anybody."""
 
     def _set_signature_columns_if_needed(self):
         # TRL keeps only the columns that its own collator reads, which drops the disease labels.
@@ -106,15 +119,6 @@ class OTDRGTrainer(SFTTrainer):
         if self.args.train_sampling_strategy == "group_by_length":
             return SequentialSampler(eval_dataset)
         return super()._get_eval_sampler(eval_dataset)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None):
-        model = self.model if model is None else model
-        if not isinstance(model, OTDRGForConditionalGeneration):
-            return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        # Some backbones are saved under older names than their layers have. from_pretrained knows both, the trainer
-        # would leave such layers as they are with no more than a warning.
-        loaded = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
-        model.load_state_dict(loaded.state_dict())
 
     def _load_best_model(self):
         sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled

@@ -11,7 +11,7 @@ from otdrg_hf.data.schema import Source
 from otdrg_hf.data.sources import SOURCES
 from otdrg_hf.hub.card_file import CARD_FILE, render_card, save_card
 from otdrg_hf.hub.eval_results_file import check_eval_results, save_eval_results
-from otdrg_hf.hub.provenance import is_credentialed, read_stages, sources_of
+from otdrg_hf.hub.provenance import is_credentialed, read_stages, sources_of, transfer_line
 from otdrg_hf.metrics.clinical import UNCERTAIN_POSITIVE
 
 PAPER = "2507.03908"
@@ -21,6 +21,7 @@ STAGE_TITLES = {
     "align": "alignment: vision encoder, transport and disease head",
     "finetune": "fine-tuning: the language model and the projectors to it",
     "joint": "joint training of all parts",
+    "reward": "clinical reward: the language model, on its own samples (GRPO)",
     "unknown": "not recorded",
 }
 CLINICAL = re.compile(r"ce(14|5)_(micro|macro|example)_(precision|recall|f1)")
@@ -221,8 +222,28 @@ def _stage(stage: dict[str, Any]) -> dict[str, Any]:
         fields |= {f"otdrg_config.{key}": value for key, value in stage["otdrg_config"].items() if key != "notice"}
         fields |= {"label_prompt": stage["label_prompt"]} if "label_prompt" in stage else {}
         fields |= {"precision": stage["precision"], "hardware": f"{stage['processes']} x {stage['device']}"}
+        fields |= {f"reward {name}": weight for name, weight in stage.get("rewards", {}).items()}
+        fields |= stage.get("reward_options", {})
         described["fields"] = fields
+    if stage.get("transfer"):
+        described["transfer_line"] = transfer_line(stage["transfer"])
+        described["transfer_rows"] = [_transfer_row(compared) for compared in stage["transfer"]]
     return described
+
+
+def _transfer_row(compared: dict[str, Any]) -> list[str]:
+    """Of one watched dataset: its name, CE13 micro-F1 before and after, their difference, and the wording's scores."""
+
+    def text(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
+    def both(name: str) -> str:
+        return f"{text(compared['before'][name])} -> {text(compared['after'][name])}"
+
+    change = compared["difference"]["ce13_micro_f1"]
+    difference = f"{text(change['difference'])} ({text(change['low'])} to {text(change['high'])})"
+    name = f"{compared['name']}, {compared['studies']}"
+    return [name, both("ce13_micro_f1"), difference, both("bleu_4"), both("rouge_l")]
 
 
 def read_scores(

@@ -5,13 +5,13 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from otdrg_hf.hub.card_file import CARD_FILE, is_draft
 from otdrg_hf.hub.eval_results_file import eval_results_files
 from otdrg_hf.hub.model_card import read_config
-from otdrg_hf.hub.provenance import RECORD_FILE, is_credentialed, read_stages, sources_of
+from otdrg_hf.hub.provenance import RECORD_FILE, is_credentialed, read_stages, sources_of, transfer_line
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 REQUIRED = ("config.json", "processor_config.json", "tokenizer_config.json", CARD_FILE)
@@ -56,6 +56,7 @@ class PushPlan:
     private: bool
     credentialed: bool
     files: list[UploadFile]
+    transfer: list[str] = field(default_factory=list)  # lines of what each clinical reward gained and lost
 
     @property
     def size(self) -> int:
@@ -65,7 +66,8 @@ class PushPlan:
     def to_dict(self) -> dict:
         """Ready for JSON, without paths."""
         files = [{"name": file.name, "size": file.size} for file in self.files]
-        return {**asdict(self), "files": files, "size": self.size}
+        plan = {**asdict(self), "files": files, "size": self.size}
+        return plan if self.transfer else {name: value for name, value in plan.items() if name != "transfer"}
 
     def text(self) -> str:
         """A line a file, then the sum."""
@@ -75,7 +77,7 @@ class PushPlan:
         lines.append(f"{self.size:>14,}  bytes in {len(self.files)} files to {where}")
         if self.credentialed:
             lines.append("Learned from credentialed data: let in only people who have signed its data use agreement.")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.transfer])
 
 
 def plan_push(
@@ -123,7 +125,8 @@ def plan_push(
             f"{folder.name} has learned from {' and '.join(unknown)}: push it with --private, or say by "
             "--data_may_be_public that no agreement about the data forbids it."
         )
-    return PushPlan(repo_id, revision, private, credentialed, files)
+    transfer = [transfer_line(stage["transfer"]) for stage in stages if stage.get("transfer")]
+    return PushPlan(repo_id, revision, private, credentialed, files, transfer)
 
 
 def _refuse_datasets(folder: Path) -> None:

@@ -15,8 +15,12 @@ from otdrg_hf.training.arguments import RecipeParser, fit_recipe
 from otdrg_hf.training.options import check_options
 
 TRAINING = Path(__file__).parents[2] / "training"
-# Those of ablations are read by training/ablate.py and tested with it.
-RECIPES = sorted(set((TRAINING / "recipes").glob("*.yaml")) - set((TRAINING / "recipes").glob("ablation_*.yaml")))
+# Those of ablations are read by training/ablate.py and tested with it, those of rewards by training/grpo.py.
+RECIPES = sorted(
+    set((TRAINING / "recipes").glob("*.yaml"))
+    - set((TRAINING / "recipes").glob("ablation_*.yaml"))
+    - set((TRAINING / "recipes").glob("*_grpo.yaml"))
+)
 
 
 NOTHING = {"vision_config": None, "text_config": None, "otdrg_config": None}

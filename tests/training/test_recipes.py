@@ -11,6 +11,7 @@ from tiny_training import write_study_folder
 from transformers import Dinov2Config, LlamaConfig, Qwen3Config, SiglipVisionConfig
 
 from otdrg_hf.modeling.backbones_otdrg import square_image_processor
+from otdrg_hf.training.grpo import main as train_by_reward
 from otdrg_hf.training.sft import main
 from tests.support.families import save_text, save_vision
 from tests.support.tiny_models import make_tokenizer
@@ -154,6 +155,23 @@ def test_recipe_is_planned_at_its_real_size(name, real, studies, capsys):
     width = 0.5 if recipe.get("load_in_4bit") else 2 if recipe.get("frozen_dtype") else 4
     assert memory > width * frozen / 2**30
     assert "estimated" in plan["memory per device"] and plan["tokens per study"]
+
+
+@pytest.mark.parametrize("pair", ["iu_xray_8b", "iu_xray_smollm2"])
+def test_reward_recipe_is_planned_before_the_model_that_it_starts_from_is_there(pair, real, studies, capsys):
+    align = recipe_of(f"{pair}_align")
+    vision, text = align["vision_model"], align["text_model"]
+    sources = {"vision_model": real[vision], "text_model": real[text]}
+    train_by_reward(command(f"{pair}_grpo", studies, dry_run="true", **sources))
+    plan = planned(capsys.readouterr().out)
+    trained, frozen = number(plan["parameters trained"]), number(plan["parameters frozen"])
+    assert (trained + frozen) / 1e9 == pytest.approx(BILLIONS[vision] + BILLIONS[text], rel=0.04, abs=0.01)
+    recipe = recipe_of(f"{pair}_grpo")
+    samples = recipe["per_device_train_batch_size"] * recipe["gradient_accumulation_steps"]
+    assert plan["studies"].startswith(f"12; {samples} samples per step") and number(plan["steps"]) == 200
+    assert "rollout" in plan["memory per device"]
+    # A model with adapters is its own reference.
+    assert ("reference" in plan["memory per device"]) is not recipe.get("use_peft", False)
 
 
 def test_plan_of_a_recipe_from_scratch(studies, capsys):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from tiny_runs import refusal, train
-from tiny_training import RESNET, VIT, tiny_model, write_study_folder
+from tiny_training import LLAMA, RESNET, VIT, tiny_model, write_study_folder
 
 from otdrg_hf import OTDRGForConditionalGeneration
-from otdrg_hf.training.stages import apply_stage, transformer_blocks
+from otdrg_hf.training.stages import apply_stage, cast_backbones, transformer_blocks
 
 DEEP = {**VIT, "num_hidden_layers": 4}
 # The row of blocks and what comes behind it, up to what its patches depend on.
@@ -96,3 +96,20 @@ def test_encoders_without_one_row_of_blocks_are_named():
     with pytest.raises(ValueError, match="finds no list of blocks in a Linear"):
         transformer_blocks(torch.nn.Linear(1, 1))
     apply_stage(tiny_model(RESNET)[0], "align", train_vision_blocks=1)  # its last stage
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_policy_is_the_layers_of_the_llm_and_an_output_of_its_own(tied):
+    model, _ = tiny_model(text={**LLAMA, "tie_word_embeddings": tied})
+    apply_stage(model, "reward")
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    inside = {
+        name for name in trained if name.startswith(("model.language_model.layers.", "model.language_model.norm."))
+    }
+    assert inside and trained - inside == (set() if tied else {"lm_head.weight"})
+    # What is frozen is cast, but for what the trained layers compute with.
+    cast_backbones(model, "bfloat16", adapted=False)
+    assert model.model.vision_tower.dtype == torch.bfloat16
+    assert model.lm_head.weight.dtype == model.get_input_embeddings().weight.dtype == torch.float32
+    cast_backbones(model, "bfloat16", adapted=True)
+    assert model.lm_head.weight.dtype == torch.bfloat16
