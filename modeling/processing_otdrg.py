@@ -41,6 +41,7 @@ VIEW_NAMES = {"frontal": "Frontal view:", "lateral": "Lateral view:", "unknown":
 # transformers marks what users wrote of control tokens where it is to be read as plain text: see `apply_chat_template`.
 _UNMARKED = getattr(processing_utils, "_UNMARKED", "")
 _PLACEHOLDERS = re.compile(f"{_UNMARKED}(?:{IMAGE_TOKEN}|{FINDING_TOKEN})")
+_NAMED_IMAGE = re.compile(f"(?:{'|'.join(VIEW_NAMES.values())}) {IMAGE_TOKEN}")
 
 # A message of parts as one text.
 _PARTS = """\
@@ -388,6 +389,14 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         if fit and self.context_length is not None:
             known = self._fitting(names, known, self.context_length)
         return self._prompt(names, **known)
+
+    def prompt_tokens(self, prompt: str, views: Sequence[str]) -> dict[str, list[int]]:
+        """Token ids and mask of a prompt of `build_prompt` in which the images are called by these views instead."""
+        names = iter(views)
+        prompt = _NAMED_IMAGE.sub(lambda _: f"{_view_name(next(names))} {IMAGE_TOKEN}", prompt)
+        [text] = self._expand_placeholders([prompt], [len(views)])
+        tokens = self.tokenizer(text, add_special_tokens=False)
+        return {name: tokens[name] for name in ("input_ids", "attention_mask")}
 
     def _prompt(self, views: Sequence[str], indication: str, comparison: str) -> str:
         lines = [f"{VIEW_NAMES[view]} {IMAGE_TOKEN}" for view in views]

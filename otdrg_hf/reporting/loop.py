@@ -112,6 +112,7 @@ def report_image_files(
     candidates: int = 1,
     streamer: "BaseStreamer | None" = None,
     finished: int = 0,
+    refuse_unfamiliar: bool = False,
 ) -> Generator[dict, None, None]:
     """
     Reports each image file as a study of one view.
@@ -121,11 +122,21 @@ def report_image_files(
         files (`Sequence[FoundImage]`): As of [`find_images`]; read as they are needed.
         model (`str`): The name of the model in the answers.
         batch_size, max_new_tokens, candidates, streamer, finished: As of [`report_studies`].
+        refuse_unfamiliar (`bool`, *optional*, defaults to `False`): Leave out the report of an image that is unlike those
+            that the model was trained on.
 
     Yields:
-        `dict`: `image` (the file's name) and `error`, or `image`, `model` and what the pipeline answers, as
-        [`review_answer`] completes it; `docs/report.md` describes it all.
+        `dict`: `image` (the file's name) and `error`, `image` and `refused` (a line), or `image`, `model` and what the
+        pipeline answers, as [`review_answer`] completes it; `docs/report.md` describes it all.
+
+    Raises:
+        ValueError: for `refuse_unfamiliar` with a model that has no input statistics.
     """
+    if refuse_unfamiliar and report.model.config.input_statistics is None:
+        raise ValueError(
+            f"The model {model!r} cannot tell which images are unfamiliar: `otdrg calibrate MODEL --dataset ...` adds "
+            "what it takes."
+        )
     total = len(files) + finished
     answers = report_studies(
         report,
@@ -141,7 +152,12 @@ def report_image_files(
     )
     for file, answer in zip(files, answers, strict=True):
         row = {"image": file.name}
-        yield row | answer if "error" in answer else {**row, "model": model, **review_answer(answer)}
+        if "error" in answer:
+            yield row | answer
+        elif refuse_unfamiliar and not answer["input"]["familiar"]:
+            yield row | {"refused": f"image {file.name!r} is {answer['input']['why']}."}
+        else:
+            yield {**row, "model": model, **review_answer(answer)}
 
 
 def report_images(

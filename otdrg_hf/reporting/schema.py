@@ -12,6 +12,12 @@ def _object(properties: dict, optional: tuple[str, ...] = ()) -> dict:
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
+_INPUT = {
+    "familiar": {"type": "boolean"},
+    "distance": {"type": "number", "minimum": 0, "description": "From the training images; familiar up to 1."},
+    "view": {"enum": ["frontal", "lateral", "unknown"], "description": "That the image looks like."},
+    "why": {**_TEXT, "description": "In words."},
+}
 _ANSWER = _object(
     {
         "image": {**_TEXT, "description": "Name of the image: of its file, or its path inside the folder given."},
@@ -33,6 +39,10 @@ _ANSWER = _object(
             "items": _TEXT,
             "minItems": 2,
         },
+        "input": {
+            **_object(_INPUT),
+            "description": "Whether the image is like those that the model was trained on; of a model that knows.",
+        },
         "disagreements": {
             "description": "Labels present in the prediction and absent in the text, or the other way round.",
             "type": "array",
@@ -44,12 +54,13 @@ _ANSWER = _object(
             "items": _SHARE,
         },
     },
-    optional=("sections", "candidates", "candidate_agreement"),
+    optional=("sections", "candidates", "input", "candidate_agreement"),
 )
 _FAILURE = _object({"image": _TEXT, "error": {**_TEXT, "description": "One line, in --json output only."}})
+_REFUSAL = _object({"image": _TEXT, "refused": {**_TEXT, "description": "One line, with --refuse_unfamiliar --json."}})
 
 REPORT_SCHEMA = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "A line of `otdrg report`",
-    "oneOf": [_ANSWER, _FAILURE],
+    "oneOf": [_ANSWER, _FAILURE, _REFUSAL],
 }
