@@ -11,56 +11,85 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch.nn import functional as F
 
-GRID = 4  # cells a side in which patches are averaged, so that a turned image is another one
+CELLS, OCTAVES, SHARPNESS_CELLS = 8, 3, 4  # of the layout, and of the sharpness
 BLANK, COLOURED = 0.02, 0.04  # of pixels from 0 to 1: deviation below, difference of the channels above
-# What makes a known image of one that is not, and what the image then is.
+MAX_DISTANCE = 1e6
+# What makes a known image of one that is not, and what the image then looks like.
 ALTERATIONS: tuple[tuple[str, Callable[[torch.Tensor], torch.Tensor]], ...] = (
     ("looks upside down", lambda pixels: pixels.rot90(2, (-2, -1))),
     ("looks turned by 90 degrees", lambda pixels: pixels.rot90(1, (-2, -1))),
     ("looks turned by 90 degrees", lambda pixels: pixels.rot90(3, (-2, -1))),
     ("looks like a negative", lambda pixels: 1 - pixels),
 )
-MAX_DISTANCE = 1e6
 
 
-class ViewStatistics(NamedTuple):
+class Normal(NamedTuple):
     """
-    A normal distribution of image descriptors, its covariance a low-rank factor and an even rest.
+    A normal distribution of descriptors, with a shrunk covariance.
 
     Attributes:
-        mean, scale (`torch.Tensor` of shape `[D]`): Of each entry of the descriptors; what follows is in units of them.
-        basis (`torch.Tensor` of shape `[D, r]`): Directions of the largest variances.
-        variances (`torch.Tensor` of shape `[r]`): Along these directions.
-        rest (`torch.Tensor` of shape `[]`): Variance along any other direction.
-        limit (`torch.Tensor` of shape `[]`): The distance up to which an image is familiar.
+        mean, scale (`torch.Tensor` of shape `[D]`): Of each entry.
+        whitening (`torch.Tensor` of shape `[D, D]`): Makes scaled descriptors uncorrelated, of unit variance.
+        typical (`torch.Tensor` of shape `[]`): The largest distance that an image of the kind usually has.
     """
 
     mean: torch.Tensor
     scale: torch.Tensor
-    basis: torch.Tensor
-    variances: torch.Tensor
-    rest: torch.Tensor
-    limit: torch.Tensor
+    whitening: torch.Tensor
+    typical: torch.Tensor
 
     def distance(self, descriptors: torch.Tensor) -> torch.Tensor:
-        """Mahalanobis distance of descriptors `[N, D]`, per entry, `[N]`; `limit` is not applied."""
-        scaled = (descriptors - self.mean) / self.scale  # [N, D]
-        along = scaled @ self.basis  # [N, r]
-        within = (along.square() / self.variances).sum(-1)
-        without = (scaled.square().sum(-1) - along.square().sum(-1)).clamp(min=0) / self.rest
-        return ((within + without) / len(self.mean)).sqrt()
+        """Mahalanobis distance of descriptors `[N, D]`, per entry, `[N]`."""
+        whitened = ((descriptors - self.mean) / self.scale) @ self.whitening
+        return whitened.square().mean(-1).sqrt()
+
+
+class ViewStatistics(NamedTuple):
+    """
+    The images of a view, as three distributions.
+
+    Attributes:
+        content ([`Normal`]): Of what the vision encoder sees.
+        layout ([`Normal`]): Of light and dark.
+        sharpness ([`Normal`]): Of detail.
+        limit (`torch.Tensor` of shape `[]`): The distance up to which an image is familiar.
+    """
+
+    content: Normal
+    layout: Normal
+    sharpness: Normal
+    limit: torch.Tensor
+
+    @property
+    def parts(self) -> dict[str, Normal]:
+        return {name: part for name, part in self._asdict().items() if name != "limit"}
+
+
+class Distances(NamedTuple):
+    """
+    How far images are from the training images of each view.
+
+    Attributes:
+        total (`torch.Tensor` of shape `[N, views]`): 1 is the limit of what is familiar.
+        parts (`torch.Tensor` of shape `[N, views, 3]`): In content, layout and sharpness, in typical distances.
+        content (`torch.Tensor` of shape `[N, views]`): In content, by which views are told apart.
+    """
+
+    total: torch.Tensor
+    parts: torch.Tensor
+    content: torch.Tensor
 
 
 class InputStatistics(NamedTuple):
     """
-    What the training images of a model look like to its vision encoder, by view (`config.input_statistics`).
+    What the training images of a model look like, by view (`config.input_statistics`).
 
-    Class-conditional Mahalanobis distances (Lee et al., 2018) of patch features that are averaged in a grid of cells:
-    the principal components of their channels in each cell, and what these leave of them.
+    Mahalanobis distances by class (Lee et al., 2018) of what the vision encoder sees, and of light and dark and detail
+    in the image as the encoder gets it, which an encoder of photographs says little of.
 
     Attributes:
         channel_mean (`torch.Tensor` of shape `[c]`), channel_basis (`torch.Tensor` of shape `[c, k]`):
-            Principal components of the features of cells.
+            Principal components of the features of patches.
         views (`dict[str, ViewStatistics]`): By `"frontal"`, `"lateral"` or `"unknown"`.
     """
 
@@ -68,29 +97,36 @@ class InputStatistics(NamedTuple):
     channel_basis: torch.Tensor
     views: dict[str, ViewStatistics]
 
-    def describe(self, features: torch.Tensor) -> torch.Tensor:
-        """Descriptors `[N, D]` of what the vision encoder gave of images, `[N, rows, columns, c]`."""
-        return describe_cells(average_cells(features), self.channel_mean, self.channel_basis)
-
-    def distances(self, features: torch.Tensor) -> torch.Tensor:
-        """Distances `[N, views]` of images to each view, 1 being the limit of what is familiar."""
-        statistics = self.to(features.device)
-        descriptors = statistics.describe(features)
-        distances = [each.distance(descriptors) / each.limit for each in statistics.views.values()]
-        # A feature that is not finite is of no training image.
-        return torch.stack(distances, -1).nan_to_num(nan=MAX_DISTANCE).clamp(max=MAX_DISTANCE)
-
-    def to(self, device: torch.device) -> "InputStatistics":
-        views = {name: ViewStatistics(*(part.to(device) for part in each)) for name, each in self.views.items()}
-        return InputStatistics(self.channel_mean.to(device), self.channel_basis.to(device), views)
+    def distances(self, features: torch.Tensor, pixels: torch.Tensor) -> Distances:
+        """
+        Args:
+            features (`torch.Tensor` of shape `[N, rows, columns, c]`): What the vision encoder gave.
+            pixels (`torch.Tensor` of shape `[N, 3, H, W]`): The images, from 0 to 1.
+        """
+        described = [describe_content(features.cpu().float(), self.channel_mean, self.channel_basis)]
+        pixels = pixels.cpu().float()
+        described += [describe_layout(pixels), describe_sharpness(pixels)]
+        totals, shares, contents = [], [], []
+        for view in self.views.values():
+            parts = view.parts.values()
+            distances = [part.distance(each) for part, each in zip(parts, described, strict=True)]
+            # What is not finite is of no training image.
+            apart = torch.stack(distances, -1).nan_to_num(nan=MAX_DISTANCE).clamp(max=MAX_DISTANCE)  # [N, 3]
+            share = apart / torch.stack([part.typical for part in parts])
+            totals.append(share.square().mean(-1).sqrt() / view.limit)
+            shares.append(share)
+            contents.append(apart[:, 0])
+        return Distances(torch.stack(totals, 1), torch.stack(shares, 1), torch.stack(contents, 1))
 
     def pack(self) -> str:
-        """As text for a configuration: safetensors in base64, the bases in half precision."""
-        tensors = {"channel_mean": self.channel_mean, "channel_basis": self.channel_basis.half()}
+        """As text for a configuration: safetensors in base64, matrices in half precision."""
+        tensors = {"channel_mean": self.channel_mean, "channel_basis": self.channel_basis}
         for view, statistics in self.views.items():
-            tensors |= {f"{view}.{name}": tensor for name, tensor in statistics._asdict().items()}
-            tensors[f"{view}.basis"] = statistics.basis.half()
-        return base64.b64encode(save({name: tensor.contiguous() for name, tensor in tensors.items()})).decode()
+            tensors[f"{view}.limit"] = statistics.limit
+            for part, normal in statistics.parts.items():
+                tensors |= {f"{view}.{part}.{name}": tensor for name, tensor in normal._asdict().items()}
+        halved = {name: tensor.half() if tensor.dim() == 2 else tensor for name, tensor in tensors.items()}
+        return base64.b64encode(save({name: tensor.contiguous() for name, tensor in halved.items()})).decode()
 
     @classmethod
     def unpack(cls, packed: str) -> "InputStatistics":
@@ -102,16 +138,55 @@ class InputStatistics(NamedTuple):
         """
         try:
             tensors = {name: tensor.float() for name, tensor in load(base64.b64decode(packed, validate=True)).items()}
-            names = [name.removesuffix(".mean") for name in tensors if name.endswith(".mean")]
-            names.sort(key=lambda name: (name != "frontal", name))
-            views = {
-                view: ViewStatistics(*(tensors[f"{view}.{name}"] for name in ViewStatistics._fields)) for view in names
-            }
+            names = sorted(name.removesuffix(".limit") for name in tensors if name.endswith(".limit"))
+            views = {}
+            for view in names:
+                parts = [
+                    Normal(*(tensors[f"{view}.{part}.{name}"] for name in Normal._fields))
+                    for part in ("content", "layout", "sharpness")
+                ]
+                views[view] = ViewStatistics(*parts, tensors[f"{view}.limit"])
             return cls(tensors["channel_mean"], tensors["channel_basis"], views)
         except (binascii.Error, SafetensorError, KeyError, TypeError, ValueError):
             raise ValueError(
                 "`input_statistics` of the configuration cannot be read: fit them again by `otdrg calibrate`."
             ) from None
+
+
+# Descriptors
+
+
+def describe_content(features: torch.Tensor, mean: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
+    """
+    Mean and deviation over the patches `[N, rows, columns, c]` of their principal components, and of what these leave:
+    `[N, 2 * (k + 1)]`.
+    """
+    centred = features.flatten(1, 2) - mean  # [N, n, c]
+    components = centred @ basis  # [N, n, k]
+    left = (centred - components @ basis.T).norm(dim=-1, keepdim=True)
+    described = torch.cat([components, left], dim=-1)
+    return torch.cat([described.mean(1), described.std(1, correction=0)], dim=-1)
+
+
+def describe_layout(pixels: torch.Tensor) -> torch.Tensor:
+    """Grey values of cells of `[N, 3, H, W]`, without brightness and contrast: `[N, CELLS²]`."""
+    cells = F.adaptive_avg_pool2d(pixels.mean(1, keepdim=True), CELLS).flatten(1)
+    return (cells - cells.mean(1, keepdim=True)) / (cells.std(1, keepdim=True) + BLANK)
+
+
+def describe_sharpness(pixels: torch.Tensor) -> torch.Tensor:
+    """Logarithm of the detail in cells of `[N, 3, H, W]`, an octave after the other: `[N, OCTAVES * cells]`."""
+    grey, octaves = pixels.mean(1, keepdim=True), []
+    for _ in range(OCTAVES):
+        coarse = F.avg_pool2d(grey, 2)
+        smooth = F.interpolate(coarse, grey.shape[-2:], mode="bilinear", align_corners=False)
+        energy = F.adaptive_avg_pool2d((grey - smooth).square(), SHARPNESS_CELLS)
+        octaves.append((energy + 1e-7).log().flatten(1))
+        grey = coarse
+    return torch.cat(octaves, 1)
+
+
+# Inspection
 
 
 class Inspection(NamedTuple):
@@ -121,7 +196,7 @@ class Inspection(NamedTuple):
     Attributes:
         familiar (`bool`): Whether it is like the training images of its view.
         distance (`float`): From these; familiar up to 1.
-        view (`str`): The view that it looks like most.
+        view (`str`): The view that it looks like.
         why (`str`): In words.
     """
 
@@ -129,20 +204,6 @@ class Inspection(NamedTuple):
     distance: float
     view: str
     why: str
-
-
-def average_cells(features: torch.Tensor) -> torch.Tensor:
-    """Features `[N, rows, columns, c]` averaged in `GRID` x `GRID` cells, fp32: `[N, cells, c]`."""
-    cells = F.adaptive_avg_pool2d(features.float().permute(0, 3, 1, 2), GRID)  # [N, c, GRID, GRID]
-    return cells.flatten(2).transpose(1, 2)
-
-
-def describe_cells(cells: torch.Tensor, channel_mean: torch.Tensor, channel_basis: torch.Tensor) -> torch.Tensor:
-    """Principal components of each cell of `[N, cells, c]`, and the norm of what they leave: `[N, cells * (k + 1)]`."""
-    centred = cells - channel_mean
-    components = centred @ channel_basis  # [N, cells, k]
-    left = (centred - components @ channel_basis.T).norm(dim=-1, keepdim=True)
-    return torch.cat([components, left], dim=-1).flatten(1)
 
 
 def inspect_images(
@@ -162,31 +223,35 @@ def inspect_images(
         given (`Sequence[str]`): The view that each was given as, or `"unknown"`.
         encode (`Callable`): The vision encoder, pixels to features; asked why an image is not familiar.
     """
-    distances, views = statistics.distances(features).tolist(), list(statistics.views)
+    distances, views = statistics.distances(features, pixels), list(statistics.views)
     inspections = []
-    for index, (row, view) in enumerate(zip(distances, given, strict=True)):
-        looks = views[row.index(min(row))]
-        distance = row[views.index(view)] if view in views else min(row)
-        if distance <= 1:
+    for index, view in enumerate(given):
+        looks = views[int(distances.content[index].argmin())]
+        compared = views.index(view if view in views else looks)
+        total = distances.total[index].tolist()
+        if total[compared] <= 1:
             why = "like the training images"
-        elif min(row) <= 1:
+        elif min(total) <= 1 and view in views:
+            looks = views[total.index(min(total))]
             why = f"given as {view}, looks {looks}"
         else:
+            part = list(ViewStatistics._fields)[int(distances.parts[index, compared].argmax())]
             kind = _alteration(statistics, pixels[index], encode)
-            why = f"unlike the training images{f': {kind}' if kind else ''}"
-        inspections.append(Inspection(distance <= 1, round(distance, 3), looks, why))
+            why = f"unlike the training images, {kind or f'most of all in {part}'}"
+        inspections.append(Inspection(total[compared] <= 1, round(total[compared], 3), looks, why))
     return inspections
 
 
 def _alteration(statistics: InputStatistics, pixels: torch.Tensor, encode: Callable) -> str:
     """What makes an image `[3, H, W]` unfamiliar, as far as that can be said; `""` where it cannot."""
-    if pixels.std(dim=(-2, -1)).max() < BLANK:
+    if pixels.flatten(1).std(1).max() < BLANK:
         return "blank"
     if (pixels.amax(0) - pixels.amin(0)).mean() > COLOURED:
         return "in colour"
     altered = [(what, alter(pixels)) for what, alter in ALTERATIONS]
     altered = [(what, each) for what, each in altered if each.shape == pixels.shape]  # the encoder takes one shape
-    nearest = statistics.distances(encode(torch.stack([each for _, each in altered]))).amin(-1)  # [alterations]
+    images = torch.stack([each for _, each in altered])
+    nearest = statistics.distances(encode(images), images).total.amin(-1)  # [alterations]
     best = int(nearest.argmin())
     return altered[best][0] if nearest[best] <= 1 else ""
 
@@ -196,8 +261,8 @@ def study_inspection(inspections: Sequence[Inspection]) -> dict:
     What an answer says of the images of a study.
 
     Returns:
-        `dict` with `familiar` (of all images), `distance` (the largest), `view` (of the first image that is frontal,
-        else of the first) and `why`; of several images also `images`, the same of each.
+        `dict` with `familiar` (of all images), `distance` (the largest), `view` (frontal if that of any image is, else
+        of the first) and `why`; of several images also `images`, the same of each.
     """
     rows = [inspection._asdict() for inspection in inspections]
     if len(rows) == 1:

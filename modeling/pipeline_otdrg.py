@@ -222,15 +222,12 @@ class RadiologyReportPipeline(Pipeline):
 
     def _inspect(self, study: dict, features: torch.Tensor) -> list[Inspection]:
         """What the images of a study look like; the first unfamiliar one of a call is warned of."""
-        images = self.processor.image_processor
-        shift, scale = 0.0, 1.0
-        if images.do_normalize:
-            shift, scale = (features.new_tensor(each).view(-1, 1, 1) for each in (images.image_mean, images.image_std))
 
         def encode(pixels: torch.Tensor) -> torch.Tensor:
-            return self.model.model.get_vision_features(((pixels - shift) / scale).to(self.model.dtype))[:, 0]
+            values = self.processor.normalised_pixels(pixels).to(features.device, self.model.dtype)
+            return self.model.model.get_vision_features(values)[:, 0]
 
-        pixels = study["pixel_values"].to(features) * scale + shift  # [V, 3, H, W]
+        pixels = self.processor.plain_pixels(study["pixel_values"].cpu())  # [V, 3, H, W]
         inspections = inspect_images(self.input_statistics, features, pixels, study["views"], encode)
         strange = [each for each in inspections if not each.familiar]
         if strange and not self._warned_of_input:

@@ -612,6 +612,22 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         pixel_values[view_mask] = pixels
         return {"pixel_values": pixel_values, "view_mask": view_mask}
 
+    def plain_pixels(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Pixels from 0 to 1 of what the image processor made `[..., 3, H, W]`, fp32."""
+        pixels, images = pixel_values.float(), self.image_processor
+        if not images.do_normalize:
+            return pixels
+        mean, std = (pixels.new_tensor(each).view(-1, 1, 1) for each in (images.image_mean, images.image_std))
+        return pixels * std + mean
+
+    def normalised_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What the image processor makes of pixels from 0 to 1 of its size: the inverse of `plain_pixels`."""
+        images = self.image_processor
+        if not images.do_normalize:
+            return pixels
+        mean, std = (pixels.new_tensor(each).view(-1, 1, 1) for each in (images.image_mean, images.image_std))
+        return (pixels - mean) / std
+
     def _expand_placeholders(self, text: str | Sequence[str], view_counts: list[int]) -> list[str]:
         texts = [text] if isinstance(text, str) else list(text)
         rule = f"the number of {IMAGE_TOKEN} tokens in the prompts should be the same as the number of images"

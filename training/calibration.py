@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import is_peft_model
-from datasets import Dataset
+from datasets import Dataset, Image, List
 from transformers import Trainer
 
 from otdrg_hf.calibrating.input_statistics import add_input_statistics
@@ -50,13 +50,15 @@ def describe_inputs(trainer: Trainer, studies: Dataset) -> None:
     """Writes the statistics of training images into the configuration of the model in `output_dir`."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     model = model.get_base_model() if is_peft_model(model) else model
-    cache = trainer.data_collator.features
+    cache, raw = trainer.data_collator.features, studies
+    if cache is not None:  # the images of a run with a cache are not decoded
+        studies = studies.cast_column("images", List(Image()))
     counts = add_input_statistics(
         _configured_folder(trainer),
         studies,
         model,
         trainer.processing_class,
-        read_features=None if cache is None else cache.read,
+        read_features=None if cache is None else lambda index: cache.read(raw[index]),
         write=trainer.is_world_process_zero(),
     )
     images = ", ".join(f"{count} {view}" for view, count in counts.items())

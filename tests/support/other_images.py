@@ -164,3 +164,31 @@ ALTERED: dict[str, Callable[[Image.Image], Image.Image]] = {
     "turned left": lambda radiograph: rotated(radiograph, 1),
     "turned right": lambda radiograph: rotated(radiograph, 3),
 }
+
+
+def chest(seed: int, view: str = "frontal", side: int = 48) -> Image.Image:
+    """A rough chest radiograph, cheap to draw: two dark lungs and a heart from the front, one lung from the side."""
+    rng = np.random.default_rng([8, seed, len(view)])
+    image = Image.new("L", (4 * side, 4 * side), int(rng.integers(150, 190)))
+    draw = ImageDraw.Draw(image)
+
+    def ellipse(x: float, y: float, width: float, height: float, grey: int) -> None:
+        x, y, width, height = 4 * side * (np.array([x, y, width, height]) + rng.normal(0, 0.012, 4))
+        draw.ellipse([x - width, y - height, x + width, y + height], int(grey + rng.integers(-10, 10)))
+
+    if view == "frontal":
+        ellipse(0.28, 0.42, 0.16, 0.30, 60)
+        ellipse(0.72, 0.42, 0.16, 0.30, 60)
+        ellipse(0.55, 0.60, 0.16, 0.14, 200)
+    else:
+        ellipse(0.50, 0.42, 0.26, 0.32, 60)
+        ellipse(0.34, 0.62, 0.14, 0.12, 190)
+        ellipse(0.88, 0.50, 0.07, 0.50, 215)
+    small = np.asarray(image.filter(ImageFilter.GaussianBlur(5)).resize((side, side)), np.float32)
+    return Image.fromarray((small + rng.normal(0, 3, small.shape)).clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+def chest_studies(count: int, first: int = 0, side: int = 48) -> list[dict]:
+    """Studies of a rough chest from the front and from the side."""
+    views = ["frontal", "lateral"]
+    return [{"images": [chest(seed, view, side) for view in views], "views": views} for seed in range(first, first + count)]
