@@ -113,7 +113,7 @@ class InputStatistics(NamedTuple):
             # What is not finite is of no training image.
             apart = torch.stack(distances, -1).nan_to_num(nan=MAX_DISTANCE).clamp(max=MAX_DISTANCE)  # [N, 3]
             share = apart / torch.stack([part.typical for part in parts])
-            totals.append(share.square().mean(-1).sqrt() / view.limit)
+            totals.append((share.square().mean(-1).sqrt() / view.limit).clamp(max=MAX_DISTANCE))
             shares.append(share)
             contents.append(apart[:, 0])
         return Distances(torch.stack(totals, 1), torch.stack(shares, 1), torch.stack(contents, 1))

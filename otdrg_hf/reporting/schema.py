@@ -13,8 +13,13 @@ def _object(properties: dict, optional: tuple[str, ...] = ()) -> dict:
 
 
 _INPUT = {
-    "familiar": {"type": "boolean"},
-    "distance": {"type": "number", "minimum": 0, "description": "From the training images; familiar up to 1."},
+    "familiar": {"enum": [True, False]},
+    "distance": {
+        "type": "number",
+        "minimum": 0,
+        "maximum": 1e6,
+        "description": "From the training images; familiar up to 1.",
+    },
     "view": {"enum": ["frontal", "lateral", "unknown"], "description": "That the image looks like."},
     "why": {**_TEXT, "description": "In words."},
 }
