@@ -24,8 +24,8 @@ UNTRAINED = (
     "'finetune' or 'joint'."
 )
 UNFAMILIAR = (
-    "An image is not one that the model knows ({}; distance {:g}, familiar up to 1): do not rely on what is written of it. "
-    "Every answer says so under 'input'; this is said once."
+    "An image is not one that the model knows ({}; distance {:g}, familiar up to 1): do not rely on what is written "
+    "of it. Every answer says so under 'input'; this is said once."
 )
 _HEADER = re.compile(r"(?<!\w)(findings?|impressions?)[ \t]*:", re.IGNORECASE)
 CUSTOM_PIPELINES = {
@@ -81,7 +81,8 @@ class RadiologyReportPipeline(Pipeline):
                 An image (PIL, path, URL, also `data:`, bytes, open file, array; files may be DICOM), or a dict with
                 `images` (a list) and, optionally, `views` (`"frontal"`, `"lateral"` or `"unknown"` per image; by
                 default what DICOM files say, else, of a model with input statistics, what familiar images look like;
-                where a view is recognised, frontal images are read first), `indication`, `comparison` (the earlier report) and `disease_labels`
+                where a view is recognised, frontal images are read first), `indication`, `comparison` (the earlier
+                report) and `disease_labels`
                 (`{"Pneumothorax": "positive"}`: a known state that overrides the prediction; the report is then a
                 revision of the one without it, which is written first and takes as long again, see `generate`).
                 A list, generator or dataset of these, or of lists of views, is a batch of studies; generators and
@@ -102,9 +103,8 @@ class RadiologyReportPipeline(Pipeline):
             - **generated_text** (`str`): The report; **candidates** (`list[str]`) if several were asked for.
             - **sections** (`dict[str, str]`): `findings` and `impression`, where the report has both headers.
             - **findings** (`list[dict]`): For each label `label`, `state` and `score`, the probability of positive.
-            - **input** (`dict`, of a model with input statistics): Whether the images are like those that it was trained
-              on: `familiar`, `distance` (familiar up to 1), `view` (which they look like), `why`; see
-              [`study_inspection`].
+            - **input** (`dict`, of a model with input statistics): Whether the images are like its training images:
+              `familiar`, `distance` (familiar up to 1), `view` (that they look like), `why`; see [`study_inspection`].
             - **evidence** (`dict[str, list[np.ndarray]]`, with `evidence=True`): For each label that is positive or
               uncertain a map per view, float32 `[H, W]` of that image, from 0 to 1, of where it was seen.
 

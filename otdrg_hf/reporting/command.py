@@ -33,8 +33,8 @@ def run_report(
             standard error, and tried again by the next run.
         model, device, dtype: As of [`load_reporter`].
         as_json (`bool`, *optional*, defaults to `False`): Print JSON lines instead of text.
-        refuse_unfamiliar (`bool`, *optional*, defaults to `False`): Leave out the report of an image that is unlike those
-            that the model was trained on; a line on standard error, of JSON output on standard output, says so.
+        refuse_unfamiliar (`bool`, *optional*, defaults to `False`): Leave out the report of an image that is unlike
+            the training images; a line on standard error, with `as_json` an object on standard output, says so.
         options: For [`report_image_files`].
 
     Returns:

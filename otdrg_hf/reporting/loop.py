@@ -122,8 +122,8 @@ def report_image_files(
         files (`Sequence[FoundImage]`): As of [`find_images`]; read as they are needed.
         model (`str`): The name of the model in the answers.
         batch_size, max_new_tokens, candidates, streamer, finished: As of [`report_studies`].
-        refuse_unfamiliar (`bool`, *optional*, defaults to `False`): Leave out the report of an image that is unlike those
-            that the model was trained on.
+        refuse_unfamiliar (`bool`, *optional*, defaults to `False`): Leave out the report of an image that is unlike
+            the training images.
 
     Yields:
         `dict`: `image` (the file's name) and `error`, `image` and `refused` (a line), or `image`, `model` and what the

@@ -9,7 +9,6 @@ The known images are the test studies of the dataset; other kinds are drawn, mad
 
 import argparse
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -62,7 +61,7 @@ def main() -> None:
     parser.add_argument("--altered", type=int, default=100, help="known images of each view to alter")
     parser.add_argument("--image_size", type=int, default=128, help="of phantoms")
     parser.add_argument("--kind", action="append", default=[], metavar="NAME=FOLDER", help="images of another kind")
-    parser.add_argument("--upsampled", action="append", default=[], metavar="NAME=FOLDER", help="the same, at 64 pixels")
+    parser.add_argument("--upsampled", action="append", default=[], metavar="NAME=FOLDER", help="at 64 pixels")
     parser.add_argument("--phantoms", type=int, default=0, help="phantoms, as another kind")
     args = parser.parse_args()
     judge = Judge(args.model)

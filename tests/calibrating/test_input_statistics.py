@@ -154,9 +154,7 @@ def test_the_limit_is_that_of_images_left_out():
     parts = [torch.randn(200, size, generator=generator) for size in (20, 40, 60)]
     view = fit_view(parts)
     fresh = [torch.randn(1000, size, generator=generator) for size in (20, 40, 60)]
-    shares = [
-        normal.distance(each) / normal.typical for normal, each in zip(view.parts.values(), fresh, strict=True)
-    ]
+    shares = [normal.distance(each) / normal.typical for normal, each in zip(view.parts.values(), fresh, strict=True)]
     assert 0.002 < (torch.stack(shares).square().mean(0).sqrt() > view.limit).float().mean() < 0.03
 
 

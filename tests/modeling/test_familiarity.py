@@ -179,8 +179,9 @@ def test_batches_are_the_studies_one_by_one(report):
         {"images": [chest(5008)], "views": ["lateral"]},
         DRAWN["hands"](1),
     ]
-    single = [report(study if isinstance(study, dict) else {"images": study}, **SHORT) for study in studies]
-    batched = report([study if isinstance(study, dict) else {"images": study} for study in studies], batch_size=4, **SHORT)
+    studies = [study if isinstance(study, dict) else {"images": study} for study in studies]
+    single = [report(study, **SHORT) for study in studies]
+    batched = report(studies, batch_size=4, **SHORT)
     for one, other in zip(single, batched, strict=True):
         assert one["generated_text"] == other["generated_text"]
         assert one["input"].pop("distance") == pytest.approx(other["input"].pop("distance"), abs=2e-3)

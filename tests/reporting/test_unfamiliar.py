@@ -77,7 +77,8 @@ def test_streamed_text_says_so_too(otdrg, known, images):
 
 def test_refused_images_are_left_out_with_a_line(otdrg, known, images, tmp_path):
     code, text, complained = otdrg(images, "--model", known, "--refuse_unfamiliar")
-    assert code == 0 and [line.partition(":")[0] for line in text.splitlines() if ".png" in line] == ["chest.png", "side.png"]
+    reported = [line.partition(":")[0] for line in text.splitlines() if ".png" in line]
+    assert code == 0 and reported == ["chest.png", "side.png"]
     lines = [line for line in complained.replace("\r", "\n").splitlines() if line.startswith("left out: ")]
     assert [line.split("'")[1] for line in lines] == sorted(STRANGE)
     assert lines[1] == "left out: image 'turned.png' is unlike the training images, looks upside down."
@@ -99,9 +100,9 @@ def test_refused_images_are_left_out_with_a_line(otdrg, known, images, tmp_path)
 def test_rows_follow_the_schema(known, images):
     from tests.reporting.test_command import follows
 
-    files = find_images([images])
+    report, files = load_reporter(str(known)), find_images([images])
     for refuse in (False, True):
-        rows = list(report_image_files(load_reporter(str(known)), files, "m", max_new_tokens=4, refuse_unfamiliar=refuse))
+        rows = list(report_image_files(report, files, "m", max_new_tokens=4, refuse_unfamiliar=refuse))
         assert len(rows) == 4 and all(follows(json.loads(json.dumps(row)), REPORT_SCHEMA) for row in rows)
 
 
@@ -111,8 +112,8 @@ def test_a_model_that_cannot_tell_refuses_nothing(otdrg, folder, images, monkeyp
     code, _, complained = otdrg(images, "--model", folder, *arguments)
     assert code == 2 and not list(tmp_path.iterdir())
     assert complained.splitlines()[-1] == (
-        f"error: The model {folder.name!r} cannot tell which images are unfamiliar: `otdrg calibrate MODEL --dataset ...` "
-        "adds what it takes."
+        f"error: The model {folder.name!r} cannot tell which images are unfamiliar: "
+        "`otdrg calibrate MODEL --dataset ...` adds what it takes."
     )
 
 

@@ -7,8 +7,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 SIDE = 256
 WORDS = (
-    "invoice patient date history of the and total hospital street number report signed medication daily dose left right "
-    "amount paid tax please return this form to department room visit insurance name born clinic letter dear doctor"
+    "invoice patient date history of the and total hospital street number report signed medication daily dose left "
+    "right amount paid tax please return this form to department room visit insurance name born clinic letter dear doctor"
 ).split()
 
 
@@ -191,4 +191,5 @@ def chest(seed: int, view: str = "frontal", side: int = 48) -> Image.Image:
 def chest_studies(count: int, first: int = 0, side: int = 48) -> list[dict]:
     """Studies of a rough chest from the front and from the side."""
     views = ["frontal", "lateral"]
-    return [{"images": [chest(seed, view, side) for view in views], "views": views} for seed in range(first, first + count)]
+    seeds = range(first, first + count)
+    return [{"images": [chest(seed, view, side) for view in views], "views": views} for seed in seeds]
