@@ -141,11 +141,11 @@ class InputStatistics(NamedTuple):
             names = sorted(name.removesuffix(".limit") for name in tensors if name.endswith(".limit"))
             views = {}
             for view in names:
-                parts = [
+                content, layout, sharpness = (
                     Normal(*(tensors[f"{view}.{part}.{name}"] for name in Normal._fields))
                     for part in ("content", "layout", "sharpness")
-                ]
-                views[view] = ViewStatistics(*parts, tensors[f"{view}.limit"])
+                )
+                views[view] = ViewStatistics(content, layout, sharpness, tensors[f"{view}.limit"])
             return cls(tensors["channel_mean"], tensors["channel_basis"], views)
         except (binascii.Error, SafetensorError, KeyError, TypeError, ValueError):
             raise ValueError(

@@ -158,7 +158,7 @@ class RadiologyReportPipeline(Pipeline):
         studies = studies if isinstance(studies, list) else [studies]
         batch = self._pad(studies)
         if self.input_statistics is not None:
-            studies = self._inspected(studies, batch)
+            studies = self._inspected(studies, batch, self.input_statistics)
             batch = self._pad(studies)
         generate_kwargs = self._within_context(batch, generate_kwargs)
         encoded = {name: batch[name] for name in ("pixel_values", "vision_features") if name in batch}
@@ -194,13 +194,15 @@ class RadiologyReportPipeline(Pipeline):
             )
         return {"answers": answers}
 
-    def _inspected(self, studies: list[dict], batch: dict[str, torch.Tensor]) -> list[dict]:
+    def _inspected(
+        self, studies: list[dict], batch: dict[str, torch.Tensor], statistics: InputStatistics
+    ) -> list[dict]:
         """The studies with what their images look like, unnamed views recognised, and images encoded only once."""
         features = self.model.model.get_vision_features(batch["pixel_values"].to(self.model.dtype), batch["view_mask"])
         inspected = []
         for study, of_study in zip(studies, features, strict=True):
             of_study = of_study[: len(study["views"])]  # [V, rows, columns, c]
-            inspections = self._inspect(study, of_study)
+            inspections = self._inspect(study, of_study, statistics)
             recognised = [
                 each.view if view == "unknown" and each.familiar else view
                 for view, each in zip(study["views"], inspections, strict=True)
@@ -220,7 +222,7 @@ class RadiologyReportPipeline(Pipeline):
             )
         return inspected
 
-    def _inspect(self, study: dict, features: torch.Tensor) -> list[Inspection]:
+    def _inspect(self, study: dict, features: torch.Tensor, statistics: InputStatistics) -> list[Inspection]:
         """What the images of a study look like; the first unfamiliar one of a call is warned of."""
 
         def encode(pixels: torch.Tensor) -> torch.Tensor:
@@ -228,7 +230,7 @@ class RadiologyReportPipeline(Pipeline):
             return self.model.model.get_vision_features(values)[:, 0]
 
         pixels = self.processor.plain_pixels(study["pixel_values"].cpu())  # [V, 3, H, W]
-        inspections = inspect_images(self.input_statistics, features, pixels, study["views"], encode)
+        inspections = inspect_images(statistics, features, pixels, study["views"], encode)
         strange = [each for each in inspections if not each.familiar]
         if strange and not self._warned_of_input:
             self._warned_of_input = True

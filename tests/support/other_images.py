@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 SIDE = 256
 WORDS = (
     "invoice patient date history of the and total hospital street number report signed medication daily dose left "
-    "right amount paid tax please return this form to department room visit insurance name born clinic letter dear doctor"
+    "right amount paid tax please return this form to department room visit insurance name born clinic letter dear"
 ).split()
 
 
