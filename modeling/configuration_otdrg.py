@@ -114,6 +114,9 @@ class OTDRGConfig(PreTrainedConfig):  # trf-ignore: TRF057 (see modeling_otdrg.p
         sentence_calibration (`dict[str, float]`, *optional*):
             Weights of what speaks for a sentence of a report, fitted on validation, that give the log-odds of its being
             right. See `otdrg_hf.reporting.sentences`. Default: sentences have no confidence.
+        input_statistics (`str`, *optional*):
+            What the training images look like to the vision encoder, as [`InputStatistics`] packs it, so that the
+            pipeline knows an unfamiliar image and the view of a familiar one. Default: none, and it does not.
         notice (`str`, *optional*): One line that the pipeline warns with, such as what the model was trained on.
         trained_on_reports (`bool`, *optional*, defaults to `True`):
             Whether the LLM has learned to write reports from a study. Without, as where backbones were only joined or
@@ -164,6 +167,7 @@ class OTDRGConfig(PreTrainedConfig):  # trf-ignore: TRF057 (see modeling_otdrg.p
     score_calibration: list[list[float]] | None = None
     state_priors: list[list[float]] | None = None
     sentence_calibration: dict[str, float] | None = None
+    input_statistics: str | None = None
     notice: str | None = None
     trained_on_reports: bool = True
     training_data: list[str] | None = None

@@ -308,23 +308,27 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
         views = pixel_values.flatten(0, 1) if is_compiling() else pixel_values[view_mask]  # [real views, 3, H, W]
         return encoder_outputs(self.vision_tower, views.to(self.vision_tower.dtype), **kwargs)
 
+    def get_vision_features(self, pixel_values: torch.Tensor, view_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """What `vision_features` of a study is: patch features of the vision encoder, `[B, V, rows, columns, c]`."""
+        pixel_values, view_mask = check_views(pixel_values, view_mask)
+        hidden = self.encode_views(pixel_values, view_mask).last_hidden_state
+        return _by_study(self._patch_features(hidden, pixel_values), view_mask)
+
     def project_views(self, hidden: torch.Tensor, pixel_values: torch.Tensor, view_mask: torch.Tensor) -> torch.Tensor:
         """Patches of every view, `[B, V, rows, columns, d]`, of the last hidden state of `encode_views`."""
+        return _by_study(self.patch_projection(self._patch_features(hidden, pixel_values)), view_mask)
+
+    def _patch_features(self, hidden: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Patches of the real views, `[real views, rows, columns, c]`, of the last hidden state of `encode_views`."""
         config = self.config
         maps = patch_features(hidden, pixel_values.flatten(0, 1), config.vision_config, config.vision_feature_size)
-        maps = self.patch_projection(maps)  # [real views, rows, columns, d]
         if list(maps.shape[1:3]) != config.image_grid:
             raise ValueError(
                 f"The encoder gave {maps.shape[1]} x {maps.shape[2]} patches for images of "
                 f"{tuple(pixel_values.shape[-2:])} pixels, but `image_grid` is {config.image_grid}: use the image size "
                 "that the model was built with."
             )
-        view_mask = view_mask.to(maps.device)
-        if is_compiling():
-            return maps.unflatten(0, view_mask.shape) * view_mask[..., None, None, None]
-        patches = maps.new_zeros(*view_mask.shape, *maps.shape[1:])
-        patches[view_mask] = maps
-        return patches
+        return maps
 
     def project_features(self, vision_features: torch.Tensor, view_mask: torch.Tensor) -> torch.Tensor:
         """As `project_views`, of what the vision encoder gave before: `[B, V, rows, columns, c]`."""
@@ -609,6 +613,16 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
             places = input_ids == self.config.image_token_id
             check_counts("Image", places, places.new_zeros(len(places), dtype=torch.long))
         return inputs_embeds
+
+
+def _by_study(maps: torch.Tensor, view_mask: torch.Tensor) -> torch.Tensor:
+    """Maps of the real views `[real views, ...]`, in a compiled graph of all, as `[B, V, ...]`, zero where padded."""
+    view_mask = view_mask.to(maps.device)
+    if is_compiling():
+        return maps.unflatten(0, view_mask.shape) * view_mask[..., None, None, None]
+    by_study = maps.new_zeros(*view_mask.shape, *maps.shape[1:])
+    by_study[view_mask] = maps
+    return by_study
 
 
 def _phrases_of(phrases: torch.Tensor, states: torch.Tensor) -> torch.Tensor:

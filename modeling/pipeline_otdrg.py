@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput, logging
 
 from .configuration_otdrg import STATES
 from .disease_states_otdrg import POSITIVE, UNCERTAIN
+from .familiarity_otdrg import InputStatistics, Inspection, inspect_images, study_inspection
 from .image_loading import load_views, view_in
 from .vision_otdrg import evidence_map
 
@@ -28,6 +29,10 @@ UNTRAINED = (
 NO_SECTIONS = (
     "The model cannot write an impression alone: it did not learn to begin its reports with 'Findings:'. Give the "
     "findings as begins_with."
+)
+UNFAMILIAR = (
+    "An image is not one that the model knows ({}; distance {:g}, familiar up to 1): do not rely on what is written "
+    "of it. Every answer says so under 'input'; this is said once."
 )
 _HEADER = re.compile(r"(?<!\w)(findings?|impressions?)[ \t]*:", re.IGNORECASE)
 CUSTOM_PIPELINES = {
@@ -74,6 +79,9 @@ class RadiologyReportPipeline(Pipeline):
             logger.warning(UNTRAINED)
         if self.processor.context_length is None:  # a folder from before processors knew it
             self.processor.context_length = self.model.config.context_length
+        packed = self.model.config.input_statistics
+        self.input_statistics = None if packed is None else InputStatistics.unpack(packed)
+        self._warned_of_input = False
 
     def __call__(self, study, **kwargs):
         r"""
@@ -83,7 +91,9 @@ class RadiologyReportPipeline(Pipeline):
             study:
                 An image (PIL, path, URL, also `data:`, bytes, open file, array; files may be DICOM), or a dict with
                 `images` (a list) and, optionally, `views` (`"frontal"`, `"lateral"` or `"unknown"` per image; by
-                default what DICOM files say), `indication`, `comparison` (the earlier report) and `disease_labels`
+                default what DICOM files say, else, of a model with input statistics, what familiar images look like;
+                where a view is recognised, frontal images are read first), `indication`, `comparison` (the earlier
+                report) and `disease_labels`
                 (`{"Pneumothorax": "positive"}`: a known state that overrides the prediction; the report is then a
                 revision of the one without it, which is written first and takes as long again, see `generate`),
                 `begins_with` and `impression_of` (as below, of this study).
@@ -111,6 +121,8 @@ class RadiologyReportPipeline(Pipeline):
             - **generated_text** (`str`): The report; **candidates** (`list[str]`) if several were asked for.
             - **sections** (`dict[str, str]`): `findings` and `impression`, where the report has both headers.
             - **findings** (`list[dict]`): For each label `label`, `state` and `score`, the probability of positive.
+            - **input** (`dict`, of a model with input statistics): Whether the images are like its training images:
+              `familiar`, `distance` (familiar up to 1), `view` (that they look like), `why`; see [`study_inspection`].
             - **evidence** (`dict[str, list[np.ndarray]]`, with `evidence=True`): For each label that is positive or
               uncertain a map per view, float32 `[H, W]` of that image, from 0 to 1, of where it was seen.
             - **sentences** (`list[dict]`, see above): As of `otdrg_hf.reporting.read_sentences`; with candidates
@@ -120,6 +132,7 @@ class RadiologyReportPipeline(Pipeline):
             ValueError: for a study that cannot be read, naming the image, key, label or state at fault, or one whose
                 prompt or beginning leaves no room for a report.
         """
+        self._warned_of_input = False
         return super().__call__(study, **kwargs)
 
     def _sanitize_parameters(
@@ -169,7 +182,9 @@ class RadiologyReportPipeline(Pipeline):
         # One opaque entry: batches of studies with different numbers of views are padded in `_forward`.
         inputs = {key: value[0] for key, value in inputs.items()}
         inputs |= {"draft": draft, "prompt_length": self.processor.count_tokens(prompt) if impression_of else None}
-        return {"study": {**inputs, "sizes": [(picture.height, picture.width) for picture in pictures]}}
+        inputs |= {"prompt": prompt + begun, "views": [views] if isinstance(views, str) else list(views)}
+        sizes = [(picture.height, picture.width) for picture in pictures]
+        return {"study": {**inputs, "sizes": sizes, "order": list(range(len(sizes)))}}
 
     def _beginning(self, prompt: str, begins_with: str, impression_of: str) -> str:
         """What the report begins with, as it was given, or the findings and the header of their impression."""
@@ -206,9 +221,14 @@ class RadiologyReportPipeline(Pipeline):
         studies = model_inputs["study"]
         studies = studies if isinstance(studies, list) else [studies]
         batch = self._pad(studies)
+        if self.input_statistics is not None:
+            studies = self._inspected(studies, batch, self.input_statistics)
+            batch = self._pad(studies)
         generate_kwargs = self._within_context(batch, generate_kwargs)
+        encoded = {name: batch[name] for name in ("pixel_values", "vision_features") if name in batch}
+        encoded = {name: value.to(self.model.dtype) for name, value in encoded.items()}
         features = self.model.get_image_features(
-            batch["pixel_values"].to(self.model.dtype), batch["view_mask"], batch["disease_labels"], return_dict=True
+            **encoded, view_mask=batch["view_mask"], disease_labels=batch["disease_labels"], return_dict=True
         )
         self._check_sections(studies, batch, features)
         if sentences is None:
@@ -239,6 +259,8 @@ class RadiologyReportPipeline(Pipeline):
                     "sizes": study["sizes"],
                     "given": study["disease_labels"].tolist(),
                     "sentences": sentences,
+                    "order": study["order"],
+                    "input": study.get("input"),
                 }
             )
         return {"answers": answers}
@@ -289,6 +311,52 @@ class RadiologyReportPipeline(Pipeline):
             raise ValueError(NO_SECTIONS)
         self._writes_sections = True
 
+    def _inspected(
+        self, studies: list[dict], batch: dict[str, torch.Tensor], statistics: InputStatistics
+    ) -> list[dict]:
+        """The studies with what their images look like, unnamed views recognised, and images encoded only once."""
+        features = self.model.model.get_vision_features(batch["pixel_values"].to(self.model.dtype), batch["view_mask"])
+        inspected = []
+        for study, of_study in zip(studies, features, strict=True):
+            of_study = of_study[: len(study["views"])]  # [V, rows, columns, c]
+            inspections = self._inspect(study, of_study, statistics)
+            recognised = [
+                each.view if view == "unknown" and each.familiar else view
+                for view, each in zip(study["views"], inspections, strict=True)
+            ]
+            order = list(range(len(recognised)))
+            if recognised != study["views"]:
+                order.sort(key=lambda index: recognised[index] != "frontal")
+            tokens = self.processor.prompt_tokens(study["prompt"], [recognised[index] for index in order])
+            longer = len(tokens["input_ids"]) - len(study["input_ids"])
+            inspected.append(
+                {
+                    **study,
+                    **tokens,
+                    "prompt_length": study["prompt_length"] and study["prompt_length"] + longer,
+                    "vision_features": of_study[order],
+                    "sizes": [study["sizes"][index] for index in order],
+                    "order": order,
+                    "input": study_inspection(inspections),
+                }
+            )
+        return inspected
+
+    def _inspect(self, study: dict, features: torch.Tensor, statistics: InputStatistics) -> list[Inspection]:
+        """What the images of a study look like; the first unfamiliar one of a call is warned of."""
+
+        def encode(pixels: torch.Tensor) -> torch.Tensor:
+            values = self.processor.normalised_pixels(pixels).to(features.device, self.model.dtype)
+            return self.model.model.get_vision_features(values)[:, 0]
+
+        pixels = self.processor.plain_pixels(study["pixel_values"].cpu())  # [V, 3, H, W]
+        inspections = inspect_images(statistics, features, pixels, study["views"], encode)
+        strange = [each for each in inspections if not each.familiar]
+        if strange and not self._warned_of_input:
+            self._warned_of_input = True
+            logger.warning(UNFAMILIAR.format(strange[0].why, strange[0].distance))
+        return inspections
+
     def _within_context(self, batch: dict[str, torch.Tensor], generate_kwargs: dict) -> dict:
         """`generate_kwargs` with which prompt and report fit into the LLM's context."""
         context = self.model.config.context_length
@@ -313,8 +381,9 @@ class RadiologyReportPipeline(Pipeline):
     def _pad(self, studies: list[dict]) -> dict[str, torch.Tensor]:
         rows = [{key: study[key] for key in ("input_ids", "attention_mask")} for study in studies]
         batch = dict(self.processor.tokenizer.pad(rows, padding_side="left", return_tensors="pt"))
-        views = max(len(study["pixel_values"]) for study in studies)
-        for key in ("pixel_values", "view_mask"):
+        views = max(len(study["view_mask"]) for study in studies)
+        of_images = "vision_features" if "vision_features" in studies[0] else "pixel_values"
+        for key in (of_images, "view_mask"):
             padded = [
                 F.pad(study[key], (0, 0) * (study[key].dim() - 1) + (0, views - len(study[key]))) for study in studies
             ]
@@ -336,6 +405,8 @@ class RadiologyReportPipeline(Pipeline):
             result["sections"] = sections
         if len(texts) > 1:
             result["candidates"] = texts
+        if answer["input"] is not None:
+            result["input"] = answer["input"]
         if answer["evidence"] is not None:
             result["evidence"] = self._evidence(answer)
         if answer["sentences"] and (reader := type(self).read_sentences):
@@ -376,10 +447,11 @@ class RadiologyReportPipeline(Pipeline):
         for index, (label, state) in enumerate(zip(config.label_names, answer["states"], strict=True)):
             if state in (POSITIVE, UNCERTAIN):
                 of_label = maps[index] / maps[index].max().clamp(min=1e-12)
-                evidence[label] = [
+                heats = [
                     evidence_map(view, size, config.patch_offset).numpy()
                     for view, size in zip(of_label, answer["sizes"], strict=True)
                 ]
+                evidence[label] = [heats[answer["order"].index(image)] for image in range(views)]
         return evidence
 
     def save_pretrained(self, save_directory, **kwargs):

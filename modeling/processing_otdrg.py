@@ -41,6 +41,7 @@ VIEW_NAMES = {"frontal": "Frontal view:", "lateral": "Lateral view:", "unknown":
 # transformers marks what users wrote of control tokens where it is to be read as plain text: see `apply_chat_template`.
 _UNMARKED = getattr(processing_utils, "_UNMARKED", "")
 _PLACEHOLDERS = re.compile(f"{_UNMARKED}(?:{IMAGE_TOKEN}|{FINDING_TOKEN})")
+_NAMED_IMAGE = re.compile(f"(?:{'|'.join(VIEW_NAMES.values())}) {IMAGE_TOKEN}")
 
 # A message of parts as one text.
 _PARTS = """\
@@ -389,6 +390,14 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
             known = self._fitting(names, known, self.context_length)
         return self._prompt(names, **known)
 
+    def prompt_tokens(self, prompt: str, views: Sequence[str]) -> dict[str, list[int]]:
+        """Token ids and mask of a prompt of `build_prompt` in which the images are called by these views instead."""
+        names = iter(views)
+        prompt = _NAMED_IMAGE.sub(lambda _: f"{_view_name(next(names))} {IMAGE_TOKEN}", prompt)
+        [text] = self._expand_placeholders([prompt], [len(views)])
+        tokens = self.tokenizer(text, add_special_tokens=False)
+        return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+
     def _prompt(self, views: Sequence[str], indication: str, comparison: str) -> str:
         lines = [f"{VIEW_NAMES[view]} {IMAGE_TOKEN}" for view in views]
         if self.label_prompt:
@@ -606,6 +615,22 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         pixel_values = pixels.new_zeros(*view_mask.shape, *pixels.shape[1:])
         pixel_values[view_mask] = pixels
         return {"pixel_values": pixel_values, "view_mask": view_mask}
+
+    def plain_pixels(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Pixels from 0 to 1 of what the image processor made `[..., 3, H, W]`, fp32."""
+        pixels, images = pixel_values.float(), self.image_processor
+        if not images.do_normalize:
+            return pixels
+        mean, std = (pixels.new_tensor(each).view(-1, 1, 1) for each in (images.image_mean, images.image_std))
+        return pixels * std + mean
+
+    def normalised_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What the image processor makes of pixels from 0 to 1 of its size: the inverse of `plain_pixels`."""
+        images = self.image_processor
+        if not images.do_normalize:
+            return pixels
+        mean, std = (pixels.new_tensor(each).view(-1, 1, 1) for each in (images.image_mean, images.image_std))
+        return (pixels - mean) / std
 
     def _expand_placeholders(self, text: str | Sequence[str], view_counts: list[int]) -> list[str]:
         texts = [text] if isinstance(text, str) else list(text)

@@ -42,6 +42,9 @@ def report(
         str | None, typer.Option("--impression_of", help="Write the impression of these findings.")
     ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print one image's report as it is written.")] = False,
+    refuse_unfamiliar: Annotated[
+        bool, typer.Option("--refuse_unfamiliar", help="Leave out images unlike those the model was trained on.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write the report of each image, with the label states behind it."""
@@ -49,11 +52,14 @@ def report(
 
     if stream and (len(images) > 1 or output or as_json or candidates > 1):
         raise ValueError("--stream prints the text of one image, without -o, --json and --candidates.")
+    if stream and refuse_unfamiliar:
+        raise ValueError("--stream prints a report before it is known whether to refuse it: leave one of the two out.")
     if stream:
         failures = run_report_streaming(images[0], model, device, dtype, max_new_tokens, begins_with, impression_of)
     else:
         options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "candidates": candidates}
         options |= {"begins_with": begins_with, "impression_of": impression_of}
+        options |= {"refuse_unfamiliar": refuse_unfamiliar}
         failures = run_report(images, output, model, device, dtype, as_json, **options)
     raise typer.Exit(1 if failures else 0)
 

@@ -1,4 +1,7 @@
-"""Calibration of the disease head on validation studies: Platt scaling of its scores, its error, and thresholds."""
+"""
+What is fitted at the end of a stage: on validation studies the calibration of the disease head (Platt scaling of its
+scores, its error, and thresholds), on training studies the statistics by which an unfamiliar image is known.
+"""
 
 import json
 from pathlib import Path
@@ -7,9 +10,10 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import is_peft_model
-from datasets import Dataset
+from datasets import Dataset, Image, List
 from transformers import Trainer
 
+from otdrg_hf.calibrating.input_statistics import add_input_statistics
 from otdrg_hf.files import write_json
 from otdrg_hf.modeling.disease_states_otdrg import POSITIVE, positive_log_odds
 
@@ -37,10 +41,33 @@ def calibrate(trainer: Trainer, studies: Dataset) -> None:
     errors = [expected_calibration_error(p, actual) for p in (log_odds.sigmoid().numpy(), probabilities)]
     PartialState().print(f"Expected calibration error of the scores: {errors[0]:.3f}, calibrated {errors[1]:.3f}.")
     if trainer.is_world_process_zero():
-        # An adapter's folder holds no configuration; it is that of the base.
-        path = Path(trainer.args.output_dir, "base" if is_peft_model(trainer.model) else "", "config.json")
+        path = _configured_folder(trainer) / "config.json"
         chosen = {name: getattr(config, name) for name in ("positive_thresholds", "score_calibration")}
         write_json(path, {**json.loads(path.read_text()), **chosen})
+
+
+def describe_inputs(trainer: Trainer, studies: Dataset) -> None:
+    """Writes the statistics of training images into the configuration of the model in `output_dir`."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model = model.get_base_model() if is_peft_model(model) else model
+    cache, raw = trainer.data_collator.features, studies
+    if cache is not None:  # the images of a run with a cache are not decoded
+        studies = studies.cast_column("images", List(Image()))
+    counts = add_input_statistics(
+        _configured_folder(trainer),
+        studies,
+        model,
+        trainer.processing_class,
+        read_features=None if cache is None else lambda index: cache.read(raw[index]),
+        write=trainer.is_world_process_zero(),
+    )
+    images = ", ".join(f"{count} {view}" for view, count in counts.items())
+    PartialState().print(f"Input statistics: {f'of {images} images' if images else 'none, there are too few images'}.")
+
+
+def _configured_folder(trainer: Trainer) -> Path:
+    """An adapter's folder holds no configuration; it is that of the base."""
+    return Path(trainer.args.output_dir, "base" if is_peft_model(trainer.model) else "")
 
 
 def platt_scaling(log_odds: np.ndarray, actual: np.ndarray) -> list[list[float]]:

@@ -22,7 +22,7 @@ from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 from otdrg_hf.training.adapters import adapter_config, put_on_base
 from otdrg_hf.training.arguments import LABEL_RATES, RecipeParser, StudyArguments
 from otdrg_hf.training.augmentation import Augmentation
-from otdrg_hf.training.calibration import calibrate
+from otdrg_hf.training.calibration import calibrate, describe_inputs
 from otdrg_hf.training.checkpoints import check_same_run, starting_checkpoint
 from otdrg_hf.training.collator import IndicationDropout, OtherStates, StudyCollator
 from otdrg_hf.training.disease_metrics import disease_metrics
@@ -62,6 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Last: a calibration that fails loses no weights. The warm-up does not touch the disease head.
     if args.stage != "warmup":
         calibrate(trainer, trainer.eval_dataset)
+        describe_inputs(trainer, trainer.train_dataset)
 
 
 def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConfig) -> OTDRGTrainer:

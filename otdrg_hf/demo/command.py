@@ -89,6 +89,7 @@ def _record(name: str, answer: dict, picture: Path, reference: str | None) -> di
         "generated_text": answer["generated_text"],
         "reference": reference,
         "findings": answer["findings"],
+        **({"input": answer["input"]} if "input" in answer else {}),
         "picture": picture.name,
     }
 
@@ -145,6 +146,8 @@ def _text(result: dict, num_studies: int) -> str:
         lines = [study["name"], *_paragraph("report", study["generated_text"])]
         if study["reference"]:
             lines += _paragraph("truth", study["reference"])
+        if not study.get("input", {"familiar": True})["familiar"]:
+            lines += _paragraph("doubt", f"not an image that the model knows: {study['input']['why']}")
         named = [f"{f['label']} {f['state']} {f['score']:.2f}" for f in study["findings"] if f["state"] != "blank"]
         lines += _paragraph("labels", "; ".join(named))
         blocks.append("\n".join([*lines, f"  picture {study['picture']}"]))

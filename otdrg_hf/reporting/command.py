@@ -21,6 +21,7 @@ def run_report(
     device: str | None = None,
     dtype: str | None = None,
     as_json: bool = False,
+    refuse_unfamiliar: bool = False,
     **options,
 ) -> int:
     """
@@ -32,14 +33,20 @@ def run_report(
             standard error, and tried again by the next run.
         model, device, dtype: As of [`load_reporter`].
         as_json (`bool`, *optional*, defaults to `False`): Print JSON lines instead of text.
+        refuse_unfamiliar (`bool`, *optional*, defaults to `False`): Leave out the report of an image that is unlike
+            the training images; a line on standard error, with `as_json` an object on standard output, says so.
         options: For [`report_image_files`].
 
     Returns:
         `int`: How many images could not be read.
+
+    Raises:
+        ValueError: for `refuse_unfamiliar` with a model that cannot tell.
     """
     files, name = find_images(images), model_name(model)
     if output is None:
-        answers = report_image_files(load_reporter(model, device, dtype), files, name, **options)
+        report = load_reporter(model, device, dtype)
+        answers = report_image_files(report, files, name, refuse_unfamiliar=refuse_unfamiliar, **options)
         return _print_all(answers, as_json)
     with ResultsFile(output, "image", check=lambda row: _check_model(row, name)) as results:
         _check_names(files)
@@ -48,7 +55,8 @@ def run_report(
             return 0
         report = load_reporter(model, device, dtype)
         done = len(files) - len(remaining)
-        answers = report_image_files(report, remaining, name, finished=done, **options)
+        options |= {"finished": done, "refuse_unfamiliar": refuse_unfamiliar}
+        answers = report_image_files(report, remaining, name, **options)
         return _write_all(answers, results, len(remaining))
 
 
@@ -103,7 +111,7 @@ def _print_all(answers: Iterator[dict], as_json: bool) -> int:
     failures = 0
     for answer in answers:
         failures += "error" in answer
-        if "error" in answer and not as_json:
+        if ("error" in answer or "refused" in answer) and not as_json:
             _complain(answer)
         else:
             tqdm.write(json.dumps(answer) if as_json else _text(answer))
@@ -112,11 +120,12 @@ def _print_all(answers: Iterator[dict], as_json: bool) -> int:
 
 
 def _write_all(answers: Generator[dict, None, None], results: ResultsFile, total: int) -> int:
-    failures = written = 0
+    failures = refused = written = 0
     try:
         for answer in answers:
-            if "error" in answer:
-                failures += 1
+            if "error" in answer or "refused" in answer:
+                failures += "error" in answer
+                refused += "refused" in answer
                 _complain(answer)
             else:
                 results.append(answer)
@@ -128,11 +137,14 @@ def _write_all(answers: Generator[dict, None, None], results: ResultsFile, total
         raise
     if failures:
         print(f"{failures} of {total} images could not be read.", file=sys.stderr)
+    if refused:
+        print(f"{refused} of {total} images are unlike the training images and were left out.", file=sys.stderr)
     return failures
 
 
 def _complain(answer: dict) -> None:
-    tqdm.write(f"error: {answer['error']}", file=sys.stderr)
+    line = f"error: {answer['error']}" if "error" in answer else f"left out: {answer['refused']}"
+    tqdm.write(line, file=sys.stderr)
 
 
 def _text(answer: dict) -> str:
@@ -159,4 +171,7 @@ def _states_text(answer: dict) -> str:
         if state != "blank" or label in written:
             note = f"   but {written[label]} in the report" if label in written else ""
             lines.append(f"  {label:<28}{state:<10}{finding['score']:.2f}{note}")
+    seen = answer.get("input")
+    if seen and not seen["familiar"]:
+        lines.insert(0, f"  NOT FAMILIAR: {seen['why']} (distance {seen['distance']:.2f}, familiar up to 1)")
     return "\n".join([*lines, ""])

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import tee
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
@@ -92,9 +92,11 @@ def _with_samples(report: "Pipeline", studies: Iterator[Any], candidates: int, o
     """The answers with candidates, in the order of [`rank_candidates`], and the report that comes first."""
     of_samples = {**options["generate_kwargs"], **sampling_options(candidates - 1)}
     of_samples = {**options, "generate_kwargs": of_samples, "streamer": None, "evidence": False, "seed": SEED}
-    while batch := list(islice(studies, options["batch_size"])):
-        for answer, sampled in zip(report(batch, **options), report(batch, **of_samples), strict=True):
-            yield _best_first(answer, sampled)
+    first, second = (
+        (study for study in each) for each in tee(studies)
+    )  # generators, which are answered as they are read
+    for answer, sampled in zip(report(first, **options), report(second, **of_samples), strict=True):
+        yield _best_first(answer, sampled)
 
 
 def _best_first(answer: dict, sampled: dict) -> dict:
@@ -136,6 +138,7 @@ def report_image_files(
     finished: int = 0,
     begins_with: str | None = None,
     impression_of: str | None = None,
+    refuse_unfamiliar: bool = False,
 ) -> Generator[dict, None, None]:
     """
     Reports each image file as a study of one view.
@@ -146,11 +149,21 @@ def report_image_files(
         model (`str`): The name of the model in the answers.
         batch_size, max_new_tokens, candidates, streamer, finished, begins_with, impression_of: As of
             [`report_studies`].
+        refuse_unfamiliar (`bool`, *optional*, defaults to `False`): Leave out the report of an image that is unlike
+            the training images.
 
     Yields:
-        `dict`: `image` (the file's name) and `error`, or `image`, `model` and what the pipeline answers, as
-        [`review_answer`] completes it; `docs/report.md` describes it all.
+        `dict`: `image` (the file's name) and `error`, `image` and `refused` (a line), or `image`, `model` and what the
+        pipeline answers, as [`review_answer`] completes it; `docs/report.md` describes it all.
+
+    Raises:
+        ValueError: for `refuse_unfamiliar` with a model that has no input statistics.
     """
+    if refuse_unfamiliar and report.model.config.input_statistics is None:
+        raise ValueError(
+            f"The model {model!r} cannot tell which images are unfamiliar: `otdrg calibrate MODEL --dataset ...` adds "
+            "what it takes."
+        )
     total = len(files) + finished
     answers = report_studies(
         report,
@@ -169,7 +182,12 @@ def report_image_files(
     )
     for file, answer in zip(files, answers, strict=True):
         row = {"image": file.name}
-        yield row | answer if "error" in answer else {**row, "model": model, **review_answer(answer)}
+        if "error" in answer:
+            yield row | answer
+        elif refuse_unfamiliar and not answer["input"]["familiar"]:
+            yield row | {"refused": f"image {file.name!r} is {answer['input']['why']}."}
+        else:
+            yield {**row, "model": model, **review_answer(answer)}
 
 
 def report_images(

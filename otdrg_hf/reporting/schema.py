@@ -42,6 +42,17 @@ _SENTENCE = _object(
         "confidence": {**_or_null(_SHARE), "description": "The probability that what it states is right."},
     }
 )
+_INPUT = {
+    "familiar": {"enum": [True, False]},
+    "distance": {
+        "type": "number",
+        "minimum": 0,
+        "maximum": 1e6,
+        "description": "From the training images; familiar up to 1.",
+    },
+    "view": {"enum": ["frontal", "lateral", "unknown"], "description": "That the image looks like."},
+    "why": {**_TEXT, "description": "In words."},
+}
 _ANSWER = _object(
     {
         "image": {**_TEXT, "description": "Name of the image: of its file, or its path inside the folder given."},
@@ -68,6 +79,10 @@ _ANSWER = _object(
             "items": _TEXT,
             "minItems": 2,
         },
+        "input": {
+            **_object(_INPUT),
+            "description": "Whether the image is like those that the model was trained on; of a model that knows.",
+        },
         "disagreements": {
             "description": "Labels present in the prediction and absent in the text, or the other way round.",
             "type": "array",
@@ -79,12 +94,13 @@ _ANSWER = _object(
             "items": _SHARE,
         },
     },
-    optional=("sections", "sentences", "candidates", "candidate_agreement"),
+    optional=("sections", "sentences", "candidates", "input", "candidate_agreement"),
 )
 _FAILURE = _object({"image": _TEXT, "error": {**_TEXT, "description": "One line, in --json output only."}})
+_REFUSAL = _object({"image": _TEXT, "refused": {**_TEXT, "description": "One line, with --refuse_unfamiliar --json."}})
 
 REPORT_SCHEMA = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "A line of `otdrg report`",
-    "oneOf": [_ANSWER, _FAILURE],
+    "oneOf": [_ANSWER, _FAILURE, _REFUSAL],
 }
