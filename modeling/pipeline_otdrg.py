@@ -10,7 +10,7 @@ from transformers import GenerationConfig, Pipeline
 from transformers.utils import logging
 
 from .configuration_otdrg import STATES
-from .disease_states_otdrg import POSITIVE, UNCERTAIN
+from .disease_states_otdrg import POSITIVE, UNCERTAIN, plausible_states, thresholds_at
 from .image_loading import load_views, view_in
 from .vision_otdrg import evidence_map
 
@@ -78,6 +78,12 @@ class RadiologyReportPipeline(Pipeline):
                 A list, generator or dataset of these, or of lists of views, is a batch of studies; generators and
                 datasets are answered as they are read.
             evidence (`bool`, *optional*, defaults to `False`): Add heat maps.
+            operating_point (`str` or `dict`, *optional*, defaults to `"balanced"`):
+                What to choose between missing and overcalling: `"balanced"`, `"sensitive"`, `"specific"`,
+                `{"recall": 0.95}`, `{"precision": 0.9}`, or one of these by label, as in
+                `{"Pneumothorax": {"recall": 0.95}}` (see [`thresholds_at`]). The report follows the states; where they
+                are not the balanced ones, it is a revision of the balanced report, which takes as long again. What a
+                label cannot reach is warned of once, and in the answer.
             max_new_tokens (`int`, *optional*, defaults to 256):
                 Bound on the length of the report, in tokens. It is lowered, with a warning, to what the prompt leaves
                 of the LLM's context.
@@ -93,6 +99,9 @@ class RadiologyReportPipeline(Pipeline):
             - **generated_text** (`str`): The report; **candidates** (`list[str]`) if several were asked for.
             - **sections** (`dict[str, str]`): `findings` and `impression`, where the report has both headers.
             - **findings** (`list[dict]`): For each label `label`, `state` and `score`, the probability of positive.
+              With conformal sets also **plausible** (`list[str]`), the states of which the true one is nearly always one.
+            - **operating_point** (`dict`), if one was given: `asked`, and `unreached`, for each label that cannot reach
+              it `asked` and `reached` on validation.
             - **evidence** (`dict[str, list[np.ndarray]]`, with `evidence=True`): For each label that is positive or
               uncertain a map per view, float32 `[H, W]` of that image, from 0 to 1, of where it was seen.
 
@@ -103,7 +112,14 @@ class RadiologyReportPipeline(Pipeline):
         return super().__call__(study, **kwargs)
 
     def _sanitize_parameters(
-        self, evidence=None, max_new_tokens=None, streamer=None, generate_kwargs=None, seed=None, **unknown
+        self,
+        evidence=None,
+        max_new_tokens=None,
+        streamer=None,
+        generate_kwargs=None,
+        seed=None,
+        operating_point=None,
+        **unknown,
     ):
         if unknown:
             raise ValueError(f"Unknown argument {next(iter(unknown))!r}; what belongs to a study goes into its dict.")
@@ -116,7 +132,13 @@ class RadiologyReportPipeline(Pipeline):
             forward["evidence"] = evidence
         if seed is not None:
             forward["seed"] = seed
-        return {}, forward, {}
+        postprocess = {}
+        if operating_point is not None:
+            forward["positive_thresholds"], unreached = thresholds_at(operating_point, self.model.config)
+            postprocess["operating_point"] = {"asked": operating_point, "unreached": unreached}
+            for label, point in unreached.items():
+                logger.warning_once(_unreached_text(label, **point))
+        return {}, forward, postprocess
 
     def preprocess(self, study) -> dict:
         study = study if isinstance(study, dict) else {"images": study}
@@ -137,14 +159,23 @@ class RadiologyReportPipeline(Pipeline):
         return {"study": {**inputs, "sizes": [(picture.height, picture.width) for picture in pictures]}}
 
     def _forward(
-        self, model_inputs: dict, generate_kwargs: dict, evidence: bool = False, seed: int | None = None
+        self,
+        model_inputs: dict,
+        generate_kwargs: dict,
+        evidence: bool = False,
+        seed: int | None = None,
+        positive_thresholds: list[float] | None = None,
     ) -> dict:
         studies = model_inputs["study"]
         studies = studies if isinstance(studies, list) else [studies]
         batch = self._pad(studies)
         generate_kwargs = self._within_context(batch, generate_kwargs)
         features = self.model.get_image_features(
-            batch["pixel_values"].to(self.model.dtype), batch["view_mask"], batch["disease_labels"], return_dict=True
+            batch["pixel_values"].to(self.model.dtype),
+            batch["view_mask"],
+            batch["disease_labels"],
+            positive_thresholds=positive_thresholds,
+            return_dict=True,
         )
         with torch.random.fork_rng(enabled=seed is not None):
             if seed is not None:
@@ -166,6 +197,7 @@ class RadiologyReportPipeline(Pipeline):
                     "texts": texts[index * per_study : (index + 1) * per_study],
                     "states": features.disease_states[index].tolist(),
                     "scores": scores[index].tolist(),
+                    "plausible": plausible_states(features.disease_logits[index], self.model.config),
                     "evidence": features.evidence[index].float().cpu() if evidence else None,
                     "sizes": study["sizes"],
                 }
@@ -205,7 +237,7 @@ class RadiologyReportPipeline(Pipeline):
         batch["disease_labels"] = torch.stack([study["disease_labels"] for study in studies])
         return self._ensure_tensor_on_device(batch, device=self.device)
 
-    def postprocess(self, model_outputs: dict) -> dict:
+    def postprocess(self, model_outputs: dict, operating_point: dict | None = None) -> dict:
         answer = model_outputs["answers"]
         answer = answer[0] if isinstance(answer, list) else answer
         texts = [text.strip() for text in answer["texts"]]
@@ -214,7 +246,11 @@ class RadiologyReportPipeline(Pipeline):
             {"label": label, "state": STATES[state], "score": round(score, 4)}
             for label, state, score in zip(config.label_names, answer["states"], answer["scores"], strict=True)
         ]
+        for finding, plausible in zip(findings, answer["plausible"] or (), strict=False):
+            finding["plausible"] = plausible
         result = {"generated_text": texts[0], "findings": findings}
+        if operating_point is not None:
+            result["operating_point"] = operating_point
         if sections := report_sections(texts[0]):
             result["sections"] = sections
         if len(texts) > 1:
@@ -242,6 +278,13 @@ class RadiologyReportPipeline(Pipeline):
         """Saves model and processor with the code that runs both where otdrg_hf is not installed."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
+
+
+def _unreached_text(label: str, asked: str | dict[str, float], reached: float | None) -> str:
+    if reached is None:
+        return f"The operating point of {label} stays balanced: there was no study with it to fit a curve on."
+    [(measure, value)] = asked.items()
+    return f"{label} cannot reach a {measure} of {value:g}: on validation it got to {reached:g}, which is what is used."
 
 
 def report_sections(report: str) -> dict[str, str] | None:

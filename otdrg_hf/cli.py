@@ -304,6 +304,35 @@ def card(
 
 
 @app.command()
+def calibrate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The model's folder; its config.json is written.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Studies to fit on: a folder, phantom or a prepared name.")],
+    split: Annotated[str, typer.Option("--split", help="Of the dataset; not the one to test on.")] = "validation",
+    data_dir: Annotated[
+        Path | None, typer.Option("--data_dir", help="Where iu_xray or mimic_cxr was prepared.")
+    ] = None,
+    num_studies: Annotated[
+        int | None, typer.Option("--num_studies", min=1, help="Only so many studies, from the first.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Studies that run together.")] = 8,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
+    error_rate: Annotated[
+        float, typer.Option("--error_rate", help="How often the plausible states may lack the true one.")
+    ] = 0.1,
+    refit_scores: Annotated[
+        bool, typer.Option("--refit_scores", help="Also the scores and balanced thresholds that are there already.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Add operating points and plausible states to a model, fitted on studies; its weights stay as they are."""
+    from otdrg_hf.training.calibrate import run_calibrate
+
+    options = {"split": split, "data_dir": data_dir, "num_studies": num_studies, "batch_size": batch_size}
+    options |= {"device": device, "error_rate": error_rate, "refit_scores": refit_scores, "as_json": as_json}
+    run_calibrate(model, dataset, **options)
+
+
+@app.command()
 def merge(
     adapter_dir: Annotated[Path, typer.Argument(help="The folder that training with --use_peft wrote.")],
     model_dir: Annotated[Path, typer.Argument(help="The folder to write, not there yet.")],
