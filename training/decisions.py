@@ -64,7 +64,8 @@ def conformal_thresholds(
     and that of the other states on the others, so that either is missed as rarely as is promised.
 
     Args:
-        probabilities (`np.ndarray` of shape `[N, m, states]`), states (`np.ndarray` of shape `[N, m]`): -100: not known.
+        probabilities (`np.ndarray` of shape `[N, m, states]`): Of the states.
+        states (`np.ndarray` of shape `[N, m]`): The true ones, -100 where not known.
         error_rate (`float`): The share of studies whose true state may be left out.
 
     Returns:
@@ -89,8 +90,8 @@ def check_error_rate(error_rate: float) -> None:
     """Raises `ValueError` unless sets can be promised to err at this rate."""
     if not 0 < error_rate < 1:
         raise ValueError(
-            f"the error rate is {error_rate:g}: give one between 0 and 1, such as 0.1; at 0 all states are plausible, at "
-            "1 none is"
+            f"the error rate is {error_rate:g}: give one between 0 and 1, such as 0.1; at 0 all states are plausible, "
+            "at 1 none is"
         )
 
 
