@@ -99,7 +99,7 @@ class RadiologyReportPipeline(Pipeline):
             - **generated_text** (`str`): The report; **candidates** (`list[str]`) if several were asked for.
             - **sections** (`dict[str, str]`): `findings` and `impression`, where the report has both headers.
             - **findings** (`list[dict]`): For each label `label`, `state` and `score`, the probability of positive.
-              With conformal sets also **plausible** (`list[str]`): the states among which the true one nearly always is.
+              With conformal sets also **plausible** (`list[str]`), the states among which the true one should be.
             - **operating_point** (`dict`), if one was given: `asked`, and `unreached`, for each label that cannot reach
               it `asked` and `reached` on validation.
             - **evidence** (`dict[str, list[np.ndarray]]`, with `evidence=True`): For each label that is positive or

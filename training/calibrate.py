@@ -122,8 +122,8 @@ def _load_studies(report, dataset, split, data_dir, num_studies) -> "Dataset":
 def _text(config: OTDRGConfig, states: np.ndarray, errors: tuple[float, float]) -> str:
     """What each label reaches at the named operating points, on the studies that they were fitted on."""
     lines = [
-        f"{len(states)} studies; calibration error of the scores {errors[0]:.3f}, now {errors[1]:.3f}; plausible states "
-        f"at an error rate of {config.conformal_error_rate:g}",
+        f"{len(states)} studies; calibration error of the scores {errors[0]:.3f}, now {errors[1]:.3f}",
+        f"plausible states lack the true one at a rate of {config.conformal_error_rate:g}",
         f"{'precision / recall':<28}{'positive':>9}  {'specific':>12}  {'balanced':>12}  {'sensitive':>12}",
     ]
     at = {point: thresholds_at(point, config)[0] for point in ("specific", "balanced", "sensitive")}
