@@ -18,6 +18,8 @@ app = typer.Typer(
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 CANDIDATES = "Sample so many reports each; best is what states the predicted labels and resembles the others."
+POINT_HELP = "balanced, sensitive, specific, recall=0.95, precision=0.9, or by label: {\"Edema\": {\"recall\": 0.95}}."
+PointOption = Annotated[str | None, typer.Option("--operating_point", help=POINT_HELP)]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Folder or Hub id. Default: the bundled demo model.")]
 
 
@@ -35,6 +37,7 @@ def report(
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")] = None,
     candidates: Annotated[int, typer.Option("--candidates", min=1, help=CANDIDATES)] = 1,
+    operating_point: PointOption = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print one image's report as it is written.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -44,9 +47,10 @@ def report(
     if stream and (len(images) > 1 or output or as_json or candidates > 1):
         raise ValueError("--stream prints the text of one image, without -o, --json and --candidates.")
     if stream:
-        failures = run_report_streaming(images[0], model, device, dtype, max_new_tokens)
+        failures = run_report_streaming(images[0], model, device, dtype, max_new_tokens, operating_point)
     else:
         options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "candidates": candidates}
+        options["operating_point"] = operating_point
         failures = run_report(images, output, model, device, dtype, as_json, **options)
     raise typer.Exit(1 if failures else 0)
 
@@ -198,6 +202,9 @@ def evaluate(
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write all metrics here, one per row.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw F1 of each label here: .png, .pdf or .svg.")] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page of the worst cases here.")] = None,
+    operating_points: Annotated[
+        bool, typer.Option("--operating_points", help="With --dataset: precision and recall at several points as well.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Score reports: BLEU, ROUGE-L, CIDEr, METEOR and clinical efficacy, with intervals; several files are compared.
@@ -239,6 +246,7 @@ def evaluate(
         plot=plot,
         html=html,
         baselines_dir=baselines_dir,
+        operating_points=operating_points,
         as_json=as_json,
     )
 

@@ -1,4 +1,4 @@
-"""A plot of F1 of each label with its interval, one mark for each system."""
+"""Plots of an evaluation: F1 of each label, and precision against recall at operating points."""
 
 import os
 
@@ -48,6 +48,42 @@ def plot_label_f1(cards: dict[str, ReportCard], path: str | os.PathLike) -> None
     if len(cards) > 1:
         # Outside: there is no corner that no label's interval can reach.
         figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=kind, dpi=150)
+
+
+def plot_points(points: dict[str, dict], path: str | os.PathLike, recall: str, precision: str) -> None:
+    """
+    Draws precision against recall of reports at operating points and writes it as PNG, PDF or SVG.
+
+    Args:
+        points (`dict[str, dict]`): by name, figures with `NAME_low` and `NAME_high` where a bootstrap was run. All but
+            `"constant"`, the best report without a model, are joined by a line.
+        path (`str` or `os.PathLike`): file to write; its ending gives the format.
+        recall, precision (`str`): names of the figures.
+
+    Raises:
+        ImportError: without matplotlib.
+        ValueError: for another ending.
+    """
+    kind = plot_format(path)
+    require("matplotlib", "eval")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    joined = sorted((each[recall], each[precision]) for name, each in points.items() if name != "constant")
+    axes.plot(*zip(*joined, strict=True), color="0.7", zorder=1)
+    for position, (name, figures) in enumerate(points.items()):
+        x, y = figures[recall], figures[precision]
+        color, marker = ("black", "x") if name == "constant" else (f"C{position}", "s" if name == "balanced" else "o")
+        if f"{recall}_low" in figures:
+            axes.hlines(y, figures[f"{recall}_low"], figures[f"{recall}_high"], color=color, linewidth=1.5)
+            axes.vlines(x, figures[f"{precision}_low"], figures[f"{precision}_high"], color=color, linewidth=1.5)
+        axes.plot(x, y, marker, color=color, markersize=7, label=name, linestyle="none")
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall of reports", ylabel="precision of reports")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=150)
 

@@ -26,6 +26,7 @@ def report_studies(
     max_new_tokens: int | None = None,
     candidates: int = 1,
     evidence: bool = False,
+    operating_point: str | dict | None = None,
     streamer: "BaseStreamer | None" = None,
     generate_kwargs: dict | None = None,
     description: str | None = "Reporting",
@@ -44,6 +45,7 @@ def report_studies(
         candidates (`int`, *optional*, defaults to 1): Reports per study. Several are sampled, always the same for the
             same batch, and `generated_text` becomes the best by [`rank_candidates`].
         evidence (`bool`, *optional*, defaults to `False`): Add heat maps.
+        operating_point (`str` or `dict`, *optional*): As of the pipeline.
         streamer ([`BaseStreamer`], *optional*): Gets the report of a single study as it is written.
         generate_kwargs (`dict`, *optional*): Further arguments of `generate`.
         description (`str`, *optional*, defaults to `"Reporting"`), unit (`str`), total (`int`, *optional*):
@@ -67,6 +69,7 @@ def report_studies(
     options |= {"seed": SEED} if candidates > 1 else {}
     options |= {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     options |= {"evidence": True} if evidence else {}
+    options |= {} if operating_point is None else {"operating_point": operating_point}
     with tqdm(total=total, initial=finished, desc=description, unit=unit, disable=description is None) as progress:
         for answer in report(_read_ahead(readable(), batch_size), **options):
             while (error := errors.popleft()) is not None:
@@ -112,6 +115,7 @@ def report_image_files(
     candidates: int = 1,
     streamer: "BaseStreamer | None" = None,
     finished: int = 0,
+    operating_point: str | dict | None = None,
 ) -> Generator[dict, None, None]:
     """
     Reports each image file as a study of one view.
@@ -120,7 +124,7 @@ def report_image_files(
         report ([`Pipeline`]): As of [`load_reporter`].
         files (`Sequence[FoundImage]`): As of [`find_images`]; read as they are needed.
         model (`str`): The name of the model in the answers.
-        batch_size, max_new_tokens, candidates, streamer, finished: As of [`report_studies`].
+        batch_size, max_new_tokens, candidates, streamer, finished, operating_point: As of [`report_studies`].
 
     Yields:
         `dict`: `image` (the file's name) and `error`, or `image`, `model` and what the pipeline answers, as
@@ -133,6 +137,7 @@ def report_image_files(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         candidates=candidates,
+        operating_point=operating_point,
         streamer=streamer,
         description=None if total == 1 else "Reporting",
         unit="image",

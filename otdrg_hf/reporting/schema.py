@@ -12,6 +12,14 @@ def _object(properties: dict, optional: tuple[str, ...] = ()) -> dict:
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
+_PLAUSIBLE = {
+    "description": "The states among which the true one is at the model's error rate; empty where none fits.",
+    "type": "array",
+    "items": _STATE,
+    "uniqueItems": True,
+}
+_POINT = {"type": ["string", "object"]}
+_UNREACHED = _object({"asked": _POINT, "reached": {"type": ["number", "null"]}})
 _ANSWER = _object(
     {
         "image": {**_TEXT, "description": "Name of the image: of its file, or its path inside the folder given."},
@@ -20,12 +28,18 @@ _ANSWER = _object(
         "findings": {
             "description": "The states that the report was written from, and the probability of positive.",
             "type": "array",
-            "items": _object({"label": _TEXT, "state": _STATE, "score": _SHARE}),
+            "items": _object(
+                {"label": _TEXT, "state": _STATE, "score": _SHARE, "plausible": _PLAUSIBLE}, ("plausible",)
+            ),
             "minItems": 1,
         },
         "sections": {
             **_object({"findings": _TEXT, "impression": _TEXT}),
             "description": "Of a report that has both headers.",
+        },
+        "operating_point": {
+            **_object({"asked": _POINT, "unreached": {"type": "object", "additionalProperties": _UNREACHED}}),
+            "description": "Where one was asked for; unreached: the labels that could not reach it on validation.",
         },
         "candidates": {
             "description": "All reports, the first of them generated_text, where several were asked for.",
@@ -44,7 +58,7 @@ _ANSWER = _object(
             "items": _SHARE,
         },
     },
-    optional=("sections", "candidates", "candidate_agreement"),
+    optional=("sections", "operating_point", "candidates", "candidate_agreement"),
 )
 _FAILURE = _object({"image": _TEXT, "error": {**_TEXT, "description": "One line, in --json output only."}})
 
