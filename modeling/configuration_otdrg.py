@@ -14,6 +14,7 @@
 """Configuration of OTDRG: a vision encoder, an optimal-transport alignment with disease labels, and an LLM."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -274,7 +275,7 @@ class OTDRGConfig(PreTrainedConfig):  # trf-ignore: TRF057 (see modeling_otdrg.p
                     f"{self.conformal_error_rate}."
                 )
 
-    def _check_by_label(self, name: str, labels: list[str]):
+    def _check_by_label(self, name: str, labels: Iterable[str]):
         if set(getattr(self, name)) != set(labels):
             raise ValueError(f"`{name}` must have an entry for each of {', '.join(labels)}, and no other.")
 

@@ -2,6 +2,7 @@
 """`pipeline("radiology-report")`: from a study to its report, the disease states behind it and where each was seen."""
 
 import re
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,7 +124,7 @@ class RadiologyReportPipeline(Pipeline):
     ):
         if unknown:
             raise ValueError(f"Unknown argument {next(iter(unknown))!r}; what belongs to a study goes into its dict.")
-        forward = {"generate_kwargs": dict(generate_kwargs or {})}
+        forward: dict[str, Any] = {"generate_kwargs": dict(generate_kwargs or {})}
         if max_new_tokens is not None:
             forward["generate_kwargs"]["max_new_tokens"] = max_new_tokens
         if streamer is not None:
@@ -132,12 +133,12 @@ class RadiologyReportPipeline(Pipeline):
             forward["evidence"] = evidence
         if seed is not None:
             forward["seed"] = seed
-        postprocess = {}
+        postprocess: dict[str, Any] = {}
         if operating_point is not None:
             forward["positive_thresholds"], unreached = thresholds_at(operating_point, self.model.config)
             postprocess["operating_point"] = {"asked": operating_point, "unreached": unreached}
             for label, point in unreached.items():
-                logger.warning_once(_unreached_text(label, **point))
+                logger.warning_once(_unreached_text(label, point))
         return {}, forward, postprocess
 
     def preprocess(self, study) -> dict:
@@ -280,10 +281,11 @@ class RadiologyReportPipeline(Pipeline):
         self.processor.save_pretrained(save_directory, **kwargs)
 
 
-def _unreached_text(label: str, asked: str | dict[str, float], reached: float | None) -> str:
+def _unreached_text(label: str, point: dict[str, Any]) -> str:
+    reached = point["reached"]
     if reached is None:
         return f"The operating point of {label} stays balanced: there was no study with it to fit a curve on."
-    [(measure, value)] = asked.items()
+    [(measure, value)] = point["asked"].items()
     return f"{label} cannot reach a {measure} of {value:g}: on validation it got to {reached:g}, which is what is used."
 
 

@@ -18,7 +18,7 @@ app = typer.Typer(
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 CANDIDATES = "Sample so many reports each; best is what states the predicted labels and resembles the others."
-POINT_HELP = "balanced, sensitive, specific, recall=0.95, precision=0.9, or by label: {\"Edema\": {\"recall\": 0.95}}."
+POINT_HELP = 'balanced, sensitive, specific, recall=0.95, precision=0.9, or by label: {"Edema": {"recall": 0.95}}.'
 PointOption = Annotated[str | None, typer.Option("--operating_point", help=POINT_HELP)]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Folder or Hub id. Default: the bundled demo model.")]
 

@@ -19,7 +19,7 @@ from otdrg_hf.reporting.predictions import generation_settings
 from otdrg_hf.reporting.results_file import read_results
 from otdrg_hf.reporting.split import generate_predictions
 
-POINTS = ("specific", "sensitive", *({"recall": recall} for recall in (0.5, 0.8, 0.9, 0.95)))
+POINTS = ("specific", "sensitive", *({"recall": recall} for recall in (0.5, 0.8, 0.9, 0.95, 0.99)))
 FOLDER, RESULTS_FILE, PLOT_FILE = "operating_points", "operating_points.json", "operating_points.png"
 BALANCED, CONSTANT = "balanced", "constant"
 _PRECISION, _RECALL, _F1 = (f"ce13_micro_{measure}" for measure in ("precision", "recall", "f1"))

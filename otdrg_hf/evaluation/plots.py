@@ -57,8 +57,9 @@ def plot_points(points: dict[str, dict], path: str | os.PathLike, recall: str, p
     Draws precision against recall of reports at operating points and writes it as PNG, PDF or SVG.
 
     Args:
-        points (`dict[str, dict]`): by name, figures with `NAME_low` and `NAME_high` where a bootstrap was run. All but
-            `"constant"`, the best report without a model, are joined by a line.
+        points (`dict[str, dict]`): by name, figures with `NAME_low` and `NAME_high` where a bootstrap was run. Those of
+            a given recall are joined by a line, and those with a name of their own by another; `"constant"`, the best
+            report without a model, is by itself.
         path (`str` or `os.PathLike`): file to write; its ending gives the format.
         recall, precision (`str`): names of the figures.
 
@@ -72,8 +73,10 @@ def plot_points(points: dict[str, dict], path: str | os.PathLike, recall: str, p
 
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.subplots()
-    joined = sorted((each[recall], each[precision]) for name, each in points.items() if name != "constant")
-    axes.plot(*zip(*joined, strict=True), color="0.7", zorder=1)
+    for style, is_given in (("-", True), ("--", False)):
+        chosen = [each for name, each in points.items() if name != "constant" and ("=" in name) == is_given]
+        joined = sorted((each[recall], each[precision]) for each in chosen)
+        axes.plot([x for x, _ in joined], [y for _, y in joined], style, color="0.7", zorder=1)
     for position, (name, figures) in enumerate(points.items()):
         x, y = figures[recall], figures[precision]
         color, marker = ("black", "x") if name == "constant" else (f"C{position}", "s" if name == "balanced" else "o")

@@ -100,7 +100,7 @@ def test_predictions_of_another_calibration_are_not_resumed(otdrg, calibrated, d
     )
     assert otdrg(*command, "--operating_points", "--num_bootstrap", 0)[0] == 0
     config = json.loads((calibrated / "config.json").read_text())
-    config["operating_curves"]["Fracture"] = [[0.2, 0.5, 1.0]]
+    config["operating_curves"]["Fracture"] = [[0.7, 0.5, 1.0]]
     (calibrated / "config.json").write_text(json.dumps(config))
     code, _, err = otdrg(*command, "--operating_points", "--num_bootstrap", 0)
     assert code == 2 and "specific holds predictions made with operating_point" in err
