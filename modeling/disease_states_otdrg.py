@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .configuration_otdrg import STATES, OTDRGConfig
+from .configuration_otdrg import OTDRGConfig
 
 BLANK, POSITIVE, NEGATIVE, UNCERTAIN = range(4)
 # Of the training data; frequencies are smoothed, so that what never occurred is not at zero.
@@ -180,21 +180,17 @@ def _threshold_reaching(point: dict[str, float], curve: list[list[float]]) -> tu
     return best[0], best[1]
 
 
-def plausible_states(logits: torch.Tensor, config: OTDRGConfig) -> list[list[str]] | None:
+def plausible_states(logits: torch.Tensor, config: OTDRGConfig) -> torch.Tensor | None:
     """
-    The conformal set of states of each label, `[m, states]` -> `[m]` lists; `None` for a model without thresholds.
-
-    A set is empty where no state is as probable as the true one nearly always was on validation.
+    The conformal set of states of each label, `[..., m, states]` -> bool of the same shape; `None` for a model without
+    thresholds. A set is empty where no state is as probable as the true one nearly always was on validation.
     """
     if config.conformal_thresholds is None:
         return None
     pairs = torch.tensor([config.conformal_thresholds[label] for label in config.label_names], device=logits.device)
     thresholds = pairs[:, 1:].repeat(1, logits.shape[-1])  # [m, states]
     thresholds[:, POSITIVE] = pairs[:, 0]
-    plausible = logits.float().softmax(-1) >= thresholds
-    return [
-        [state for state, is_plausible in zip(STATES, row, strict=True) if is_plausible] for row in plausible.tolist()
-    ]
+    return logits.float().softmax(-1) >= thresholds
 
 
 def _with_no_finding(states: torch.Tensor, may_change: torch.Tensor, config: OTDRGConfig) -> torch.Tensor:

@@ -191,6 +191,7 @@ class RadiologyReportPipeline(Pipeline):
         texts = self.processor.batch_decode(sequences[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         per_study = len(texts) // len(studies)
         scores = features.disease_logits.softmax(-1)[..., POSITIVE]
+        plausible = plausible_states(features.disease_logits, self.model.config)  # [B, m, states]
         answers = []
         for index, study in enumerate(studies):
             answers.append(
@@ -198,7 +199,7 @@ class RadiologyReportPipeline(Pipeline):
                     "texts": texts[index * per_study : (index + 1) * per_study],
                     "states": features.disease_states[index].tolist(),
                     "scores": scores[index].tolist(),
-                    "plausible": plausible_states(features.disease_logits[index], self.model.config),
+                    "plausible": None if plausible is None else plausible[index].tolist(),
                     "evidence": features.evidence[index].float().cpu() if evidence else None,
                     "sizes": study["sizes"],
                 }
@@ -247,8 +248,8 @@ class RadiologyReportPipeline(Pipeline):
             {"label": label, "state": STATES[state], "score": round(score, 4)}
             for label, state, score in zip(config.label_names, answer["states"], answer["scores"], strict=True)
         ]
-        for finding, plausible in zip(findings, answer["plausible"] or (), strict=False):
-            finding["plausible"] = plausible
+        for finding, included in zip(findings, answer["plausible"] or (), strict=False):
+            finding["plausible"] = [state for state, is_in in zip(STATES, included, strict=True) if is_in]
         result = {"generated_text": texts[0], "findings": findings}
         if operating_point is not None:
             result["operating_point"] = operating_point

@@ -316,6 +316,9 @@ def calibrate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="The model's folder; its config.json is written.")],
     dataset: Annotated[str, typer.Option("--dataset", help="Studies to fit on: a folder, phantom or a prepared name.")],
     split: Annotated[str, typer.Option("--split", help="Of the dataset; not the one to test on.")] = "validation",
+    test_split: Annotated[
+        str | None, typer.Option("--test_split", help="Measure the plausible states on this split as well.")
+    ] = None,
     data_dir: Annotated[
         Path | None, typer.Option("--data_dir", help="Where iu_xray or mimic_cxr was prepared.")
     ] = None,
@@ -335,8 +338,14 @@ def calibrate(
     """Add operating points and plausible states to a model, fitted on studies; its weights stay as they are."""
     from otdrg_hf.training.calibrate import run_calibrate
 
-    options = {"split": split, "data_dir": data_dir, "num_studies": num_studies, "batch_size": batch_size}
-    options |= {"device": device, "error_rate": error_rate, "refit_scores": refit_scores, "as_json": as_json}
+    options = {"split": split, "test_split": test_split, "data_dir": data_dir, "num_studies": num_studies}
+    options |= {
+        "batch_size": batch_size,
+        "device": device,
+        "error_rate": error_rate,
+        "refit_scores": refit_scores,
+        "as_json": as_json,
+    }
     run_calibrate(model, dataset, **options)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from otdrg_hf.modeling.disease_states_otdrg import POSITIVE, thresholds_at
 from otdrg_hf.reporting.loading import load_reporter, plain_name
 from otdrg_hf.reporting.split import phantom_size
 from otdrg_hf.training.calibration import config_file, fit_decisions, write_fields
-from otdrg_hf.training.decisions import ERROR_RATE, check_error_rate
+from otdrg_hf.training.decisions import ERROR_RATE, check_error_rate, set_coverage
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,6 +28,7 @@ def run_calibrate(
     dataset: str | os.PathLike,
     *,
     split: str = "validation",
+    test_split: str | None = None,
     data_dir: str | os.PathLike | None = None,
     num_studies: int | None = None,
     batch_size: int = 8,
@@ -45,7 +45,8 @@ def run_calibrate(
     Args:
         model (`str` or `os.PathLike`): Its folder; an adapter's too.
         dataset, split, data_dir: As `load_study_dataset` takes them. Phantoms are drawn at the model's image size.
-        num_studies (`int`, *optional*): Only the first ones.
+        test_split (`str`, *optional*): Another split, to measure the sets of plausible states on.
+        num_studies (`int`, *optional*): Only the first ones, of either split.
         batch_size (`int`), device (`str`, *optional*): Of the model.
         error_rate (`float`): Of the conformal sets.
         refit_scores (`bool`): As of [`fit_decisions`].
@@ -59,19 +60,26 @@ def run_calibrate(
     path = checkpoint_config(model)
     report = load_reporter(str(model), device)
     config = report.model.config
-    studies = _load_studies(report, dataset, split, data_dir, num_studies)
+    splits = (split, test_split) if test_split is not None else (split,)
+    studies, *tested = (_load_studies(report, dataset, each, data_dir, num_studies) for each in splits)
     states = np.array(studies["disease_labels"])  # [N, m]
     if states.shape[1] != config.num_disease_labels:
         raise ValueError(
             f"the model has {config.num_disease_labels} labels and the studies of {plain_name(dataset)} have "
             f"{states.shape[1]}; calibrate it on studies with its own labels"
         )
-    logits = np.concatenate(list(disease_logits(report, studies, batch_size)))
+    logits = disease_logits(report, studies, batch_size)
     fields, errors = fit_decisions(logits, states, config, refit_scores=refit_scores, error_rate=error_rate)
     write_fields(path, fields)
     for name, value in fields.items():
         setattr(config, name, value)
-    print(json.dumps(fields) if as_json else _text(config, states, errors))
+    text = _text(config, states, errors)
+    for each in tested:
+        logits, truth = disease_logits(report, each, batch_size), np.array(each["disease_labels"])
+        coverage = set_coverage(logits, truth, config)
+        fields = {**fields, "coverage": coverage}
+        text += f"\n\n{_coverage_text(coverage, len(truth), test_split)}"
+    print(json.dumps(fields) if as_json else text)
 
 
 def checkpoint_config(model: str | os.PathLike) -> Path:
@@ -92,21 +100,23 @@ def checkpoint_config(model: str | os.PathLike) -> Path:
 
 
 @torch.no_grad()
-def disease_logits(report: "Pipeline", studies: "Dataset", batch_size: int = 8) -> Iterator[np.ndarray]:
+def disease_logits(report: "Pipeline", studies: "Dataset", batch_size: int = 8) -> np.ndarray:
     """
-    What the disease head says of studies, `[batch, m, states]` at a time; no report is written.
+    What the disease head says of N studies, `[N, m, states]`; no report is written.
 
     Args:
         report ([`Pipeline`]): As of [`load_reporter`].
         studies (`Dataset`): As of `load_study_dataset`.
         batch_size (`int`, *optional*, defaults to 8): Studies that run together.
     """
+    found = []
     for start in tqdm(range(0, len(studies), batch_size), desc="Calibrating", unit="batch"):
         batch = studies[start : start + batch_size]
         inputs = report.processor(**{name: batch[name] for name in INPUT_COLUMNS}).to(report.device)
         pixel_values = inputs["pixel_values"].to(report.model.dtype)
         features = report.model.get_image_features(pixel_values, inputs["view_mask"], return_dict=True)
-        yield features.disease_logits.float().cpu().numpy()
+        found.append(features.disease_logits.float().cpu().numpy())
+    return np.concatenate(found)
 
 
 def _load_studies(report, dataset, split, data_dir, num_studies) -> "Dataset":
@@ -135,6 +145,19 @@ def _text(config: OTDRGConfig, states: np.ndarray, errors: tuple[float, float]) 
         lines.append(
             f"{label:<28}{(states[:, index] == POSITIVE).sum():>9}" + "".join(f"  {cell:>12}" for cell in cells)
         )
+    return "\n".join(lines)
+
+
+def _coverage_text(coverage: dict[str, dict], num_studies: int, split: str) -> str:
+    """A table of [`set_coverage`]."""
+    lines = [
+        f"plausible states of {num_studies} studies of the split {split}",
+        f"{'holds the true state':<28}{'positive':>9}{'of all':>9}{'of positive':>13}{'states':>9}{'empty':>9}",
+    ]
+    for label, row in coverage.items():
+        of_positive = "-" if row["positive_coverage"] is None else f"{row['positive_coverage']:.3f}"
+        cells = f"{row['coverage']:>9.3f}{of_positive:>13}{row['size']:>9.2f}{row['empty']:>9.3f}"
+        lines.append(f"{label:<28}{row['positives']:>9}{cells}")
     return "\n".join(lines)
 
 

@@ -1,9 +1,10 @@
 """What states are decided by, fitted on validation: operating curves and conformal thresholds of each label."""
 
 import numpy as np
+import torch
 
 from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
-from otdrg_hf.modeling.disease_states_otdrg import POSITIVE
+from otdrg_hf.modeling.disease_states_otdrg import POSITIVE, plausible_states
 
 ERROR_RATE = 0.1
 # Recalls of which a curve keeps a row: those that are asked for lie close to 1.
@@ -93,6 +94,39 @@ def check_error_rate(error_rate: float) -> None:
             f"the error rate is {error_rate:g}: give one between 0 and 1, such as 0.1; at 0 all states are plausible, "
             "at 1 none is"
         )
+
+
+def set_coverage(logits: np.ndarray, states: np.ndarray, config: OTDRGConfig) -> dict[str, dict[str, float | None]]:
+    """
+    What conformal sets keep of their promise on other studies than they were fitted on.
+
+    Args:
+        logits (`np.ndarray` of shape `[N, m, states]`), states (`np.ndarray` of shape `[N, m]`): Predicted and true.
+        config ([`OTDRGConfig`]): With `conformal_thresholds`.
+
+    Returns:
+        `dict[str, dict]`: For each label, and as `"all"`, how many are `positives`; the share of studies whose true
+        state is in the set, `coverage`, and of positive studies, `positive_coverage`; the mean `size` and the share of
+        `empty` sets. `None` where there is no study.
+    """
+    plausible = plausible_states(torch.from_numpy(logits), config).numpy()  # [N, m, states]
+    sizes, known = plausible.sum(-1), states >= 0
+    covered = np.take_along_axis(plausible, np.maximum(states, 0)[..., None].astype(np.int64), axis=-1)[..., 0]
+    of_labels = [(label, np.s_[:, index]) for index, label in enumerate(config.label_names)]
+    return {
+        name: {
+            "positives": int((states[chosen] == POSITIVE).sum()),
+            "coverage": _mean(covered[chosen][known[chosen]]),
+            "positive_coverage": _mean(covered[chosen][states[chosen] == POSITIVE]),
+            "size": _mean(sizes[chosen]),
+            "empty": _mean(sizes[chosen] == 0),
+        }
+        for name, chosen in [*of_labels, ("all", np.s_[:])]
+    }
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if values.size else None
 
 
 def _lower_quantile(scores: np.ndarray, error_rate: float) -> float:

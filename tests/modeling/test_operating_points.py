@@ -125,9 +125,8 @@ def test_states_follow_thresholds():
 def test_plausible_states_reach_their_thresholds():
     logits = torch.tensor([[0.5, 0.25, 0.15, 0.1], [0.3, 0.1, 0.3, 0.3]]).log()[:, None].expand(2, 14, 4)
     config = config_of()
-    assert plausible_states(logits[0], config) == [["blank", "positive"]] * 14
-    assert plausible_states(logits[1], config) == [[]] * 14
-    assert plausible_states(logits[0], OTDRGConfig()) is None
+    assert plausible_states(logits, config).tolist() == [[[True, True, False, False]] * 14, [[False] * 4] * 14]
+    assert plausible_states(logits, OTDRGConfig()) is None
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,15 @@ def test_scores_that_are_calibrated_stay_unless_they_are_to_be_refitted(otdrg, c
     assert config_of(checkpoint)["score_calibration"] != first["score_calibration"]
 
 
+def test_plausible_states_are_measured_on_another_split(otdrg, checkpoint):
+    code, out, _ = otdrg(checkpoint, *PHANTOMS, "--test_split", "test")
+    assert code == 0 and "plausible states of 24 studies of the split test" in out
+    code, out, _ = otdrg(checkpoint, *PHANTOMS, "--test_split", "test", "--json")
+    coverage = json.loads(out)["coverage"]
+    assert set(coverage) == {*LABELS, "all"} and 0.6 <= coverage["all"]["coverage"] <= 1
+    assert "coverage" not in config_of(checkpoint)
+
+
 def test_the_same_studies_give_the_same_calibration(otdrg, checkpoint):
     outputs = [otdrg(checkpoint, *PHANTOMS, "--batch_size", size, "--json")[1] for size in (4, 8)]
     first, second = map(json.loads, outputs)

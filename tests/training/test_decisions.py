@@ -6,7 +6,7 @@ from sklearn.metrics import precision_score, recall_score
 
 from otdrg_hf.modeling.configuration_otdrg import NUM_STATES, OTDRGConfig
 from otdrg_hf.training.calibration import fit_decisions, rescale
-from otdrg_hf.training.decisions import conformal_thresholds, operating_curves
+from otdrg_hf.training.decisions import conformal_thresholds, operating_curves, set_coverage
 
 LABELS = ["Edema", "Fracture", "No Finding"]
 
@@ -67,6 +67,18 @@ def test_plausible_states_hold_the_true_one_as_often_as_promised(config, error_r
         covered = np.take_along_axis(included, truth[:, index, None], 1)[:, 0]
         for group in (truth[:, index] == 1, truth[:, index] != 1):
             assert covered[group].mean() == pytest.approx(1 - error_rate, abs=0.03)
+
+
+def test_coverage_counts_true_states_sizes_and_empty_sets():
+    fields = {"conformal_thresholds": {"Edema": [0.5, 0.3], "No Finding": [0.0, 0.0]}, "conformal_error_rate": 0.1}
+    config = OTDRGConfig(label_names=["Edema", "No Finding"], device_labels=[], **fields)
+    of_edema = np.log([[0.1, 0.6, 0.2, 0.1], [0.4, 0.35, 0.2, 0.05], [0.25, 0.25, 0.25, 0.25], [0.4, 0.1, 0.1, 0.4]])
+    logits = np.stack([of_edema, np.zeros((4, 4))], axis=1)
+    found = set_coverage(logits, np.array([[1, 0], [1, 0], [0, 0], [3, -100]]), config)
+    assert found["Edema"] == {"positives": 2, "coverage": 0.5, "positive_coverage": 0.5, "size": 1.0, "empty": 0.25}
+    everything = {"positives": 0, "coverage": 1.0, "positive_coverage": None, "size": 4.0, "empty": 0.0}
+    assert found["No Finding"] == everything
+    assert found["all"]["coverage"] == pytest.approx(5 / 7) and found["all"]["size"] == 2.5
 
 
 def test_too_few_studies_promise_nothing(config):
