@@ -79,12 +79,12 @@ class RadiologyReportPipeline(Pipeline):
                 A list, generator or dataset of these, or of lists of views, is a batch of studies; generators and
                 datasets are answered as they are read.
             evidence (`bool`, *optional*, defaults to `False`): Add heat maps.
-            operating_point (`str` or `dict`, *optional*, defaults to `"balanced"`):
-                What to choose between missing and overcalling: `"balanced"`, `"sensitive"`, `"specific"`,
-                `{"recall": 0.95}`, `{"precision": 0.9}`, or one of these by label, as in
-                `{"Pneumothorax": {"recall": 0.95}}` (see [`thresholds_at`]). The report follows the states; where they
-                are not the balanced ones, it is a revision of the balanced report, which takes as long again. What a
-                label cannot reach is warned of once, and in the answer.
+            operating_point (`str` or `dict`, *optional*):
+                What to choose between missing and overcalling: `"balanced"` (the thresholds as without a point),
+                `"sensitive"`, `"specific"`, `{"recall": 0.95}`, `{"precision": 0.9}`, or one of these by label, as in
+                `{"Pneumothorax": {"recall": 0.95}}` (see [`thresholds_at`]). The report takes positive findings at
+                their word: it is a revision of the one without a point, which takes as long again. What a label cannot
+                reach is warned of once, and in the answer.
             max_new_tokens (`int`, *optional*, defaults to 256):
                 Bound on the length of the report, in tokens. It is lowered, with a warning, to what the prompt leaves
                 of the LLM's context.

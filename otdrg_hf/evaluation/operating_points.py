@@ -19,9 +19,9 @@ from otdrg_hf.reporting.predictions import generation_settings
 from otdrg_hf.reporting.results_file import read_results
 from otdrg_hf.reporting.split import generate_predictions
 
-POINTS = ("specific", "sensitive", *({"recall": recall} for recall in (0.5, 0.8, 0.9, 0.95, 0.99)))
+POINTS = ("specific", "balanced", "sensitive", *({"recall": recall} for recall in (0.5, 0.8, 0.9, 0.95, 0.99)))
 FOLDER, RESULTS_FILE, PLOT_FILE = "operating_points", "operating_points.json", "operating_points.png"
-BALANCED, CONSTANT = "balanced", "constant"
+PLAIN, BALANCED, CONSTANT = "without a point", "balanced", "constant"
 _PRECISION, _RECALL, _F1 = (f"ce13_micro_{measure}" for measure in ("precision", "recall", "f1"))
 _CONFIDENCE = 0.95
 
@@ -32,8 +32,8 @@ class OperatingPoints:
     What reports reach at operating points; a label counts where the text states it, whatever the disease head says.
 
     Attributes:
-        cards (`dict[str, DiseaseHeadCard]`): By the name of the point, the balanced one among them, and of the best
-            constant as `"constant"` where there is one.
+        cards (`dict[str, DiseaseHeadCard]`): By the name of the point; of the reports without one as
+            `"without a point"`, and of the best constant as `"constant"` where there is one.
         resampled (`dict[str, ResampledFigures]`): The same in bootstrap samples.
         unreached (`dict[str, dict]`): For each point the labels that could not reach it on validation.
     """
@@ -112,9 +112,9 @@ def measure_points(
     Reports the studies of an evaluation at other operating points, and scores the labels that the reports state.
 
     Args:
-        evaluation ([`Evaluation`]): Whose first system is the model at its balanced point.
+        evaluation ([`Evaluation`]): Whose first system is the model without a point.
         labeler (`str` or `Callable`): As of [`evaluate_files`].
-        model, dataset, options: As of [`generate_predictions`], of the balanced reports.
+        model, dataset, options: As of [`generate_predictions`], of these reports.
         output_dir (`Path`): Each point gets a folder in its `operating_points`; an interrupted run resumes.
         points (`Sequence`): As the pipeline takes them.
         num_bootstrap, seed: As of [`evaluate_files`].
@@ -123,8 +123,8 @@ def measure_points(
         ValueError: for a model without operating curves, and as of [`generate_predictions`].
     """
     _, label = resolve_labeler(labeler)
-    balanced = next(iter(evaluation.cards.values()))
-    states = {BALANCED: label(next(iter(evaluation.studies.predictions.values())))}
+    plain = next(iter(evaluation.cards.values()))
+    states = {PLAIN: label(next(iter(evaluation.studies.predictions.values())))}
     constants = {name: card for name, card in evaluation.baseline_cards.items() if name.startswith(CONSTANT)}
     if constants:
         best = max(constants, key=lambda name: constants[name].figures[_F1])
@@ -137,7 +137,7 @@ def measure_points(
         states[name] = label([texts[key] for key in evaluation.studies.ids])
         unreached[name] = (generation_settings(path) or {})["operating_point"]["unreached"]
     cards = {
-        name: disease_head_card(np.asarray(each), balanced.reference_labels, num_bootstrap=num_bootstrap, seed=seed)
+        name: disease_head_card(np.asarray(each), plain.reference_labels, num_bootstrap=num_bootstrap, seed=seed)
         for name, each in states.items()
     }
     resampled = {name: resampled_figures(card.statistics, num_bootstrap, seed) for name, card in cards.items()}

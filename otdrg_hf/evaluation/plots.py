@@ -7,6 +7,8 @@ from otdrg_hf.files import atomic_path
 from otdrg_hf.labeling import LABELS
 from otdrg_hf.metrics.report_card import ReportCard
 
+NAMED_POINTS = ("specific", "balanced", "sensitive")
+
 
 def plot_label_f1(cards: dict[str, ReportCard], path: str | os.PathLike) -> None:
     """
@@ -58,8 +60,7 @@ def plot_points(points: dict[str, dict], path: str | os.PathLike, recall: str, p
 
     Args:
         points (`dict[str, dict]`): by name, figures with `NAME_low` and `NAME_high` where a bootstrap was run. Those of
-            a given recall are joined by a line, and those with a name of their own by another; `"constant"`, the best
-            report without a model, is by itself.
+            a given recall are joined by a line, and those with a name of their own by another.
         path (`str` or `os.PathLike`): file to write; its ending gives the format.
         recall, precision (`str`): names of the figures.
 
@@ -74,12 +75,17 @@ def plot_points(points: dict[str, dict], path: str | os.PathLike, recall: str, p
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.subplots()
     for style, is_given in (("-", True), ("--", False)):
-        chosen = [each for name, each in points.items() if name != "constant" and ("=" in name) == is_given]
+        names = [name for name in points if ("=" in name if is_given else name in NAMED_POINTS)]
+        chosen = [points[name] for name in names]
         joined = sorted((each[recall], each[precision]) for each in chosen)
         axes.plot([x for x, _ in joined], [y for _, y in joined], style, color="0.7", zorder=1)
     for position, (name, figures) in enumerate(points.items()):
         x, y = figures[recall], figures[precision]
-        color, marker = ("black", "x") if name == "constant" else (f"C{position}", "s" if name == "balanced" else "o")
+        color, marker = (
+            ("black", "x")
+            if name == "constant"
+            else (f"C{position}", "o" if name in NAMED_POINTS or "=" in name else "s")
+        )
         if f"{recall}_low" in figures:
             axes.hlines(y, figures[f"{recall}_low"], figures[f"{recall}_high"], color=color, linewidth=1.5)
             axes.vlines(x, figures[f"{precision}_low"], figures[f"{precision}_high"], color=color, linewidth=1.5)

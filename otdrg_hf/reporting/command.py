@@ -111,9 +111,10 @@ def _check_run(row: dict, model: str, point: str | dict | None) -> None:
         raise ValueError("not a line of `otdrg report`; choose another file, or remove that line")
     if row["model"] != model:
         raise ValueError(f"a report by the model {row['model']!r}; choose another file")
-    asked = (row.get("operating_point") or {}).get("asked", "balanced")
-    if asked != (point or "balanced"):
-        raise ValueError(f"a report at the operating point {json.dumps(asked)}; choose another file")
+    asked = (row.get("operating_point") or {}).get("asked")
+    if asked != point:
+        at = "without an operating point" if asked is None else f"at the operating point {json.dumps(asked)}"
+        raise ValueError(f"a report {at}; choose another file")
 
 
 def _check_names(files: Sequence[FoundImage]) -> None:

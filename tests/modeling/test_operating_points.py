@@ -204,7 +204,7 @@ def test_states_and_report_follow_the_point(report, studies):
         assert others.items() <= states_of(before).items()
 
 
-def test_balanced_is_what_is_answered_without_a_point(report, studies):
+def test_balanced_has_the_states_of_no_point(report, studies):
     for answer, plain in zip(
         report(studies[:2], operating_point="balanced", **SHORT), report(studies[:2], **SHORT), strict=True
     ):

@@ -306,3 +306,7 @@ def test_a_file_holds_reports_of_one_operating_point(otdrg, calibrated, films, t
     assert otdrg(*arguments, "--operating_point", "specific")[0] == 0
     code, _, complained = otdrg(*arguments)
     assert code == 2 and 'a report at the operating point "specific"; choose another file' in complained
+    (tmp_path / "out.jsonl").unlink()
+    assert otdrg(*arguments)[0] == 0
+    code, _, complained = otdrg(*arguments, "--operating_point", "balanced")
+    assert code == 2 and "a report without an operating point; choose another file" in complained
