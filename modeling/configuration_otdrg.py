@@ -15,6 +15,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -109,6 +110,14 @@ class OTDRGConfig(PreTrainedConfig):  # trf-ignore: TRF057 (see modeling_otdrg.p
         score_calibration (`list[list[float]]`, *optional*):
             Slope and intercept `[m][2]` that map the log-odds of positive to calibrated ones (Platt scaling), fitted on
             validation. Default: as they are.
+        operating_curves (`dict[str, list[list[float]]]`, *optional*):
+            For each label but `no_finding_label` the thresholds that an operating point may take, rows of score,
+            precision and recall on validation from the highest score down; none for a label without a positive study.
+            Needs `positive_thresholds`.
+        conformal_thresholds (`dict[str, list[float]]`, *optional*):
+            For each label the probability from which positive is plausible, and that from which another state is.
+        conformal_error_rate (`float`, *optional*):
+            How often, at most, the plausible states of a label lack the true one, with `conformal_thresholds`.
         state_priors (`list[list[float]]`, *optional*):
             Frequencies of the states in the training data, `[m][states]`, added to the disease logits as log priors.
         sentence_calibration (`dict[str, float]`, *optional*):
@@ -165,6 +174,9 @@ class OTDRGConfig(PreTrainedConfig):  # trf-ignore: TRF057 (see modeling_otdrg.p
     disease_loss_weight: float = 1.0
     positive_thresholds: list[float] | None = None
     score_calibration: list[list[float]] | None = None
+    operating_curves: dict[str, list[list[float]]] | None = None
+    conformal_thresholds: dict[str, list[float]] | None = None
+    conformal_error_rate: float | None = None
     state_priors: list[list[float]] | None = None
     sentence_calibration: dict[str, float] | None = None
     input_statistics: str | None = None
@@ -250,12 +262,39 @@ class OTDRGConfig(PreTrainedConfig):  # trf-ignore: TRF057 (see modeling_otdrg.p
         ):
             raise ValueError(f"`positive_thresholds` must be {m} numbers in [0, 1], got {self.positive_thresholds}.")
 
+        self._validate_decisions()
+
     def _validate_sentences(self):
         weights = {} if self.sentence_calibration is None else self.sentence_calibration
         if not isinstance(weights, dict) or not all(
             isinstance(weight, (int, float)) and math.isfinite(weight) for weight in weights.values()
         ):
             raise ValueError(f"`sentence_calibration` must map names to numbers, got {weights!r}.")
+
+    def _validate_decisions(self):
+        if self.operating_curves is not None:
+            if self.positive_thresholds is None:
+                raise ValueError("`operating_curves` need `positive_thresholds`, the point that they depart from.")
+            self._check_by_label(
+                "operating_curves", [name for name in self.label_names if name != self.no_finding_label]
+            )
+            rows = [row for curve in self.operating_curves.values() for row in curve]
+            if not all(len(row) == 3 and all(0 <= value <= 1 for value in row) for row in rows):
+                raise ValueError("`operating_curves` must have rows of score, precision and recall, all in [0, 1].")
+        if self.conformal_thresholds is not None:
+            self._check_by_label("conformal_thresholds", self.label_names)
+            pairs = self.conformal_thresholds.values()
+            if not all(len(pair) == 2 and all(0 <= value <= 1 for value in pair) for pair in pairs):
+                raise ValueError("`conformal_thresholds` must be two numbers in [0, 1] for each label.")
+            if self.conformal_error_rate is None or not 0 < self.conformal_error_rate < 1:
+                raise ValueError(
+                    f"`conformal_error_rate` must be between 0 and 1 with `conformal_thresholds`, got "
+                    f"{self.conformal_error_rate}."
+                )
+
+    def _check_by_label(self, name: str, labels: Iterable[str]):
+        if set(getattr(self, name)) != set(labels):
+            raise ValueError(f"`{name}` must have an entry for each of {', '.join(labels)}, and no other.")
 
     def _check_table(self, name: str, table: list, columns: int):
         if len(table) != self.num_disease_labels or any(len(row) != columns for row in table):

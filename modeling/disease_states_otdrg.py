@@ -1,5 +1,8 @@
 # Copyright 2026 The otdrg-hf authors. Licensed under the Apache License, Version 2.0.
-"""From disease logits to label states: thresholds, given labels, and a No Finding that agrees with the rest."""
+"""From disease logits to label states: operating points, given labels, and a No Finding that agrees with the rest."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -8,6 +11,10 @@ from .configuration_otdrg import OTDRGConfig
 BLANK, POSITIVE, NEGATIVE, UNCERTAIN = range(4)
 # Of the training data; frequencies are smoothed, so that what never occurred is not at zero.
 UNHEARD_OF = 1e-3
+# Of F-beta (van Rijsbergen, 1979), the weight of recall.
+NAMED_POINTS = {"balanced": 1.0, "sensitive": 2.0, "specific": 0.5}
+# A label that is called more often than this, for each study that has it, says too little.
+MOST_CALLED = 4.0
 
 
 def positive_log_odds(logits: torch.Tensor) -> torch.Tensor:
@@ -16,18 +23,21 @@ def positive_log_odds(logits: torch.Tensor) -> torch.Tensor:
     return logits[..., POSITIVE] - logits[..., others].logsumexp(-1)
 
 
-def predict_states(logits: torch.Tensor, config: OTDRGConfig) -> torch.Tensor:
+def predict_states(
+    logits: torch.Tensor, config: OTDRGConfig, thresholds: Sequence[float] | None = None
+) -> torch.Tensor:
     """
     The state of each label, `[B, m, states]` -> `[B, m]` (int64).
 
-    A label is positive where its probability reaches `config.positive_thresholds`, otherwise it takes the likeliest
-    of the other states; without thresholds simply the likeliest state. No Finding follows from the other labels.
+    A label is positive where its probability reaches `thresholds`, by default `config.positive_thresholds`, otherwise
+    it takes the likeliest of the other states; without thresholds simply the likeliest state. No Finding follows from
+    the other labels.
     """
-    if config.positive_thresholds is None:
+    thresholds = config.positive_thresholds if thresholds is None else thresholds
+    if thresholds is None:
         states = logits.argmax(-1)
     else:
-        thresholds = torch.tensor(config.positive_thresholds, device=logits.device)
-        positive = logits.float().softmax(-1)[..., POSITIVE] >= thresholds
+        positive = logits.float().softmax(-1)[..., POSITIVE] >= torch.tensor(thresholds, device=logits.device)
         others = logits.clone()
         others[..., POSITIVE] = float("-inf")
         states = torch.where(positive, POSITIVE, others.argmax(-1))
@@ -54,6 +64,12 @@ def resolve_states(disease_labels: torch.Tensor | None, predicted: torch.Tensor,
     return _with_no_finding(states, ~given, config)
 
 
+def positive_findings(states: torch.Tensor, config: OTDRGConfig) -> torch.Tensor:
+    """Where a label other than No Finding is positive, `[B, m]` -> bool `[B, m]`."""
+    labels = [index for index, name in enumerate(config.label_names) if name != config.no_finding_label]
+    return (states == POSITIVE) & _mask(labels, states)
+
+
 def shown_states(states: torch.Tensor, config: OTDRGConfig) -> torch.Tensor:
     """
     The states whose phrases the LLM is shown, `[B, m]` -> `[B, m]`.
@@ -65,6 +81,116 @@ def shown_states(states: torch.Tensor, config: OTDRGConfig) -> torch.Tensor:
         return states
     priors = torch.tensor(config.state_priors, device=states.device)  # [m, states]
     return torch.where((states == NEGATIVE) & (priors[:, NEGATIVE] < UNHEARD_OF), BLANK, states)
+
+
+def thresholds_at(
+    point: str | dict[str, Any], config: OTDRGConfig
+) -> tuple[list[float] | None, dict[str, dict[str, Any]]]:
+    """
+    The thresholds of an operating point.
+
+    Args:
+        point (`str` or `dict`):
+            `"balanced"`, the thresholds of the configuration; `"sensitive"` or `"specific"`, the best by F2 or F0.5,
+            and on the right side of balanced; `{"recall": r}`, the highest that reach it; `{"precision": p}`, the
+            lowest that reach it; or one of these by label, where labels that are not named stay balanced.
+        config ([`OTDRGConfig`]): With `operating_curves`, except for `"balanced"`.
+
+    Returns:
+        `tuple[list[float], dict[str, dict]]`: One threshold per label (`None`: the likeliest state), and for each label
+        that cannot reach what is asked `asked` and `reached`, the nearest that it gets, `None` without a curve.
+
+    Raises:
+        ValueError: for an unknown point or label, an impossible value, and a model without curves.
+    """
+    points = _points_by_label(point, config)
+    balanced = config.positive_thresholds
+    if all(each == "balanced" for each in points.values()):
+        return balanced, {}
+    if config.operating_curves is None or balanced is None:
+        raise ValueError(
+            "This model has no operating curves, so that it knows the balanced operating point only; `otdrg calibrate "
+            "MODEL --dataset ...` adds them."
+        )
+    thresholds, unreached = list(balanced), {}
+    for label, each in points.items():
+        index, curve = config.label_names.index(label), config.operating_curves[label]
+        if each == "balanced":
+            continue
+        if not curve:
+            unreached[label] = {"asked": each, "reached": None}
+        elif isinstance(each, str):
+            thresholds[index] = _named_threshold(each, curve, balanced[index])
+        else:
+            thresholds[index], reached = _threshold_reaching(each, curve)
+            if reached is not None:
+                unreached[label] = {"asked": each, "reached": reached}
+    return thresholds, unreached
+
+
+def _points_by_label(point: Any, config: OTDRGConfig) -> dict[str, Any]:
+    """The point of each label that has one of its own, checked."""
+    labels = [label for label in config.label_names if label != config.no_finding_label]
+    if isinstance(point, dict) and not {"recall", "precision"} & set(point):
+        if not point:
+            raise ValueError("The operating point is an empty dict: name a label, or give {'recall': 0.95}.")
+        for label in point:
+            if label == config.no_finding_label:
+                raise ValueError(f"{label!r} has no operating point of its own: it follows from the other labels.")
+            if label not in labels:
+                raise ValueError(f"The operating point names {label!r}; the labels are {', '.join(labels)}.")
+        by_label = point
+    else:
+        by_label = dict.fromkeys(labels, point)
+    for each in by_label.values():
+        _check_point(each)
+    return by_label
+
+
+def _check_point(point: Any):
+    if isinstance(point, str) and point in NAMED_POINTS:
+        return
+    if not isinstance(point, dict) or len(point) != 1 or not {"recall", "precision"} & set(point):
+        raise ValueError(
+            f"{point!r} is not an operating point: give {', '.join(NAMED_POINTS)}, {{'recall': 0.95}} or "
+            "{'precision': 0.9}, for all labels or by label."
+        )
+    [(measure, value)] = point.items()
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise ValueError(f"An operating point with a {measure} of {value!r} is impossible: give a share such as 0.9.")
+
+
+def _named_threshold(point: str, curve: list[list[float]], balanced: float) -> float:
+    weight = NAMED_POINTS[point] ** 2
+    rows = [row for row in curve if row[2] <= MOST_CALLED * row[1]]  # calls per positive study: recall / precision
+    best = max(rows, key=lambda row: (1 + weight) * row[1] * row[2] / (weight * row[1] + row[2]), default=[balanced])
+    return min(best[0], balanced) if point == "sensitive" else max(best[0], balanced)
+
+
+def _threshold_reaching(point: dict[str, float], curve: list[list[float]]) -> tuple[float, float | None]:
+    """The threshold, and what it reaches where that is less than asked."""
+    [(measure, value)] = point.items()
+    if measure == "recall":
+        row = next((row for row in curve if row[2] >= value), curve[-1])
+        return row[0], None if row[2] >= value else row[2]
+    reaching = [row for row in curve if row[1] >= value]
+    if reaching:
+        return reaching[-1][0], None
+    best = max(curve, key=lambda row: (row[1], row[2]))
+    return best[0], best[1]
+
+
+def plausible_states(logits: torch.Tensor, config: OTDRGConfig) -> torch.Tensor | None:
+    """
+    The conformal set of states of each label, `[..., m, states]` -> bool of the same shape; `None` for a model without
+    thresholds. A set is empty where no state is as probable as the true one nearly always was on validation.
+    """
+    if config.conformal_thresholds is None:
+        return None
+    pairs = torch.tensor([config.conformal_thresholds[label] for label in config.label_names], device=logits.device)
+    thresholds = pairs[:, 1:].repeat(1, logits.shape[-1])  # [m, states]
+    thresholds[:, POSITIVE] = pairs[:, 0]
+    return logits.float().softmax(-1) >= thresholds
 
 
 def _with_no_finding(states: torch.Tensor, may_change: torch.Tensor, config: OTDRGConfig) -> torch.Tensor:

@@ -13,6 +13,7 @@
 # limitations under the License.
 """PyTorch OTDRG model: vision encoder, optimal-transport alignment with disease labels, and an LLM that they prompt."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +34,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .backbones_otdrg import build_tower, load_magnitudes, model_from_backbones, spare_projectors, warn_of_attention
 from .configuration_otdrg import OTDRGConfig
-from .disease_states_otdrg import POSITIVE, predict_states, resolve_states, shown_states
+from .disease_states_otdrg import POSITIVE, positive_findings, predict_states, resolve_states, shown_states
 from .layers_otdrg import (
     Alignment,
     DiseaseHead,
@@ -347,6 +348,7 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
         view_mask: torch.Tensor | None = None,
         disease_labels: torch.Tensor | None = None,
         vision_features: torch.Tensor | None = None,
+        positive_thresholds: Sequence[float] | None = None,
         **kwargs,
     ) -> OTDRGStudyFeatures:
         r"""
@@ -359,6 +361,9 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
                 States that override the prediction (0 blank, 1 positive, 2 negative, 3 uncertain); -100 is predicted.
             vision_features (`torch.FloatTensor` of shape `[B, V, rows, columns, c]`, *optional*):
                 Features of the vision encoder, which then is not run: instead of `pixel_values`.
+            positive_thresholds (`Sequence[float]`, *optional*):
+                Of an operating point (see [`thresholds_at`]): the states follow from these thresholds instead of those
+                of the configuration; what they change, and what is positive, counts as an override.
             kwargs: Of the vision encoder, such as `output_hidden_states` and `output_attentions`.
 
         Raises:
@@ -366,12 +371,15 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
         """
         seen = self.see(pixel_values, view_mask, vision_features, **kwargs)
         disease_labels = check_labels(disease_labels, seen.maps, self.config)
-        states, overridden = self.decide(seen, disease_labels)
+        states, overridden = self.decide(seen, disease_labels, positive_thresholds=positive_thresholds)
         features = self.fuse(seen, states, overridden)
-        if disease_labels is not None and not is_compiling() and overridden.any():
+        may_differ = disease_labels is not None or positive_thresholds is not None
+        if may_differ and not is_compiling() and overridden.any():
             predicted, as_predicted = self.decide(seen)
             features.predicted_finding_embeds = self._seen_findings(seen, predicted, as_predicted)
-            features.is_revision = overridden.any(-1) & (disease_labels < 0).any(-1)
+            features.is_revision = overridden.any(-1)
+            if disease_labels is not None:
+                features.is_revision &= (disease_labels < 0).any(-1)
         image_embeds = features.image_embeds
         tokens = None if is_compiling() else list(image_embeds[features.view_mask.to(image_embeds.device)])
         of_encoder: dict[str, Any] = {name: getattr(seen.encoded, name, None) for name in ENCODER_FIELDS}
@@ -411,7 +419,11 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
         return Seen(maps, patch_mask, phrases, alignment, disease_logits.to(maps.device), encoded)
 
     def decide(
-        self, seen: Seen, disease_labels: torch.Tensor | None = None, overridden: torch.Tensor | None = None
+        self,
+        seen: Seen,
+        disease_labels: torch.Tensor | None = None,
+        overridden: torch.Tensor | None = None,
+        positive_thresholds: Sequence[float] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         The states that prompt the LLM, predicted unless given, and which of them override the prediction.
@@ -420,13 +432,21 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
             disease_labels (`torch.LongTensor` of shape `[B, m]`, *optional*): Given states, -100 where predicted.
             overridden (`torch.BoolTensor` of shape `[B, m]`, *optional*):
                 Labels to show as overrides even where they agree with the prediction.
+            positive_thresholds (`Sequence[float]`, *optional*): As of [`get_image_features`].
 
         Returns:
             `tuple[torch.LongTensor, torch.BoolTensor]`, both of shape `[B, m]`.
         """
-        predicted = predict_states(seen.disease_logits.detach(), self.config)  # [B, m]
-        states = resolve_states(disease_labels, predicted, self.config)
+        logits = seen.disease_logits.detach()
+        predicted = predict_states(logits, self.config)  # [B, m]
+        at_point = (
+            predicted if positive_thresholds is None else predict_states(logits, self.config, positive_thresholds)
+        )
+        states = resolve_states(disease_labels, at_point, self.config)
         differ = states != predicted
+        if positive_thresholds is not None:
+            # The LLM hedges what it sees little of; at an operating point it takes the positive findings at their word.
+            differ = differ | positive_findings(states, self.config)
         return states, differ if overridden is None else differ | overridden.to(differ.device)
 
     def fuse(self, seen: Seen, states: torch.Tensor, overridden: torch.Tensor) -> OTDRGStudyFeatures:

@@ -4,7 +4,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from transformers import GenerationConfig, Pipeline
 from transformers.utils import ModelOutput, logging
 
 from .configuration_otdrg import STATES
-from .disease_states_otdrg import POSITIVE, UNCERTAIN
+from .disease_states_otdrg import POSITIVE, UNCERTAIN, plausible_states, thresholds_at
 from .familiarity_otdrg import InputStatistics, Inspection, inspect_images, study_inspection
 from .image_loading import load_views, view_in
 from .vision_otdrg import evidence_map
@@ -79,9 +79,13 @@ class RadiologyReportPipeline(Pipeline):
             logger.warning(UNTRAINED)
         if self.processor.context_length is None:  # a folder from before processors knew it
             self.processor.context_length = self.model.config.context_length
+        self.read_input_statistics()
+        self._warned_of_input = False
+
+    def read_input_statistics(self):
+        """Takes over `input_statistics` of the model's configuration, which have changed."""
         packed = self.model.config.input_statistics
         self.input_statistics = None if packed is None else InputStatistics.unpack(packed)
-        self._warned_of_input = False
 
     def __call__(self, study, **kwargs):
         r"""
@@ -106,6 +110,12 @@ class RadiologyReportPipeline(Pipeline):
             begins_with (`str`, *optional*): The beginning of the report, which is kept as it is and continued.
             impression_of (`str`, *optional*):
                 Findings whose impression is to be written, for a model that learned reports with both sections.
+            operating_point (`str` or `dict`, *optional*):
+                What to choose between missing and overcalling: `"balanced"` (the thresholds as without a point),
+                `"sensitive"`, `"specific"`, `{"recall": 0.95}`, `{"precision": 0.9}`, or one of these by label, as in
+                `{"Pneumothorax": {"recall": 0.95}}` (see [`thresholds_at`]). The report takes positive findings at
+                their word: it is a revision of the one without a point, which takes as long again. What a label cannot
+                reach is warned of once, and in the answer.
             max_new_tokens (`int`, *optional*, defaults to 256):
                 Bound on the length of the report, in tokens. It is lowered, with a warning, to what the prompt leaves
                 of the LLM's context.
@@ -121,6 +131,9 @@ class RadiologyReportPipeline(Pipeline):
             - **generated_text** (`str`): The report; **candidates** (`list[str]`) if several were asked for.
             - **sections** (`dict[str, str]`): `findings` and `impression`, where the report has both headers.
             - **findings** (`list[dict]`): For each label `label`, `state` and `score`, the probability of positive.
+              With conformal sets also **plausible** (`list[str]`), the states among which the true one should be.
+            - **operating_point** (`dict`), if one was given: `asked`, and `unreached`, for each label that cannot reach
+              it `asked` and `reached` on validation.
             - **input** (`dict`, of a model with input statistics): Whether the images are like its training images:
               `familiar`, `distance` (familiar up to 1), `view` (that they look like), `why`; see [`study_inspection`].
             - **evidence** (`dict[str, list[np.ndarray]]`, with `evidence=True`): For each label that is positive or
@@ -145,6 +158,7 @@ class RadiologyReportPipeline(Pipeline):
         seed=None,
         begins_with=None,
         impression_of=None,
+        operating_point=None,
         **unknown,
     ):
         if unknown:
@@ -152,14 +166,20 @@ class RadiologyReportPipeline(Pipeline):
         if sentences and type(self).read_sentences is None:
             raise ValueError("`sentences` needs the labeler of otdrg_hf: install it, and load the model with it.")
         given = {"begins_with": begins_with, "impression_of": impression_of}
-        forward = {"generate_kwargs": dict(generate_kwargs or {})}
+        forward: dict[str, Any] = {"generate_kwargs": dict(generate_kwargs or {})}
         if max_new_tokens is not None:
             forward["generate_kwargs"]["max_new_tokens"] = max_new_tokens
         if streamer is not None:
             forward["generate_kwargs"]["streamer"] = streamer
         options = {"evidence": evidence, "sentences": sentences, "seed": seed}
         forward |= {name: value for name, value in options.items() if value is not None}
-        return {name: value for name, value in given.items() if value is not None}, forward, {}
+        postprocess: dict[str, Any] = {}
+        if operating_point is not None:
+            forward["positive_thresholds"], unreached = thresholds_at(operating_point, self.model.config)
+            postprocess["operating_point"] = {"asked": operating_point, "unreached": unreached}
+            for label, point in unreached.items():
+                logger.warning_once(_unreached_text(label, point))
+        return {name: value for name, value in given.items() if value is not None}, forward, postprocess
 
     def preprocess(self, study, begins_with: str | None = None, impression_of: str | None = None) -> dict:
         study = study if isinstance(study, dict) else {"images": study}
@@ -217,6 +237,7 @@ class RadiologyReportPipeline(Pipeline):
         evidence: bool = False,
         sentences: bool | None = None,
         seed: int | None = None,
+        positive_thresholds: list[float] | None = None,
     ) -> dict:
         studies = model_inputs["study"]
         studies = studies if isinstance(studies, list) else [studies]
@@ -228,7 +249,11 @@ class RadiologyReportPipeline(Pipeline):
         encoded = {name: batch[name] for name in ("pixel_values", "vision_features") if name in batch}
         encoded = {name: value.to(self.model.dtype) for name, value in encoded.items()}
         features = self.model.get_image_features(
-            **encoded, view_mask=batch["view_mask"], disease_labels=batch["disease_labels"], return_dict=True
+            **encoded,
+            view_mask=batch["view_mask"],
+            disease_labels=batch["disease_labels"],
+            positive_thresholds=positive_thresholds,
+            return_dict=True,
         )
         self._check_sections(studies, batch, features)
         if sentences is None:
@@ -248,6 +273,7 @@ class RadiologyReportPipeline(Pipeline):
         reports = self._decode(written, prompt_length, [study["draft"] for study in studies], sentences)
         per_study = len(reports) // len(studies)
         scores = features.disease_logits.softmax(-1)[..., POSITIVE]
+        plausible = plausible_states(features.disease_logits, self.model.config)  # [B, m, states]
         answers = []
         for index, study in enumerate(studies):
             answers.append(
@@ -255,6 +281,7 @@ class RadiologyReportPipeline(Pipeline):
                     "reports": reports[index * per_study : (index + 1) * per_study],
                     "states": features.disease_states[index].tolist(),
                     "scores": scores[index].tolist(),
+                    "plausible": None if plausible is None else plausible[index].tolist(),
                     "evidence": features.evidence[index].float().cpu() if evidence else None,
                     "sizes": study["sizes"],
                     "given": study["disease_labels"].tolist(),
@@ -391,7 +418,7 @@ class RadiologyReportPipeline(Pipeline):
         batch["disease_labels"] = torch.stack([study["disease_labels"] for study in studies])
         return self._ensure_tensor_on_device(batch, device=self.device)
 
-    def postprocess(self, model_outputs: dict) -> dict:
+    def postprocess(self, model_outputs: dict, operating_point: dict | None = None) -> dict:
         answer = model_outputs["answers"]
         answer = answer[0] if isinstance(answer, list) else answer
         texts = [report.text for report in answer["reports"]]
@@ -400,7 +427,11 @@ class RadiologyReportPipeline(Pipeline):
             {"label": label, "state": STATES[state], "score": round(score, 4)}
             for label, state, score in zip(config.label_names, answer["states"], answer["scores"], strict=True)
         ]
+        for finding, included in zip(findings, answer["plausible"] or (), strict=False):
+            finding["plausible"] = [state for state, is_in in zip(STATES, included, strict=True) if is_in]
         result = {"generated_text": texts[0], "findings": findings}
+        if operating_point is not None:
+            result["operating_point"] = operating_point
         if sections := report_sections(texts[0]):
             result["sections"] = sections
         if len(texts) > 1:
@@ -500,6 +531,14 @@ def _text(value, name: str) -> str:
     if value is not None and not isinstance(value, str):
         raise ValueError(f"`{name}` must be text, got {type(value).__name__}.")
     return value if value and value.strip() else ""
+
+
+def _unreached_text(label: str, point: dict[str, Any]) -> str:
+    reached = point["reached"]
+    if reached is None:
+        return f"The operating point of {label} stays balanced: there was no study with it to fit a curve on."
+    [(measure, value)] = point["asked"].items()
+    return f"{label} cannot reach a {measure} of {value:g}: on validation it got to {reached:g}, which is what is used."
 
 
 def report_sections(report: str) -> dict[str, str] | None:

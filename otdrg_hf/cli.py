@@ -18,6 +18,8 @@ app = typer.Typer(
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 CANDIDATES = "So many reports each, all but one sampled; best is the one that states the predicted labels."
+POINT_HELP = 'balanced, sensitive, specific, recall=0.95, precision=0.9, or by label: {"Edema": {"recall": 0.95}}.'
+PointOption = Annotated[str | None, typer.Option("--operating_point", help=POINT_HELP)]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Folder or Hub id. Default: the bundled demo model.")]
 
 
@@ -35,6 +37,7 @@ def report(
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")] = None,
     candidates: Annotated[int, typer.Option("--candidates", min=1, help=CANDIDATES)] = 1,
+    operating_point: PointOption = None,
     begins_with: Annotated[
         str | None, typer.Option("--begins_with", help="The beginning of each report, kept as it is and continued.")
     ] = None,
@@ -55,10 +58,11 @@ def report(
     if stream and refuse_unfamiliar:
         raise ValueError("--stream prints a report before it is known whether to refuse it: leave one of the two out.")
     if stream:
-        failures = run_report_streaming(images[0], model, device, dtype, max_new_tokens, begins_with, impression_of)
+        drafts = {"begins_with": begins_with, "impression_of": impression_of}
+        failures = run_report_streaming(images[0], model, device, dtype, max_new_tokens, operating_point, **drafts)
     else:
         options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "candidates": candidates}
-        options |= {"begins_with": begins_with, "impression_of": impression_of}
+        options |= {"begins_with": begins_with, "impression_of": impression_of, "operating_point": operating_point}
         options |= {"refuse_unfamiliar": refuse_unfamiliar}
         failures = run_report(images, output, model, device, dtype, as_json, **options)
     raise typer.Exit(1 if failures else 0)
@@ -211,6 +215,9 @@ def evaluate(
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write all metrics here, one per row.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw F1 of each label here: .png, .pdf or .svg.")] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page of the worst cases here.")] = None,
+    operating_points: Annotated[
+        bool, typer.Option("--operating_points", help="With --dataset: precision and recall at several points as well.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Score reports: BLEU, ROUGE-L, CIDEr, METEOR and clinical efficacy, with intervals; several files are compared.
@@ -252,6 +259,7 @@ def evaluate(
         plot=plot,
         html=html,
         baselines_dir=baselines_dir,
+        operating_points=operating_points,
         as_json=as_json,
     )
 
@@ -314,6 +322,49 @@ def card(
         studies=studies,
         output=output,
     )
+
+
+@app.command()
+def calibrate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The model's folder; its config.json is written.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Studies to fit on: a folder, phantom or a prepared name.")],
+    split: Annotated[str, typer.Option("--split", help="Of the dataset; not the one to test on.")] = "validation",
+    test_split: Annotated[
+        str | None, typer.Option("--test_split", help="Measure the plausible states on this split as well.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data_dir", help="Where iu_xray or mimic_cxr was prepared.")
+    ] = None,
+    num_studies: Annotated[
+        int | None, typer.Option("--num_studies", min=1, help="Only so many studies, from the first.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Studies that run together.")] = 8,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
+    error_rate: Annotated[
+        float, typer.Option("--error_rate", help="How often the plausible states may lack the true one.")
+    ] = 0.1,
+    refit_scores: Annotated[
+        bool, typer.Option("--refit_scores", help="Also the scores and balanced thresholds that are there already.")
+    ] = False,
+    sentences: Annotated[
+        bool,
+        typer.Option("--sentences/--no_sentences", help="Report the studies to fit the confidence in sentences on."),
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit operating points, plausible states, confidence in sentences and what images look like; weights stay."""
+    from otdrg_hf.training.calibrate import run_calibrate
+
+    options = {"split": split, "test_split": test_split, "data_dir": data_dir, "num_studies": num_studies}
+    options |= {
+        "batch_size": batch_size,
+        "device": device,
+        "error_rate": error_rate,
+        "refit_scores": refit_scores,
+        "sentences": sentences,
+        "as_json": as_json,
+    }
+    run_calibrate(model, dataset, **options)
 
 
 @app.command()

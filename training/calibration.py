@@ -1,60 +1,124 @@
 """
-What is fitted at the end of a stage: on validation studies the calibration of the disease head (Platt scaling of its
-scores, its error, and thresholds), on training studies the statistics by which an unfamiliar image is known.
+What is fitted at the end of a stage: on validation studies the disease head's scores, thresholds, operating curves and
+conformal sets, on training studies the statistics by which an unfamiliar image is known.
 """
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
-from accelerate.utils import is_peft_model
-from datasets import Dataset, Image, List
-from transformers import Trainer
+from torch.nn import functional as F
 
 from otdrg_hf.calibrating.input_statistics import add_input_statistics
 from otdrg_hf.files import write_json
+from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
 from otdrg_hf.modeling.disease_states_otdrg import POSITIVE, positive_log_odds
+from otdrg_hf.training.decisions import ERROR_RATE, conformal_thresholds, operating_curves
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import Trainer
 
 NUM_BINS = 15
 MIN_SLOPE = 0.05
 MOST_CALLED = 2  # times as many studies as are positive
 
 
-def calibrate(trainer: Trainer, studies: Dataset) -> None:
+def calibrate(trainer: "Trainer", studies: "Dataset") -> None:
     """
-    Calibrates the scores of the model in `output_dir`, and chooses the thresholds of positive labels.
+    Calibrates the scores of the model in `output_dir`, and fits what states are decided by.
 
-    Both go into its configuration, which is all that is written.
+    All of it goes into its configuration, which is all that is written.
     """
+    # Here: `otdrg calibrate` needs no trainer.
+    from accelerate import PartialState
+    from accelerate.utils import is_peft_model
+
     prediction = trainer.predict(studies, metric_key_prefix="validation")
-    logits = torch.from_numpy(prediction.predictions).double()  # [N, m, states]
-    log_odds = positive_log_odds(logits)  # [N, m]
-    actual = prediction.label_ids == POSITIVE
-    scaling = platt_scaling(log_odds.numpy(), actual)
-    slope, intercept = torch.tensor(scaling, dtype=torch.float64).T  # [m], [m]
-    probabilities = (slope * log_odds + intercept).sigmoid().float().numpy()
     config = trainer.model.config
-    config.score_calibration = compose(config.score_calibration, scaling)
-    config.positive_thresholds = best_thresholds(probabilities, actual)
-    errors = [expected_calibration_error(p, actual) for p in (log_odds.sigmoid().numpy(), probabilities)]
+    fitted, errors = fit_decisions(prediction.predictions, prediction.label_ids, config, refit_scores=True)
     PartialState().print(f"Expected calibration error of the scores: {errors[0]:.3f}, calibrated {errors[1]:.3f}.")
+    for name, value in fitted.items():
+        setattr(config, name, value)
     if trainer.is_world_process_zero():
-        path = _configured_folder(trainer) / "config.json"
-        chosen = {name: getattr(config, name) for name in ("positive_thresholds", "score_calibration")}
-        write_json(path, {**json.loads(path.read_text()), **chosen})
+        write_fields(config_file(trainer.args.output_dir, is_peft_model(trainer.model)), fitted)
 
 
-def describe_inputs(trainer: Trainer, studies: Dataset) -> None:
+def config_file(folder: str | Path, is_adapter: bool) -> Path:
+    """Where the configuration of a model's folder is: an adapter's holds none, it is that of the base."""
+    return Path(folder, "base" if is_adapter else "", "config.json")
+
+
+def write_fields(path: Path, fields: dict[str, Any]) -> None:
+    """Puts fields into a configuration file, and leaves the others as they are."""
+    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **fields})
+
+
+def fit_decisions(
+    logits: np.ndarray,
+    states: np.ndarray,
+    config: OTDRGConfig,
+    *,
+    refit_scores: bool = False,
+    error_rate: float = ERROR_RATE,
+) -> tuple[dict[str, Any], tuple[float, float]]:
+    """
+    What the configuration says of the disease head's scores, and of the states that follow from them.
+
+    Args:
+        logits (`np.ndarray` of shape `[N, m, states]`), states (`np.ndarray` of shape `[N, m]`): Predicted and true.
+        config ([`OTDRGConfig`]): Of the model that gave the logits.
+        refit_scores (`bool`, *optional*, defaults to `False`):
+            Calibrate the scores, and choose the thresholds of positive, also where the configuration has them.
+        error_rate (`float`, *optional*, defaults to 0.1): Of the conformal sets.
+
+    Returns:
+        `tuple[dict, tuple[float, float]]`: Fields of the configuration; the expected calibration error of the scores
+        before and after.
+    """
+    log_probs = torch.from_numpy(logits).double().log_softmax(-1)
+    actual = states == POSITIVE
+    before = expected_calibration_error(log_probs[..., POSITIVE].exp().numpy(), actual)
+    fields: dict[str, Any] = {}
+    if refit_scores or config.score_calibration is None:
+        scaling = platt_scaling(positive_log_odds(log_probs).numpy(), actual)
+        fields["score_calibration"] = compose(config.score_calibration, scaling)
+        log_probs = rescale(log_probs, scaling)
+    probabilities = log_probs.float().exp().numpy()  # [N, m, states]
+    positive = probabilities[..., POSITIVE]
+    if refit_scores or config.positive_thresholds is None:
+        fields["positive_thresholds"] = best_thresholds(positive, actual)
+    fields["operating_curves"] = operating_curves(positive, actual, config)
+    fields["conformal_thresholds"] = conformal_thresholds(probabilities, states, config, error_rate)
+    fields["conformal_error_rate"] = error_rate
+    return fields, (before, expected_calibration_error(positive, actual))
+
+
+def rescale(log_probs: torch.Tensor, scaling: list[list[float]]) -> torch.Tensor:
+    """Log-probabilities `[N, m, states]` with Platt's scaling of positive; the others keep their proportions."""
+    slope, intercept = torch.tensor(scaling, dtype=log_probs.dtype).T  # [m], [m]
+    presence = slope * positive_log_odds(log_probs) + intercept  # [N, m]
+    absent = torch.ones_like(log_probs, dtype=torch.bool)
+    absent[..., POSITIVE] = False
+    others = log_probs.masked_fill(~absent, -torch.inf).log_softmax(-1) + F.logsigmoid(-presence).unsqueeze(-1)
+    return torch.where(absent, others, F.logsigmoid(presence).unsqueeze(-1))
+
+
+def describe_inputs(trainer: "Trainer", studies: "Dataset") -> None:
     """Writes the statistics of training images into the configuration of the model in `output_dir`."""
+    from accelerate import PartialState
+    from accelerate.utils import is_peft_model
+    from datasets import Image, List
+
     model = trainer.accelerator.unwrap_model(trainer.model)
     model = model.get_base_model() if is_peft_model(model) else model
     cache, raw = trainer.data_collator.features, studies
     if cache is not None:  # the images of a run with a cache are not decoded
         studies = studies.cast_column("images", List(Image()))
     counts = add_input_statistics(
-        _configured_folder(trainer),
+        config_file(trainer.args.output_dir, is_peft_model(trainer.model)).parent,
         studies,
         model,
         trainer.processing_class,
@@ -63,11 +127,6 @@ def describe_inputs(trainer: Trainer, studies: Dataset) -> None:
     )
     images = ", ".join(f"{count} {view}" for view, count in counts.items())
     PartialState().print(f"Input statistics: {f'of {images} images' if images else 'none, there are too few images'}.")
-
-
-def _configured_folder(trainer: Trainer) -> Path:
-    """An adapter's folder holds no configuration; it is that of the base."""
-    return Path(trainer.args.output_dir, "base" if is_peft_model(trainer.model) else "")
 
 
 def platt_scaling(log_odds: np.ndarray, actual: np.ndarray) -> list[list[float]]:

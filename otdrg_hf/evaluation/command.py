@@ -1,9 +1,12 @@
 """`otdrg evaluate`: scores files of reports, or first reports a split by a model and scores that."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from otdrg_hf.evaluation.compare import check_output_paths, check_scoring, evaluate_files
+from otdrg_hf.extras import require
+from otdrg_hf.files import write_json
 from otdrg_hf.labeling.command import load_labeler
 
 METRICS_FILE = "figures.json"
@@ -30,6 +33,7 @@ def run_evaluate(
     plot: Path | None = None,
     html: Path | None = None,
     baselines_dir: Path | None = None,
+    operating_points: bool = False,
     as_json: bool = False,
 ) -> None:
     """
@@ -47,6 +51,7 @@ def run_evaluate(
         output, csv_file, plot, html (`Path`, *optional*): Files for all metrics as JSON and CSV, F1 of each label, and
             the page of the worst cases.
         baselines_dir (`Path`, *optional*): Folder for the reports of the baselines.
+        operating_points (`bool`): Report at several operating points, too; table, JSON and plot go to `output_dir`.
         as_json (`bool`, *optional*, defaults to `False`): Print all metrics as JSON instead of the tables.
 
     Raises:
@@ -56,6 +61,8 @@ def run_evaluate(
     """
     if model is not None and dataset is None:
         raise ValueError("--model needs --dataset, the studies that it is to report")
+    if operating_points and dataset is None:
+        raise ValueError("--operating_points needs --dataset: files of predictions have one operating point each")
     scoring = {"section": section, **(scoring or {})}
     if not predictions and dataset is None and not scoring.get("published") and references is None:
         raise ValueError(
@@ -68,6 +75,8 @@ def run_evaluate(
     check_output_paths(*written, plot=plot, made_later=output_dir if dataset is not None else None)
     check_scoring(**{name: value for name, value in scoring.items() if name in CHECKED})
     files, label = list(predictions), load_labeler(labeler, weights, device=device)
+    if operating_points:
+        _check_operating_points(model, device)
     if dataset is not None:
         from otdrg_hf.reporting.split import generate_predictions
 
@@ -86,8 +95,27 @@ def run_evaluate(
     ):
         if path is not None:
             write(path)
+    points = None
+    if operating_points:
+        from otdrg_hf.evaluation import operating_points as at
+
+        points = at.measure_points(evaluation, label, model, dataset, output_dir, options, num_bootstrap=num_bootstrap)
+        write_json(output_dir / at.RESULTS_FILE, points.to_dict())
+        points.write_plot(output_dir / at.PLOT_FILE)
     # Last: a reader such as head may close the pipe, which must not cost the files.
-    print(evaluation.json() if as_json else evaluation.text())
+    if as_json and points is not None:
+        print(json.dumps({**evaluation.to_dict(), "operating_points": points.to_dict()}, indent=2, allow_nan=False))
+    else:
+        print(evaluation.json() if as_json else evaluation.text() + (points.text() if points is not None else ""))
+
+
+def _check_operating_points(model: str | None, device: str | None) -> None:
+    """Before anything is reported: whether the model has operating curves, and the plot can be drawn."""
+    from otdrg_hf.modeling.disease_states_otdrg import thresholds_at
+    from otdrg_hf.reporting.loading import load_reporter
+
+    require("matplotlib", "eval")
+    thresholds_at("sensitive", load_reporter(model, device).model.config)
 
 
 def _of_training_split(model: str | None, dataset: str, options: dict, num_neighbours: int, scoring: dict) -> dict:

@@ -1,4 +1,4 @@
-"""A plot of F1 of each label with its interval, one mark for each system."""
+"""Plots of an evaluation: F1 of each label, and precision against recall at operating points."""
 
 import os
 
@@ -6,6 +6,8 @@ from otdrg_hf.extras import require
 from otdrg_hf.files import atomic_path
 from otdrg_hf.labeling import LABELS
 from otdrg_hf.metrics.report_card import ReportCard
+
+NAMED_POINTS = ("specific", "balanced", "sensitive")
 
 
 def plot_label_f1(cards: dict[str, ReportCard], path: str | os.PathLike) -> None:
@@ -48,6 +50,49 @@ def plot_label_f1(cards: dict[str, ReportCard], path: str | os.PathLike) -> None
     if len(cards) > 1:
         # Outside: there is no corner that no label's interval can reach.
         figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=kind, dpi=150)
+
+
+def plot_points(points: dict[str, dict], path: str | os.PathLike, recall: str, precision: str) -> None:
+    """
+    Draws precision against recall of reports at operating points and writes it as PNG, PDF or SVG.
+
+    Args:
+        points (`dict[str, dict]`): by name, figures with `NAME_low` and `NAME_high` where a bootstrap was run. Those of
+            a given recall are joined by a line, and those with a name of their own by another.
+        path (`str` or `os.PathLike`): file to write; its ending gives the format.
+        recall, precision (`str`): names of the figures.
+
+    Raises:
+        ImportError: without matplotlib.
+        ValueError: for another ending.
+    """
+    kind = plot_format(path)
+    require("matplotlib", "eval")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    for style, is_given in (("-", True), ("--", False)):
+        names = [name for name in points if ("=" in name if is_given else name in NAMED_POINTS)]
+        chosen = [points[name] for name in names]
+        joined = sorted((each[recall], each[precision]) for each in chosen)
+        axes.plot([x for x, _ in joined], [y for _, y in joined], style, color="0.7", zorder=1)
+    for position, (name, figures) in enumerate(points.items()):
+        x, y = figures[recall], figures[precision]
+        color, marker = (
+            ("black", "x")
+            if name == "constant"
+            else (f"C{position}", "o" if name in NAMED_POINTS or "=" in name else "s")
+        )
+        if f"{recall}_low" in figures:
+            axes.hlines(y, figures[f"{recall}_low"], figures[f"{recall}_high"], color=color, linewidth=1.5)
+            axes.vlines(x, figures[f"{precision}_low"], figures[f"{precision}_high"], color=color, linewidth=1.5)
+        axes.plot(x, y, marker, color=color, markersize=7, label=name, linestyle="none")
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall of reports", ylabel="precision of reports")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=150)
 

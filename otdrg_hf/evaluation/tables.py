@@ -107,7 +107,7 @@ def _summary(evaluation: Evaluation) -> list[str]:
             cells = [_spread_cell(of_references[f"reference_{key}"]) for key in spread]
             rows.append(["*references*", *[""] * len(names), *cells])
         header = [title, *(columns[name] for name in names), *spread.values()]
-        lines += [*_markdown(header, rows), ""]
+        lines += [*markdown_table(header, rows), ""]
     return lines + _notes(evaluation)
 
 
@@ -250,7 +250,7 @@ def _columns(header: list[str], rows: list[list[str]]) -> list[str]:
     return [line.rstrip() for line in [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]]
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
+def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
     """A table that reads as text, too."""
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = [

@@ -21,6 +21,7 @@ def run_report(
     device: str | None = None,
     dtype: str | None = None,
     as_json: bool = False,
+    operating_point: str | None = None,
     refuse_unfamiliar: bool = False,
     **options,
 ) -> int:
@@ -33,6 +34,7 @@ def run_report(
             standard error, and tried again by the next run.
         model, device, dtype: As of [`load_reporter`].
         as_json (`bool`, *optional*, defaults to `False`): Print JSON lines instead of text.
+        operating_point (`str`, *optional*): As [`parse_operating_point`] reads it.
         refuse_unfamiliar (`bool`, *optional*, defaults to `False`): Leave out the report of an image that is unlike
             the training images; a line on standard error, with `as_json` an object on standard output, says so.
         options: For [`report_image_files`].
@@ -43,12 +45,13 @@ def run_report(
     Raises:
         ValueError: for `refuse_unfamiliar` with a model that cannot tell.
     """
+    point = options["operating_point"] = parse_operating_point(operating_point)
     files, name = find_images(images), model_name(model)
     if output is None:
         report = load_reporter(model, device, dtype)
         answers = report_image_files(report, files, name, refuse_unfamiliar=refuse_unfamiliar, **options)
         return _print_all(answers, as_json)
-    with ResultsFile(output, "image", check=lambda row: _check_model(row, name)) as results:
+    with ResultsFile(output, "image", check=lambda row: _check_run(row, name, point)) as results:
         _check_names(files)
         remaining = [file for file in files if file.name not in results.finished]
         if not remaining:
@@ -66,19 +69,21 @@ def run_report_streaming(
     device: str | None,
     dtype: str | None,
     max_new_tokens: int,
+    operating_point: str | None = None,
     begins_with: str | None = None,
     impression_of: str | None = None,
 ) -> int:
     """Prints the report of one image as it is written, then its label states; gives how many could not be read."""
     from transformers import TextStreamer
 
+    point = parse_operating_point(operating_point)
     files = find_images([image])
     if len(files) > 1:
         raise ValueError(f"--stream takes one image, not {len(files)}.")
     report = load_reporter(model, device, dtype)
     print(f"{files[0].name}: {begins_with}" if begins_with else f"{files[0].name}:", end="", flush=True)
     streamer = TextStreamer(report.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    options = {"max_new_tokens": max_new_tokens, "streamer": streamer}
+    options = {"max_new_tokens": max_new_tokens, "streamer": streamer, "operating_point": point}
     options |= {"begins_with": begins_with, "impression_of": impression_of}
     [answer] = report_image_files(report, files, model_name(model), **options)
     if "error" in answer:
@@ -89,12 +94,38 @@ def run_report_streaming(
     return 0
 
 
-def _check_model(row: dict, model: str) -> None:
-    """A line that is there already must be of `otdrg report`, by the same model."""
+def parse_operating_point(text: str | None) -> str | dict | None:
+    """
+    An operating point as it is written on a command line: a name, `recall=0.95` or JSON.
+
+    What it means, and whether it is possible, the model has to say.
+    """
+    if text is None:
+        return None
+    measure, equals, value = text.partition("=")
+    if equals and measure.strip() in ("recall", "precision"):
+        try:
+            return {measure.strip(): float(value)}
+        except ValueError:
+            raise ValueError(f"--operating_point {text}: {value!r} is not a number; write {measure}=0.9") from None
+    if text.lstrip().startswith("{"):
+        try:
+            return json.loads(text)
+        except ValueError:
+            raise ValueError(f'--operating_point {text}: not JSON; write \'{{"Edema": {{"recall": 0.95}}}}\'') from None
+    return text
+
+
+def _check_run(row: dict, model: str, point: str | dict | None) -> None:
+    """A line that is there already must be of `otdrg report`, by the same model at the same operating point."""
     if not isinstance(row.get("model"), str):
         raise ValueError("not a line of `otdrg report`; choose another file, or remove that line")
     if row["model"] != model:
         raise ValueError(f"a report by the model {row['model']!r}; choose another file")
+    asked = (row.get("operating_point") or {}).get("asked")
+    if asked != point:
+        at = "without an operating point" if asked is None else f"at the operating point {json.dumps(asked)}"
+        raise ValueError(f"a report {at}; choose another file")
 
 
 def _check_names(files: Sequence[FoundImage]) -> None:

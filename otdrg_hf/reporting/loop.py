@@ -27,6 +27,7 @@ def report_studies(
     max_new_tokens: int | None = None,
     candidates: int = 1,
     evidence: bool = False,
+    operating_point: str | dict | None = None,
     sentences: bool | None = False,
     begins_with: str | None = None,
     impression_of: str | None = None,
@@ -49,6 +50,7 @@ def report_studies(
             are sampled, always the same for the same batch, and `generated_text` becomes the best by
             [`rank_candidates`].
         evidence (`bool`, *optional*, defaults to `False`): Add heat maps.
+        operating_point (`str` or `dict`, *optional*): As of the pipeline.
         sentences (`bool`, *optional*, defaults to `False`), begins_with, impression_of (`str`, *optional*):
             As of the pipeline.
         streamer ([`BaseStreamer`], *optional*): Gets the report of a single study as it is written.
@@ -73,6 +75,7 @@ def report_studies(
     options |= {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     options |= {"evidence": True} if evidence else {}
     given = {"sentences": sentences, "begins_with": begins_with, "impression_of": impression_of}
+    given["operating_point"] = operating_point
     options |= {name: value for name, value in given.items() if value is not None}
     with tqdm(total=total, initial=finished, desc=description, unit=unit, disable=description is None) as progress:
         ahead = _read_ahead(readable(), batch_size)
@@ -136,6 +139,7 @@ def report_image_files(
     candidates: int = 1,
     streamer: "BaseStreamer | None" = None,
     finished: int = 0,
+    operating_point: str | dict | None = None,
     begins_with: str | None = None,
     impression_of: str | None = None,
     refuse_unfamiliar: bool = False,
@@ -147,8 +151,8 @@ def report_image_files(
         report ([`Pipeline`]): As of [`load_reporter`].
         files (`Sequence[FoundImage]`): As of [`find_images`]; read as they are needed.
         model (`str`): The name of the model in the answers.
-        batch_size, max_new_tokens, candidates, streamer, finished, begins_with, impression_of: As of
-            [`report_studies`].
+        batch_size, max_new_tokens, candidates, streamer, finished, begins_with, impression_of,
+            operating_point: As of [`report_studies`].
         refuse_unfamiliar (`bool`, *optional*, defaults to `False`): Leave out the report of an image that is unlike
             the training images.
 
@@ -171,6 +175,7 @@ def report_image_files(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         candidates=candidates,
+        operating_point=operating_point,
         streamer=streamer,
         sentences=None,
         begins_with=begins_with,

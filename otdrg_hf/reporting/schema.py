@@ -18,6 +18,14 @@ def _object(properties: dict, optional: tuple[str, ...] = ()) -> dict:
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
+_PLAUSIBLE = {
+    "description": "The states among which the true one is at the model's error rate; empty where none fits.",
+    "type": "array",
+    "items": _STATE,
+    "uniqueItems": True,
+}
+_POINT = {"type": ["string", "object"]}
+_UNREACHED = _object({"asked": _POINT, "reached": {"type": ["number", "null"]}})
 _SENTENCE = _object(
     {
         "text": _TEXT,
@@ -61,7 +69,9 @@ _ANSWER = _object(
         "findings": {
             "description": "The states that the report was written from, and the probability of positive.",
             "type": "array",
-            "items": _object({"label": _TEXT, "state": _STATE, "score": _SHARE}),
+            "items": _object(
+                {"label": _TEXT, "state": _STATE, "score": _SHARE, "plausible": _PLAUSIBLE}, ("plausible",)
+            ),
             "minItems": 1,
         },
         "sections": {
@@ -72,6 +82,10 @@ _ANSWER = _object(
             "description": "Of a model whose confidence in sentences is calibrated.",
             "type": "array",
             "items": _SENTENCE,
+        },
+        "operating_point": {
+            **_object({"asked": _POINT, "unreached": {"type": "object", "additionalProperties": _UNREACHED}}),
+            "description": "Where one was asked for; unreached: the labels that could not reach it on validation.",
         },
         "candidates": {
             "description": "All reports, the first of them generated_text, where several were asked for.",
@@ -94,7 +108,7 @@ _ANSWER = _object(
             "items": _SHARE,
         },
     },
-    optional=("sections", "sentences", "candidates", "input", "candidate_agreement"),
+    optional=("sections", "sentences", "operating_point", "candidates", "input", "candidate_agreement"),
 )
 _FAILURE = _object({"image": _TEXT, "error": {**_TEXT, "description": "One line, in --json output only."}})
 _REFUSAL = _object({"image": _TEXT, "refused": {**_TEXT, "description": "One line, with --refuse_unfamiliar --json."}})

@@ -34,6 +34,7 @@ def generate_predictions(
     max_new_tokens: int = 256,
     candidates: int = 1,
     true_labels: bool = False,
+    operating_point: str | dict | None = None,
 ) -> Path:
     """
     Reports the studies of a split, each from its images, views, indication and earlier report, by default unsampled.
@@ -52,6 +53,7 @@ def generate_predictions(
         batch_size, device, max_new_tokens: Of the pipeline.
         candidates (`int`): As of [`report_studies`].
         true_labels (`bool`): Prompt with the labels of the reference instead of predicted ones: an upper bound.
+        operating_point (`str` or `dict`, *optional*): As of the pipeline; `generation.json` has its thresholds.
 
     Returns:
         `Path`: of `predictions.jsonl`.
@@ -62,7 +64,8 @@ def generate_predictions(
     """
     options = {"split": split, "data_dir": data_dir, "section": section, "num_studies": num_studies}
     options |= {"batch_size": batch_size, "device": device, "max_new_tokens": max_new_tokens, "candidates": candidates}
-    path, _ = write_share(model, dataset, output_dir, true_labels=true_labels, **options)
+    options |= {"true_labels": true_labels, "operating_point": operating_point}
+    path, _ = write_share(model, dataset, output_dir, **options)
     return path
 
 
@@ -80,6 +83,7 @@ def write_share(
     max_new_tokens: int,
     candidates: int = 1,
     true_labels: bool = False,
+    operating_point: str | dict | None = None,
     share: tuple[int, int] = (0, 1),
     others: Sequence[Path] = (),
     ready: Callable[[], None] = lambda: None,
@@ -112,6 +116,8 @@ def write_share(
         "sampling": {"seed": SEED, **sampling_options(candidates - 1)} if candidates > 1 else False,
         "labels": "of the reference" if true_labels else "predicted",
     }
+    if operating_point is not None:
+        settings["operating_point"] = _point_settings(operating_point, report)
     references = dict(zip(studies["id"], studies[section], strict=True))
     written = {key for path in others for key in finished_studies(path, settings)}
     with open_predictions(folder, settings, check=lambda row: _check_row(row, references)) as file:
@@ -125,6 +131,7 @@ def write_share(
             batch_size=batch_size,
             max_new_tokens=max_new_tokens,
             candidates=candidates,
+            operating_point=operating_point,
             written=written,
             share=share,
             description=f"Reporting ({left_out} without {section} left out)" if left_out else "Reporting",
@@ -142,6 +149,7 @@ def append_reports(
     batch_size: int,
     max_new_tokens: int,
     candidates: int = 1,
+    operating_point: str | dict | None = None,
     written: Collection[str] = (),
     share: tuple[int, int] = (0, 1),
     description: str = "Reporting",
@@ -157,7 +165,7 @@ def append_reports(
         ids (`Sequence[str]`): Of all studies, in their order.
         read_studies (`Callable`): Yields what [`report_studies`] takes for the studies of these indices.
         make_row (`Callable`): The line of an id and its answer; `None` for none.
-        batch_size, max_new_tokens, candidates: As of [`report_studies`].
+        batch_size, max_new_tokens, candidates, operating_point: As of [`report_studies`].
         written (`Collection[str]`): Ids that need no line, since another file has one.
         share (`tuple[int, int]`): As of [`write_share`].
         description (`str`): Of the progress bar, which the first process shows.
@@ -172,6 +180,7 @@ def append_reports(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         candidates=candidates,
+        operating_point=operating_point,
         generate_kwargs={"do_sample": False},
         description=None if process > 0 else description,
         total=len(file.finished) - again + sum(map(len, batches)),
@@ -181,6 +190,14 @@ def append_reports(
         rows = [(key, make_row(key, next(answers))) for key in batch.values()]
         file.append(*(row for key, row in rows if row is not None and key not in present))
     answers.close()
+
+
+def _point_settings(point: str | dict, report: "Pipeline") -> dict:
+    """All that a report depends on at an operating point: another calibration gives it other thresholds."""
+    from otdrg_hf.modeling.disease_states_otdrg import thresholds_at
+
+    thresholds, unreached = thresholds_at(point, report.model.config)
+    return {"asked": point, "thresholds": thresholds, "unreached": unreached}
 
 
 def _unfinished_batches(ids: Sequence[str], finished: set[str], batch_size: int) -> list[dict[int, str]]:

@@ -15,6 +15,7 @@ from transformers import pipeline
 from otdrg_hf.cli import main
 from otdrg_hf.data.phantom import make_phantom
 from otdrg_hf.images.finding import FoundImage, find_images
+from otdrg_hf.labeling import LABELS, STATES
 from otdrg_hf.reporting import load_reporter, report_image_files, report_images
 from otdrg_hf.reporting.schema import REPORT_SCHEMA
 from tests.support.tiny_models import make_films
@@ -280,6 +281,14 @@ def test_text_and_streamed_text(otdrg, folder, films):
         (["--stream"], "error: image 'empty.png': the file is empty."),
         (["--stream", "--json"], "error: --stream prints the text of one image, without -o, --json and --candidates."),
         (["-o", "missing/out.jsonl"], "error: out.jsonl cannot be written (No such file or directory)."),
+        (
+            ["--operating_point", "recall=high"],
+            "error: --operating_point recall=high: 'high' is not a number; write recall=0.9",
+        ),
+        (
+            ["--operating_point", "{Edema"],
+            """error: --operating_point {Edema: not JSON; write '{"Edema": {"recall": 0.95}}'""",
+        ),
         (["--dtype", "int3"], "error: 'int3' is not a dtype; choose from auto, float32, bfloat16, float16."),
     ],
     ids=str,
@@ -288,3 +297,72 @@ def test_one_clear_line(otdrg, folder, films, tmp_path, arguments, line):
     code, _, complained = otdrg(films / "empty.png", "--model", folder, *arguments)
     assert code in (1, 2) and complained.splitlines()[-1] == line
     assert "Traceback" not in complained and not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def decided(folder, tmp_path_factory):
+    """A checkpoint with operating curves and plausible states."""
+    copy = shutil.copytree(folder, tmp_path_factory.mktemp("calibrated") / "checkpoint")
+    config = json.loads((copy / "config.json").read_text())
+    findings = [label for label in LABELS if label != "No Finding"]
+    config["positive_thresholds"] = [0.5] * 14
+    config["operating_curves"] = {label: [[0.7, 0.5, 0.4], [1e-6, 0.1, 1.0]] for label in findings}
+    config["operating_curves"]["Edema"] = []
+    config |= {"conformal_thresholds": dict.fromkeys(LABELS, [0.1, 0.2]), "conformal_error_rate": 0.1}
+    (copy / "config.json").write_text(json.dumps(config))
+    return copy
+
+
+@pytest.mark.parametrize(
+    "written, asked",
+    [
+        ("sensitive", "sensitive"),
+        ("recall=1", {"recall": 1.0}),
+        ("precision = 0.5", {"precision": 0.5}),
+        ('{"Fracture": {"recall": 1.0}}', {"Fracture": {"recall": 1.0}}),
+    ],
+)
+def test_an_operating_point_on_the_command_line(otdrg, decided, films, written, asked):
+    arguments = (films / "0.png", "--model", decided, "--max_new_tokens", 4, "--json", "--operating_point", written)
+    code, out, complained = otdrg(*arguments)
+    assert code == 0, complained
+    answer = json.loads(out)
+    assert answer["operating_point"]["asked"] == asked
+    assert all(set(finding["plausible"]) <= set(STATES) for finding in answer["findings"])
+    states = {finding["label"]: finding["state"] for finding in answer["findings"]}
+    if written != "precision = 0.5":
+        assert states["Fracture"] == "positive" or written == "sensitive"
+    known = REPORT_SCHEMA["oneOf"][0]["properties"]
+    assert set(answer) <= set(known) and set(answer["findings"][0]) == set(known["findings"]["items"]["properties"])
+
+
+@pytest.mark.parametrize(
+    "written, line",
+    [
+        ("careful", "error: 'careful' is not an operating point: give balanced, sensitive, specific"),
+        ("recall=2", "error: An operating point with a recall of 2.0 is impossible"),
+        ('{"Oedema": "sensitive"}', "error: The operating point names 'Oedema'; the labels are"),
+    ],
+)
+@pytest.mark.parametrize("way", [(), ("-o", "out.jsonl"), ("--stream",)], ids=str)
+def test_an_operating_point_that_makes_no_sense_is_one_line(otdrg, decided, films, tmp_path, written, line, way):
+    code, _, complained = otdrg(films / "0.png", "--model", decided, "--operating_point", written, *way)
+    assert code == 2 and complained.splitlines()[-1].startswith(line) and "Traceback" not in complained
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_without_curves_says_how_to_get_them(otdrg, folder, films):
+    code, _, complained = otdrg(films / "0.png", "--model", folder, "--operating_point", "sensitive")
+    assert code == 2 and "otdrg calibrate MODEL --dataset" in complained.splitlines()[-1]
+
+
+def test_a_file_holds_reports_of_one_operating_point(otdrg, decided, films, tmp_path):
+    arguments = (films / "0.png", "--model", decided, "--max_new_tokens", 2, "-o", tmp_path / "out.jsonl")
+    assert otdrg(*arguments, "--operating_point", "specific")[0] == 0
+    assert otdrg(*arguments, "--operating_point", "specific")[0] == 0
+    code, _, complained = otdrg(*arguments)
+    assert code == 2 and 'a report at the operating point "specific"; choose another file' in complained
+    (tmp_path / "out.jsonl").unlink()
+    assert otdrg(*arguments)[0] == 0
+    code, _, complained = otdrg(*arguments, "--operating_point", "balanced")
+    assert code == 2 and "a report without an operating point; choose another file" in complained

@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from otdrg_hf import OTDRGForConditionalGeneration
 from otdrg_hf.hub.command import merge_adapter
 from otdrg_hf.training import sft
+from otdrg_hf.training.calibrate import run_calibrate
 from otdrg_hf.training.collator import StudyCollator
 
 BEST = {**SAVED, "load_best_model_at_end": True}
@@ -191,8 +192,19 @@ def test_losses_alone_in_evaluation_train_to_the_end_and_calibrate(lora, data, t
     folder = train(tmp_path, data, **(LORA if lora else {}), **EVALUATED, prediction_loss_only=True)
     config = json.loads((folder / ("base" if lora else "") / "config.json").read_text())
     assert len(config["score_calibration"]) == len(config["positive_thresholds"]) == 14
+    assert len(config["operating_curves"]) == 13 and len(config["conformal_thresholds"]) == 14
     log = json.loads((folder / "training_log.json").read_text())
     assert any("eval_loss" in entry for entry in log) and not any("eval_disease_micro_f1" in entry for entry in log)
+
+
+def test_an_adapter_is_calibrated_in_the_configuration_of_its_base(data, tmp_path):
+    folder = train(tmp_path, data, **LORA)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    run_calibrate(folder, "phantom", num_studies=8, device="cpu", error_rate=0.25)
+    changed = {path for path in folder.rglob("*") if path.is_file() and path.read_bytes() != before.get(path)}
+    assert changed == {folder / "base/config.json"}
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    assert model.config.conformal_error_rate == 0.25 and model.config.operating_curves["Edema"] is not None
 
 
 @pytest.mark.parametrize("lora", [False, True])
