@@ -5,7 +5,13 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from otdrg_hf.training.calibration import compose, expected_calibration_error, platt_scaling
+from otdrg_hf.training.calibration import (
+    best_thresholds,
+    compose,
+    expected_calibration_error,
+    platt_scaling,
+    steady_thresholds,
+)
 
 
 def drawn(slope: float, intercept: float, size: int = 4000, seed: int = 0):
@@ -68,3 +74,31 @@ def test_the_error_of_known_scores():
     scores, actual = np.full((10, 1), 0.8), np.array([[True]] * 5 + [[False]] * 5)
     assert expected_calibration_error(scores, actual) == pytest.approx(0.3)
     assert expected_calibration_error(np.array([[1.0], [0.0]]), np.array([[True], [False]])) == 0
+
+
+def test_steady_thresholds_err_less_on_few_studies():
+    """Of calibrated scores the best threshold is known: few studies find it more nearly with their help."""
+    rng = np.random.default_rng(0)
+
+    def draw(count):
+        probabilities = rng.beta(0.3, 2.0, (count, 3))
+        return probabilities, rng.random((count, 3)) < probabilities
+
+    def f1(called, actual):
+        return 2 * (called & actual).sum() / (called.sum() + actual.sum())
+
+    unseen, truth = draw(20_000)
+    scores = {best_thresholds: [], steady_thresholds: []}
+    for _ in range(30):
+        few, actual = draw(80)
+        scores[best_thresholds].append(f1(unseen >= np.array(best_thresholds(few, actual)), truth))
+        scores[steady_thresholds].append(f1(unseen >= np.array(steady_thresholds(few, actual, [0, 1, 2])), truth))
+    assert np.mean(scores[steady_thresholds]) > np.mean(scores[best_thresholds])
+    assert np.std(scores[steady_thresholds]) < np.std(scores[best_thresholds])
+
+
+def test_a_label_that_was_never_positive_keeps_its_threshold():
+    probabilities = np.linspace(0.05, 0.95, 10)[:, None].repeat(2, axis=1)
+    actual = np.stack([probabilities[:, 0] > 0.5, np.zeros(10, dtype=bool)], axis=1)
+    first, never = steady_thresholds(probabilities, actual, [0, 1])
+    assert 0.3 < first < 0.6 and never == 0.5
