@@ -349,6 +349,45 @@ def web_page(
     run_app(model, host, port, device)
 
 
+@app.command()
+def serve(
+    model: ModelOption = None,
+    host: Annotated[str, typer.Option("--host", help="Another address than loopback lets other machines in.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes one that is free.")] = 8000,
+    api_key_file: Annotated[
+        Path | None, typer.Option("--api_key_file", help="Keys, one a line, of which a request has to bring one.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")] = None,
+    max_batch: Annotated[int, typer.Option("--max_batch", min=1, help="Studies that run together.")] = 32,
+    max_queue: Annotated[int, typer.Option("--max_queue", min=1, help="Studies that wait; more get 429.")] = 256,
+    max_mb: Annotated[float, typer.Option("--max_mb", min=0.001, help="Bound on a request's body.")] = 64,
+    max_megapixels: Annotated[float, typer.Option("--max_megapixels", min=0.001, help="Bound on an image.")] = 40,
+    max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", min=1, help="Bound on a report's length.")] = 256,
+    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds until a report is written.")] = 120,
+    allow_urls: Annotated[
+        bool, typer.Option("--allow_urls", help="Fetch images by their address, if it is a public one.")
+    ] = False,
+) -> None:
+    """Answer HTTP requests with reports: OpenAI's chat completions, and JSON; needs the extra `serve`."""
+    from otdrg_hf.serving.command import run_serve
+    from otdrg_hf.serving.limits import Limits
+
+    limits = Limits(
+        max_bytes=int(max_mb * 1e6),
+        max_body_bytes=int(8 * max_mb * 1e6),
+        max_pixels=int(max_megapixels * 1e6),
+        max_new_tokens=max_new_tokens,
+        max_batch=max_batch,
+        max_queue=max_queue,
+        request_seconds=timeout,
+        allow_urls=allow_urls,
+    )
+    run_serve(model, host, port, api_key_file, device, dtype, limits)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def train(context: typer.Context) -> None:
     """Train, as `accelerate launch training/sft.py` does: otdrg train --config RECIPE.yaml [--field value]."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from otdrg_hf import DEMO_CHECKPOINT
 from otdrg_hf.extras import require
+from otdrg_hf.serving.listening import LOOPBACK, address, listen
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DEMO_NOTICE = "The bundled demo model was trained on synthetic images only."
 # The browser itself refuses whatever would be fetched from elsewhere.
 SECURITY_HEADERS = {
@@ -39,7 +39,7 @@ def run_app(model: str | None = None, host: str = "127.0.0.1", port: int = 7860,
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
     for module in ("gradio", "matplotlib"):
         require(module, extra="app")
-    listener = _listen(host, port)
+    listener = listen(host, port)
     _end_tidily()
     with listener, private_folder():
         from otdrg_hf.reporting import load_reporter
@@ -47,8 +47,7 @@ def run_app(model: str | None = None, host: str = "127.0.0.1", port: int = 7860,
         report = load_reporter(model, device)
         if host not in LOOPBACK:
             print(f"warning: {host} lets other machines in, without a password", file=sys.stderr)
-        shown = f"[{host}]" if ":" in host else host
-        print(f"OTDRG is at http://{shown}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
+        print(f"OTDRG is at {address(host, listener)} (Ctrl-C ends it)", flush=True)
         _serve(make_app(report, *describe(model, report.model.config.notice), host), listener)
 
 
@@ -119,16 +118,6 @@ def private_folder() -> Iterator[Path]:
                 del os.environ["GRADIO_TEMP_DIR"]
             else:
                 os.environ["GRADIO_TEMP_DIR"] = before[0]
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        # The text of the error repeats the address; an unknown host has a number below 0.
-        reason = os.strerror(error.errno) if error.errno > 0 else "no such host"
-        raise ValueError(f"{host}, port {port}, cannot be used ({reason}); choose another --port.") from None
 
 
 def _end_tidily() -> None:
