@@ -15,7 +15,7 @@ import otdrg_hf
 from otdrg_hf.serving.answers import answer_schema
 from otdrg_hf.serving.chat import completion, completion_chunks
 from otdrg_hf.serving.gate import Gate
-from otdrg_hf.serving.limits import Limits, Refusal
+from otdrg_hf.serving.limits import UNANSWERED, ClientGone, Limits, Refusal
 from otdrg_hf.serving.page import page
 from otdrg_hf.serving.service import ReportService
 from otdrg_hf.serving.studies import ChatRequest, StudyRequest, parse, study_of_fields
@@ -220,10 +220,22 @@ async def _gone(request: Request) -> None:
 
 
 def _add_errors(web: FastAPI) -> None:
+    @web.exception_handler(Refusal)
+    async def refuse(request: Request, refusal: Refusal) -> JSONResponse:
+        return JSONResponse(refusal.body, refusal.status, headers=refusal.headers)
+
     @web.exception_handler(HTTPException)
-    async def refuse(request: Request, error: HTTPException) -> JSONResponse:
+    async def refuse_path(request: Request, error: HTTPException) -> JSONResponse:
         refusal = Refusal(error.status_code, str(error.detail), str(error.detail).lower().replace(" ", "_"))
         return JSONResponse(refusal.body, error.status_code, headers=error.headers)
+
+    @web.exception_handler(ClientGone)
+    async def nothing(request: Request, error: ClientGone) -> Response:
+        return Response(status_code=499)
+
+    @web.exception_handler(Exception)
+    async def fail(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(UNANSWERED.body, 500)
 
 
 def _inlined(kind) -> dict:

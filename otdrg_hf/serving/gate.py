@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import anyio
 
-from otdrg_hf.serving.limits import ClientGone, Limits, Refusal
+from otdrg_hf.serving.limits import UNANSWERED, ClientGone, Limits, Refusal
 from otdrg_hf.serving.telemetry import Telemetry
 
 logger = logging.getLogger("otdrg_hf.serving")
@@ -93,7 +93,7 @@ class Gate:
             pass
         except Exception as error:  # only the type: the text can quote what was sent
             logger.error("a request failed: %s", type(error).__name__)
-            await answer.refuse(Refusal(500, "The request could not be answered.", "internal_error"))
+            await answer.refuse(UNANSWERED)
         finally:
             body.release()
             self._record(scope, answer.status or 499, time.monotonic() - start)

@@ -65,3 +65,6 @@ class Refusal(Exception):
     def headers(self) -> dict[str, str]:
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+
+
+UNANSWERED = Refusal(500, "The request could not be answered.", "internal_error")
