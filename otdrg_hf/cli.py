@@ -324,6 +324,12 @@ def push(
         bool, typer.Option("--data_may_be_public", help="No agreement about the data forbids a public model.")
     ] = False,
     message: Annotated[str, typer.Option("--message", help="Of the commit.")] = "Upload OTDRG model",
+    endpoint: Annotated[
+        bool, typer.Option("--endpoint", help="Add handler.py and requirements.txt, for Inference Endpoints.")
+    ] = False,
+    space: Annotated[
+        str | None, typer.Option("--space", help="Make this Space as well, a page that runs the model: org/name.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry_run", help="List what would go; touch no network.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -331,6 +337,7 @@ def push(
     from otdrg_hf.hub.command import run_push
 
     options = {"private": private, "revision": revision, "data_may_be_public": data_may_be_public}
+    options |= {"endpoint": endpoint, "space": space}
     run_push(model_dir, repo_id, message=message, dry_run=dry_run, as_json=as_json, **options)
 
 

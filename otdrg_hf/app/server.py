@@ -14,6 +14,7 @@ from otdrg_hf.extras import require
 from otdrg_hf.serving.listening import LOOPBACK, address, listen
 
 DEMO_NOTICE = "The bundled demo model was trained on synthetic images only."
+HUB_FRAMES = "https://huggingface.co https://*.hf.space"
 # The browser itself refuses whatever would be fetched from elsewhere.
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'",
@@ -22,7 +23,13 @@ SECURITY_HEADERS = {
 }
 
 
-def run_app(model: str | None = None, host: str = "127.0.0.1", port: int = 7860, device: str | None = None) -> None:
+def run_app(
+    model: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    device: str | None = None,
+    embedded: bool = False,
+) -> None:
     """
     Serves the page until it is interrupted.
 
@@ -31,6 +38,7 @@ def run_app(model: str | None = None, host: str = "127.0.0.1", port: int = 7860,
         host (`str`, *optional*, defaults to `"127.0.0.1"`): Any other address than loopback opens it to other machines.
         port (`int`, *optional*, defaults to 7860): 0 takes one that is free.
         device (`str`, *optional*): As of the pipeline.
+        embedded (`bool`, *optional*, defaults to `False`): Let pages of the Hub show it in a frame, as they do a Space.
 
     Raises:
         ImportError: without the extra `app`.
@@ -48,7 +56,7 @@ def run_app(model: str | None = None, host: str = "127.0.0.1", port: int = 7860,
         if host not in LOOPBACK:
             print(f"warning: {host} lets other machines in, without a password", file=sys.stderr)
         print(f"OTDRG is at {address(host, listener)} (Ctrl-C ends it)", flush=True)
-        _serve(make_app(report, *describe(model, report.model.config.notice), host), listener)
+        _serve(make_app(report, *describe(model, report.model.config.notice), host, embedded), listener)
 
 
 def describe(model: str | None, notice: str | None) -> tuple[str, str]:
@@ -58,7 +66,7 @@ def describe(model: str | None, notice: str | None) -> tuple[str, str]:
     return Path(model).resolve().name if os.path.isdir(model) else model, notice or ""
 
 
-def make_app(report, model_name: str, notice: str, host: str = "127.0.0.1"):
+def make_app(report, model_name: str, notice: str, host: str = "127.0.0.1", embedded: bool = False):
     """The page as an ASGI application; call it within [`private_folder`]."""
     import fastapi
     import gradio as gr
@@ -87,11 +95,12 @@ def make_app(report, model_name: str, notice: str, host: str = "127.0.0.1"):
         css=(ASSETS / "page.css").read_text(encoding="utf-8"),
         head=f"<script>{script}</script>",
     )
-    return _with_headers(web)
+    return _with_headers(web, HUB_FRAMES if embedded else "'none'")
 
 
-def _with_headers(web):
-    extra = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+def _with_headers(web, frames: str):
+    headers = {name: value.replace("'none'", frames) for name, value in SECURITY_HEADERS.items()}
+    extra = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
     async def app(scope, receive, send):
         async def send_with_headers(message):

@@ -14,19 +14,22 @@ from otdrg_hf.serving.remote import fetch_public
 FORMATS = frozenset({"PNG", "JPEG", "MPO", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM", DICOM})
 
 
-def read_image(content: bytes, name: str, limits: Limits) -> Image.Image:
+def read_image(content: bytes | Image.Image, name: str, limits: Limits) -> Image.Image:
     """
     The image in a file.
 
     Args:
-        content (`bytes`): The file.
+        content (`bytes` or `PIL.Image.Image`): The file, or an image that was opened already.
         name (`str`): What to call it in an error.
         limits ([`Limits`]): Whose `max_pixels` is checked before anything is decoded.
 
     Raises:
         Refusal: for what is not a radiograph in a file of `FORMATS`, damaged or too large.
     """
-    _check_header(content, name, limits)
+    if isinstance(content, Image.Image):
+        _check_kind(content, name, limits)
+    else:
+        _check_header(content, name, limits)
     try:
         return load_radiograph(content, name)
     except (ValueError, ImportError) as error:
@@ -36,10 +39,16 @@ def read_image(content: bytes, name: str, limits: Limits) -> Image.Image:
 def _check_header(content: bytes, name: str, limits: Limits) -> None:
     try:
         with Image.open(io.BytesIO(content), formats=(DICOM,) if is_dicom(content[:132]) else None) as image:
-            kind, pixels = image.format, image.width * image.height
+            _check_kind(image, name, limits)
+    except Refusal:
+        raise
     except Exception:  # `load_radiograph` says what is wrong
         return
-    if kind not in FORMATS:
+
+
+def _check_kind(image: Image.Image, name: str, limits: Limits) -> None:
+    pixels = image.width * image.height
+    if image.format is not None and image.format not in FORMATS:
         raise Refusal(
             422, f"{name}: not an image file that can be read (PNG, JPEG, TIFF, DICOM, ...).", "invalid_image"
         )

@@ -4,10 +4,12 @@ import asyncio
 import functools
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from PIL import Image
 
 from otdrg_hf.serving.answers import answer_row, reduced
 from otdrg_hf.serving.batching import Job, ModelThread
@@ -61,7 +63,7 @@ class ReportService:
     def start(
         self,
         study: StudyRequest,
-        files: dict[int, bytes] | None = None,
+        files: Mapping[int, bytes | Image.Image] | None = None,
         sampling: dict | None = None,
         deadline: float | None = None,
         on_text: Callable[[str], None] | None = None,
@@ -71,7 +73,7 @@ class ReportService:
 
         Args:
             study ([`StudyRequest`]): The request.
-            files (`dict[int, bytes]`, *optional*): Content of images that came as files, by their position.
+            files (`Mapping`, *optional*): Images that came as files, or opened already, by their position.
             sampling (`dict`, *optional*): Options of the pipeline.
             deadline (`float`, *optional*): On the monotonic clock.
             on_text (`Callable`, *optional*): As of [`Job`].
@@ -116,7 +118,7 @@ class ReportService:
             options["operating_point"] = study.operating_point
         return options
 
-    def _study(self, study: StudyRequest, files: dict[int, bytes]) -> dict[str, Any]:
+    def _study(self, study: StudyRequest, files: Mapping[int, bytes | Image.Image]) -> dict[str, Any]:
         """What the pipeline takes, with its images read."""
         images = []
         for index, image in enumerate(study.images):

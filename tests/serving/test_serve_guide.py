@@ -4,14 +4,18 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import yaml
+from transformers import pipeline
 
 pytest.importorskip("openai")
 
 from otdrg_hf import cli  # noqa: E402
 from otdrg_hf.data.phantom import make_phantom  # noqa: E402
+from otdrg_hf.hub.model_card import write_model_card  # noqa: E402
 from tests.docs.guide_blocks import blocks_of  # noqa: E402
+from tests.hub.conftest import stage, write_stages  # noqa: E402
 from tests.support.dicom_files import make_dicom  # noqa: E402
 from tests.support.served_api import start_server  # noqa: E402
 
@@ -24,23 +28,20 @@ def workplace(tmp_path, monkeypatch, folder):
     film = make_phantom(0, "test", 128).images[0].convert("L")
     for name in ("chest.png", "pa.png", "lateral.png"):
         film.save(name)
-    (tmp_path / "chest.dcm").write_bytes(make_dicom(_array(film)))
-    shutil.copytree(folder, "my_model")
+    (tmp_path / "chest.dcm").write_bytes(make_dicom(np.asarray(film)))
+    pipeline("radiology-report", model=str(folder)).save_pretrained("my_model")
+    write_stages(tmp_path / "my_model", stage())
+    write_model_card(tmp_path / "my_model")
     monkeypatch.setattr("otdrg_hf.serving.command._serve", lambda application, listener: None)
     return tmp_path
-
-
-def _array(film):
-    import numpy
-
-    return numpy.asarray(film)
 
 
 def run_shell(line: str, address: str, monkeypatch) -> None:
     if line.startswith("pip install"):
         return
-    if line.startswith("otdrg serve"):
-        monkeypatch.setattr(sys, "argv", [*line.split(), "--port", "0"])
+    if line.startswith("otdrg"):
+        more = ["--port", "0"] if line.startswith("otdrg serve") else []
+        monkeypatch.setattr(sys, "argv", [*line.split(), *more])
         with pytest.raises(SystemExit) as end:
             cli.main()
         assert not end.value.code, line
