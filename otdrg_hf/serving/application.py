@@ -73,7 +73,7 @@ def make_application(
 def _add_information(web: FastAPI, service: ReportService, telemetry: Telemetry) -> None:
     started = int(time.time())
 
-    @web.get(HEALTH, summary="Whether the model answers.")
+    @web.get(HEALTH, summary="Whether the model answers.", responses={503: {"description": "It has failed."}})
     async def health() -> JSONResponse:
         healthy = service.thread.healthy
         content = {"status": "ok" if healthy else "failing", "model": service.model}
@@ -126,7 +126,7 @@ def _add_chat(web: FastAPI, service: ReportService) -> None:
         openapi_extra={
             "requestBody": {"required": True, "content": {"application/json": {"schema": _inlined(ChatRequest)}}}
         },
-        responses=_responses({"type": "object"}),
+        responses=_responses({"type": "object"}, {"text/event-stream": {"schema": {"type": "string"}}}),
     )
     async def chat(request: Request) -> Response:
         deadline = time.monotonic() + service.limits.request_seconds
@@ -251,7 +251,7 @@ def _resolved(part: Any, definitions: dict) -> Any:
     return [_resolved(each, definitions) for each in part] if isinstance(part, list) else part
 
 
-def _responses(schema: dict) -> dict[int | str, dict[str, Any]]:
+def _responses(schema: dict, more: dict | None = None) -> dict[int | str, dict[str, Any]]:
     error = {"type": "object", "properties": {"error": {"type": "object"}}, "required": ["error"]}
     refusals = {
         400: "The body is not what its type says.",
@@ -270,4 +270,7 @@ def _responses(schema: dict) -> dict[int | str, dict[str, Any]]:
         status: {"description": text, "content": {"application/json": {"schema": error}}}
         for status, text in refusals.items()
     }
-    return {200: {"description": "The report.", "content": {"application/json": {"schema": schema}}}, **described}
+    return {
+        200: {"description": "The report.", "content": {"application/json": {"schema": schema}, **(more or {})}},
+        **described,
+    }
