@@ -13,6 +13,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 import otdrg_hf
 from otdrg_hf.serving.answers import answer_schema
+from otdrg_hf.serving.batching import Job
 from otdrg_hf.serving.chat import completion, completion_chunks
 from otdrg_hf.serving.gate import Gate
 from otdrg_hf.serving.limits import UNANSWERED, ClientGone, Limits, Refusal
@@ -140,9 +141,7 @@ def _add_chat(web: FastAPI, service: ReportService) -> None:
                 request.scope["otdrg.body"].release()
                 usage = asked.stream_options is not None and asked.stream_options.include_usage
                 chunks = completion_chunks(pieces, service.model, usage)
-                # The room is given back when the last event has been sent, or the client has left.
-                answer = StreamingResponse(_then(chunks, admitted), media_type="text/event-stream")
-                answer.headers["X-Accel-Buffering"] = "no"
+                answer = _Stream(chunks, pieces.job, admitted)
                 admitted = None
                 return answer
             job = await service.in_reader(start)
@@ -154,13 +153,20 @@ def _add_chat(web: FastAPI, service: ReportService) -> None:
                 admitted.__exit__(None, None, None)
 
 
-async def _then(chunks, admitted):
-    try:
-        async for chunk in chunks:
-            yield chunk
-    finally:
-        await chunks.aclose()
-        admitted.__exit__(None, None, None)
+class _Stream(StreamingResponse):
+    """Events of a report; its room is given back also where the client leaves before the first of them."""
+
+    def __init__(self, chunks, job: Job, admitted):
+        super().__init__(chunks, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+        self.job, self.admitted = job, admitted
+
+    async def __call__(self, scope, receive, send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if not self.job.future.done():
+                self.job.abandon()
+            self.admitted.__exit__(None, None, None)
 
 
 def _read_chat(content: bytes, model: str) -> tuple[ChatRequest, StudyRequest]:

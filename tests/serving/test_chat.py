@@ -2,10 +2,13 @@
 
 import json
 
+import anyio
 import pytest
 
 openai = pytest.importorskip("openai")
 
+from otdrg_hf.serving.application import make_application  # noqa: E402
+from otdrg_hf.serving.limits import Limits  # noqa: E402
 from tests.serving.conftest import chat, data_url  # noqa: E402
 
 CHAT = "/v1/chat/completions"
@@ -121,3 +124,29 @@ def test_an_image_that_cannot_be_read(official, pictures):
     for stream in (False, True):
         with pytest.raises(openai.UnprocessableEntityError, match="not an image file"):
             official.chat.completions.create(**chat(b"no image at all"), stream=stream)
+
+
+def test_room_of_a_stream_is_given_back_where_the_client_leaves_before_it(report, pictures):
+    application = make_application(report, "tiny", Limits(max_new_tokens=12, max_queue=1, max_batch=1))
+    body = json.dumps(chat(pictures[0], stream=True)).encode()
+    scope = {"type": "http", "method": "POST", "path": CHAT, "headers": [(b"content-type", b"application/json")]}
+    scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "root_path": "", "raw_path": CHAT.encode()}
+    statuses = []
+
+    async def leave():
+        messages = [{"type": "http.request", "body": body}]
+
+        async def receive():
+            return messages.pop() if messages else {"type": "http.disconnect"}
+
+        async def send(message):
+            statuses.append(message.get("status"))
+
+        await application(dict(scope), receive, send)
+
+    async def many():
+        for _ in range(5):
+            await leave()
+
+    anyio.run(many)
+    assert 429 not in statuses
