@@ -388,6 +388,12 @@ def push(
         bool, typer.Option("--data_may_be_public", help="No agreement about the data forbids a public model.")
     ] = False,
     message: Annotated[str, typer.Option("--message", help="Of the commit.")] = "Upload OTDRG model",
+    endpoint: Annotated[
+        bool, typer.Option("--endpoint", help="Add handler.py and requirements.txt, for Inference Endpoints.")
+    ] = False,
+    space: Annotated[
+        str | None, typer.Option("--space", help="Make this Space as well, a page that runs the model: org/name.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry_run", help="List what would go; touch no network.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -395,6 +401,7 @@ def push(
     from otdrg_hf.hub.command import run_push
 
     options = {"private": private, "revision": revision, "data_may_be_public": data_may_be_public}
+    options |= {"endpoint": endpoint, "space": space}
     run_push(model_dir, repo_id, message=message, dry_run=dry_run, as_json=as_json, **options)
 
 
@@ -411,6 +418,45 @@ def web_page(
     from otdrg_hf.app.server import run_app
 
     run_app(model, host, port, device)
+
+
+@app.command()
+def serve(
+    model: ModelOption = None,
+    host: Annotated[str, typer.Option("--host", help="Another address than loopback lets other machines in.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes one that is free.")] = 8000,
+    api_key_file: Annotated[
+        Path | None, typer.Option("--api_key_file", help="Keys, one a line, of which a request has to bring one.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")] = None,
+    max_batch: Annotated[int, typer.Option("--max_batch", min=1, help="Studies that run together.")] = 32,
+    max_queue: Annotated[int, typer.Option("--max_queue", min=1, help="Studies that wait; more get 429.")] = 256,
+    max_mb: Annotated[float, typer.Option("--max_mb", min=0.001, help="Bound on a request's body.")] = 64,
+    max_megapixels: Annotated[float, typer.Option("--max_megapixels", min=0.001, help="Bound on an image.")] = 40,
+    max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", min=1, help="Bound on a report's length.")] = 256,
+    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds until a report is written.")] = 120,
+    allow_urls: Annotated[
+        bool, typer.Option("--allow_urls", help="Fetch images by their address, if it is a public one.")
+    ] = False,
+) -> None:
+    """Answer HTTP requests with reports: OpenAI's chat completions, and JSON; needs the extra `serve`."""
+    from otdrg_hf.serving.command import run_serve
+    from otdrg_hf.serving.limits import Limits
+
+    limits = Limits(
+        max_bytes=int(max_mb * 1e6),
+        max_body_bytes=int(8 * max_mb * 1e6),
+        max_pixels=int(max_megapixels * 1e6),
+        max_new_tokens=max_new_tokens,
+        max_batch=max_batch,
+        max_queue=max_queue,
+        request_seconds=timeout,
+        allow_urls=allow_urls,
+    )
+    run_serve(model, host, port, api_key_file, device, dtype, limits)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from otdrg_hf import DEMO_CHECKPOINT
 from otdrg_hf.extras import require
+from otdrg_hf.serving.listening import LOOPBACK, address, listen
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DEMO_NOTICE = "The bundled demo model was trained on synthetic images only."
+HUB_FRAMES = "https://huggingface.co https://*.hf.space"
 # The browser itself refuses whatever would be fetched from elsewhere.
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'",
@@ -22,7 +23,13 @@ SECURITY_HEADERS = {
 }
 
 
-def run_app(model: str | None = None, host: str = "127.0.0.1", port: int = 7860, device: str | None = None) -> None:
+def run_app(
+    model: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    device: str | None = None,
+    embedded: bool = False,
+) -> None:
     """
     Serves the page until it is interrupted.
 
@@ -31,6 +38,7 @@ def run_app(model: str | None = None, host: str = "127.0.0.1", port: int = 7860,
         host (`str`, *optional*, defaults to `"127.0.0.1"`): Any other address than loopback opens it to other machines.
         port (`int`, *optional*, defaults to 7860): 0 takes one that is free.
         device (`str`, *optional*): As of the pipeline.
+        embedded (`bool`, *optional*, defaults to `False`): Let pages of the Hub show it in a frame, as they do a Space.
 
     Raises:
         ImportError: without the extra `app`.
@@ -39,7 +47,7 @@ def run_app(model: str | None = None, host: str = "127.0.0.1", port: int = 7860,
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
     for module in ("gradio", "matplotlib"):
         require(module, extra="app")
-    listener = _listen(host, port)
+    listener = listen(host, port)
     _end_tidily()
     with listener, private_folder():
         from otdrg_hf.reporting import load_reporter
@@ -47,9 +55,8 @@ def run_app(model: str | None = None, host: str = "127.0.0.1", port: int = 7860,
         report = load_reporter(model, device)
         if host not in LOOPBACK:
             print(f"warning: {host} lets other machines in, without a password", file=sys.stderr)
-        shown = f"[{host}]" if ":" in host else host
-        print(f"OTDRG is at http://{shown}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
-        _serve(make_app(report, *describe(model, report.model.config.notice), host), listener)
+        print(f"OTDRG is at {address(host, listener)} (Ctrl-C ends it)", flush=True)
+        _serve(make_app(report, *describe(model, report.model.config.notice), host, embedded), listener)
 
 
 def describe(model: str | None, notice: str | None) -> tuple[str, str]:
@@ -59,7 +66,7 @@ def describe(model: str | None, notice: str | None) -> tuple[str, str]:
     return Path(model).resolve().name if os.path.isdir(model) else model, notice or ""
 
 
-def make_app(report, model_name: str, notice: str, host: str = "127.0.0.1"):
+def make_app(report, model_name: str, notice: str, host: str = "127.0.0.1", embedded: bool = False):
     """The page as an ASGI application; call it within [`private_folder`]."""
     import fastapi
     import gradio as gr
@@ -88,11 +95,12 @@ def make_app(report, model_name: str, notice: str, host: str = "127.0.0.1"):
         css=(ASSETS / "page.css").read_text(encoding="utf-8"),
         head=f"<script>{script}</script>",
     )
-    return _with_headers(web)
+    return _with_headers(web, HUB_FRAMES if embedded else "'none'")
 
 
-def _with_headers(web):
-    extra = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+def _with_headers(web, frames: str):
+    headers = {name: value.replace("'none'", frames) for name, value in SECURITY_HEADERS.items()}
+    extra = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
     async def app(scope, receive, send):
         async def send_with_headers(message):
@@ -119,16 +127,6 @@ def private_folder() -> Iterator[Path]:
                 del os.environ["GRADIO_TEMP_DIR"]
             else:
                 os.environ["GRADIO_TEMP_DIR"] = before[0]
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        # The text of the error repeats the address; an unknown host has a number below 0.
-        reason = os.strerror(error.errno) if error.errno > 0 else "no such host"
-        raise ValueError(f"{host}, port {port}, cannot be used ({reason}); choose another --port.") from None
 
 
 def _end_tidily() -> None:

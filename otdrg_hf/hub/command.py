@@ -11,7 +11,8 @@ from otdrg_hf.files import atomic_path
 from otdrg_hf.hub.dataset_card import write_dataset_card, write_phantom_card
 from otdrg_hf.hub.model_card import read_scores, write_model_card
 from otdrg_hf.hub.provenance import RECORD_FILE
-from otdrg_hf.hub.push import plan_push, push_model
+from otdrg_hf.hub.push import check_repo_id, plan_push, push_model, push_page
+from otdrg_hf.hub.space import SPACE_FILES
 
 DEFAULT_STUDIES = ("train=1000", "validation=1000", "test=1000")
 
@@ -130,6 +131,7 @@ def run_push(
     message: str = "Upload OTDRG model",
     dry_run: bool = False,
     as_json: bool = False,
+    space: str | None = None,
     **options,
 ) -> None:
     """
@@ -140,12 +142,19 @@ def run_push(
         message (`str`, *optional*): Of the commit.
         dry_run (`bool`, *optional*, defaults to `False`): Upload nothing.
         as_json (`bool`, *optional*, defaults to `False`): Print a JSON object instead of text.
+        space (`str`, *optional*): Make this Space as well, which runs the model behind the page of `otdrg app`.
     """
+    if space is not None:
+        check_repo_id(space)
     plan = plan_push(model_dir, repo_id, **options)
     if not as_json:
         print(plan.text(), flush=True)
+    if space is not None and not as_json:
+        print(f"{', '.join(SPACE_FILES)} to the Space {space}", flush=True)
     address = None if dry_run else push_model(plan, message)
+    page = None if dry_run or space is None else push_page(plan, space)
     if as_json:
-        print(json.dumps({**plan.to_dict(), "commit": address}))
+        row = {**plan.to_dict(), "commit": address}
+        print(json.dumps(row if space is None else {**row, "space": space, "space_commit": page}))
     else:
-        print("dry run: nothing was uploaded" if dry_run else address)
+        print("dry run: nothing was uploaded" if dry_run else "\n".join(filter(None, [address, page])))

@@ -12,6 +12,7 @@ from otdrg_hf.hub.card_file import CARD_FILE, is_draft
 from otdrg_hf.hub.eval_results_file import eval_results_files
 from otdrg_hf.hub.model_card import read_config
 from otdrg_hf.hub.provenance import RECORD_FILE, is_credentialed, read_stages, sources_of, transfer_line
+from otdrg_hf.hub.space import ENDPOINT_FILES, TEMPLATES, push_space
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 REQUIRED = ("config.json", "processor_config.json", "tokenizer_config.json", CARD_FILE)
@@ -80,6 +81,16 @@ class PushPlan:
         return "\n".join([*lines, *self.transfer])
 
 
+def check_repo_id(repo_id: str) -> None:
+    """Raises `ValueError` for what is not a name of a repository."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"{repo_id!r} is not a name of a repository, such as org/model: {error}") from None
+
+
 def plan_push(
     model_dir: str | os.PathLike,
     repo_id: str,
@@ -87,6 +98,7 @@ def plan_push(
     private: bool = False,
     revision: str | None = None,
     data_may_be_public: bool = False,
+    endpoint: bool = False,
 ) -> PushPlan:
     """
     Checks a model folder and lists what would go. The network is not touched.
@@ -98,19 +110,15 @@ def plan_push(
         revision (`str`, *optional*): The branch to push to; made if it is not there.
         data_may_be_public (`bool`, *optional*, defaults to `False`): The user's word that a model of data of their
             own, or of data that was not recorded, may be public.
+        endpoint (`bool`, *optional*, defaults to `False`): Add what Inference Endpoints run the model by.
 
     Raises:
         ValueError: for what must not go, in one line.
     """
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ValueError(f"{repo_id!r} is not a name of a repository, such as org/model: {error}") from None
+    check_repo_id(repo_id)
     folder = Path(model_dir)
     _refuse_datasets(folder)
-    files = upload_list(folder)
+    files = upload_list(folder) + (_endpoint_list() if endpoint else [])
     stages = read_stages(folder)
     credentialed = is_credentialed(stages)
     if credentialed and not private:
@@ -140,6 +148,14 @@ def _refuse_datasets(folder: Path) -> None:
             "from PhysioNet, and prepare it by otdrg prepare."
         )
     raise ValueError(f"{folder.name} is a dataset: otdrg push uploads models only.")
+
+
+def push_page(plan: PushPlan, space_id: str, message: str = "Upload OTDRG page") -> str:
+    """
+    Makes a Space that runs the model of a plan; private if the model is. Returns and raises as [`push_model`].
+    """
+    with _plain_errors(space_id):
+        return push_space(space_id, plan.repo_id, plan.private, message)
 
 
 def push_model(plan: PushPlan, message: str = "Upload OTDRG model") -> str:
@@ -198,6 +214,11 @@ def _open_repository(api, plan: PushPlan) -> list[str]:
         api.create_branch(plan.repo_id, branch=plan.revision, exist_ok=True)
         there = api.list_repo_files(plan.repo_id, revision=plan.revision)
     return there
+
+
+def _endpoint_list() -> list[UploadFile]:
+    paths = [TEMPLATES / "endpoint" / name for name in ENDPOINT_FILES]
+    return [UploadFile(path.name, path, path.stat().st_size) for path in paths]
 
 
 def _is_weight(name: str) -> bool:

@@ -13,6 +13,7 @@ from .guide_blocks import GUIDES, ROOT, blocks_of
 # These need more than a folder: they have tests of their own that run every block.
 ELSEWHERE = {
     "docs/evaluate.md": "tests/evaluation/test_evaluate_guide.py",
+    "docs/serve.md": "tests/serving/test_serve_guide.py",
     "docs/publish.md": "tests/hub/test_publish_guide.py",
     "docs/transformers.md": "tests/docs/test_transformers_guide.py",
 }

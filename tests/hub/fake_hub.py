@@ -36,7 +36,13 @@ class FakeHub:
             raise hub_error(RepositoryNotFoundError, 404, "Repository not found")
         return repository
 
-    def create_repo(self, repo_id, *, private, exist_ok):
+    def space_info(self, repo_id):
+        if (repository := self._call("space_info", repo_id)) is None:
+            raise hub_error(RepositoryNotFoundError, 404, "Repository not found")
+        return repository
+
+    def create_repo(self, repo_id, *, private, exist_ok, repo_type=None, space_sdk=None):
+        assert (repo_type, space_sdk) in ((None, None), ("space", "gradio"))
         assert self._call("create_repo", repo_id) is None and not exist_ok
         self.add(repo_id, private)
 
@@ -45,10 +51,10 @@ class FakeHub:
         assert exist_ok
         repository.branches.setdefault(branch, dict(repository.branches["main"]))
 
-    def list_repo_files(self, repo_id, revision=None):
+    def list_repo_files(self, repo_id, revision=None, repo_type=None):
         return list(self._call("list_repo_files", repo_id).branches[revision or "main"])
 
-    def create_commit(self, repo_id, operations, *, commit_message, revision):
+    def create_commit(self, repo_id, operations, *, commit_message, revision=None, repo_type=None):
         repository = self._call("create_commit", repo_id)
         branch = repository.branches[revision or "main"]
         for operation in operations:
