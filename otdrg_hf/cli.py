@@ -36,15 +36,27 @@ def report(
     dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")] = None,
     candidates: Annotated[int, typer.Option("--candidates", min=1, help=CANDIDATES)] = 1,
     stream: Annotated[bool, typer.Option("--stream", help="Print one image's report as it is written.")] = False,
+    sr: Annotated[Path | None, typer.Option("--sr", help="Of one DICOM image: structured report to write.")] = None,
+    sc: Annotated[Path | None, typer.Option("--sc", help="Of one DICOM image: heat maps to write, as DICOM.")] = None,
+    fhir: Annotated[Path | None, typer.Option("--fhir", help="Of one image: FHIR R4B report to write, JSON.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the report of each image, with the label states behind it."""
     from otdrg_hf.reporting.command import run_report, run_report_streaming
 
+    if stream and (sr or sc or fhir):
+        raise ValueError("--stream writes no --sr, --sc or --fhir.")
     if stream and (len(images) > 1 or output or as_json or candidates > 1):
         raise ValueError("--stream prints the text of one image, without -o, --json and --candidates.")
     if stream:
         failures = run_report_streaming(images[0], model, device, dtype, max_new_tokens)
+    elif sr or sc or fhir:
+        from otdrg_hf.hospital.command import run_documents
+
+        if output:
+            raise ValueError("--sr, --sc and --fhir are of one image, without -o.")
+        options = {"max_new_tokens": max_new_tokens, "candidates": candidates}
+        failures = run_documents(images, sr, sc, fhir, model, device, dtype, as_json, **options)
     else:
         options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "candidates": candidates}
         failures = run_report(images, output, model, device, dtype, as_json, **options)

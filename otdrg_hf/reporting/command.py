@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -40,7 +40,7 @@ def run_report(
     files, name = find_images(images), model_name(model)
     if output is None:
         answers = report_image_files(load_reporter(model, device, dtype), files, name, **options)
-        return _print_all(answers, as_json)
+        return print_answers(answers, as_json)
     with ResultsFile(output, "image", check=lambda row: _check_model(row, name)) as results:
         _check_names(files)
         remaining = [file for file in files if file.name not in results.finished]
@@ -92,7 +92,8 @@ def _check_names(files: Sequence[FoundImage]) -> None:
         )
 
 
-def _print_all(answers: Iterator[dict], as_json: bool) -> int:
+def print_answers(answers: Iterable[dict], as_json: bool) -> int:
+    """Prints answers as they come, as text or JSON lines; gives how many images could not be read."""
     failures = 0
     for answer in answers:
         failures += "error" in answer

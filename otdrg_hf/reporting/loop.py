@@ -112,6 +112,7 @@ def report_image_files(
     candidates: int = 1,
     streamer: "BaseStreamer | None" = None,
     finished: int = 0,
+    evidence: bool = False,
 ) -> Generator[dict, None, None]:
     """
     Reports each image file as a study of one view.
@@ -120,7 +121,7 @@ def report_image_files(
         report ([`Pipeline`]): As of [`load_reporter`].
         files (`Sequence[FoundImage]`): As of [`find_images`]; read as they are needed.
         model (`str`): The name of the model in the answers.
-        batch_size, max_new_tokens, candidates, streamer, finished: As of [`report_studies`].
+        batch_size, max_new_tokens, candidates, streamer, finished, evidence: As of [`report_studies`].
 
     Yields:
         `dict`: `image` (the file's name) and `error`, or `image`, `model` and what the pipeline answers, as
@@ -134,6 +135,7 @@ def report_image_files(
         max_new_tokens=max_new_tokens,
         candidates=candidates,
         streamer=streamer,
+        evidence=evidence,
         description=None if total == 1 else "Reporting",
         unit="image",
         total=total,
