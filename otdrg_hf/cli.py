@@ -64,6 +64,33 @@ def report(
 
 
 @app.command()
+def watch(
+    folder: Annotated[Path | None, typer.Option("--folder", help="Watch this folder for DICOM files.")] = None,
+    dicomweb: Annotated[
+        str | None, typer.Option("--dicomweb", help="URL of a PACS to watch; with --folder, to store reports in.")
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", help="dicomweb or a folder. Default: the PACS watched, or ./otdrg_reports for a folder."),
+    ] = None,
+    ledger: Annotated[
+        Path | None, typer.Option("--ledger", help="What was stored. Default: otdrg_watch.jsonl with the reports.")
+    ] = None,
+    model: ModelOption = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
+    since: Annotated[str | None, typer.Option("--since", help="Of a PACS: studies from this day on, YYYYMMDD.")] = None,
+    interval: Annotated[float, typer.Option("--interval", min=0.1, help="Seconds between two looks.")] = 10.0,
+    once: Annotated[bool, typer.Option("--once", help="Report what is there, then end.")] = False,
+    max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", min=1, help="Bound on a report's length.")] = 256,
+) -> None:
+    """Report new radiographs of a folder or PACS as DICOM structured reports, each once, until interrupted."""
+    from otdrg_hf.hospital.command import run_watch
+
+    options = {"since": since, "interval": interval, "once": once, "max_new_tokens": max_new_tokens}
+    raise typer.Exit(1 if run_watch(folder, dicomweb, out, ledger, model, device, **options) else 0)
+
+
+@app.command()
 def demo(
     images: Annotated[list[str] | None, typer.Argument(metavar="[IMAGE]...", help="Images to report as well.")] = None,
     output_dir: Annotated[Path, typer.Option("--output_dir", help="For pictures and demo.json.")] = Path("demo_output"),

@@ -1,4 +1,4 @@
-"""What a hospital's systems take: DICOM structured reports, heat maps as secondary captures, FHIR, a watch on a PACS."""
+"""What a hospital's systems take: structured reports, secondary captures, FHIR; and a watch on a folder or PACS."""
 
 RESEARCH_USE = "Research use only. Not a medical device, not for clinical use."
 MANUFACTURER = "otdrg-hf"

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 _UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _TEXTS = {"PatientID": 64, "IssuerOfPatientID": 64, "StudyID": 16, "AccessionNumber": 16, "StudyDescription": 64}
+_TEXTS |= {"Manufacturer": 64}  # only to know documents of our own
 _NAMES = ("PatientName", "ReferringPhysicianName")
 _DATES, _TIMES = ("PatientBirthDate", "StudyDate"), ("StudyTime",)
 _SIZES = ("Rows", "Columns")
 _READ = [*_UIDS, *_TEXTS, *_NAMES, *_DATES, *_TIMES, *_SIZES, "PatientSex", "Modality", "PixelData"]
+_TALKATIVE = ("highdicom", "dicomweb_client", "urllib3")  # pydicom is silenced by NO_QUOTES
 _UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+", re.ASCII)
 _TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?", re.ASCII)
 NOT_DICOM = "not a DICOM file, and a DICOM document needs a DICOM source"
@@ -33,8 +35,8 @@ def read_source(file: str | os.PathLike | bytes) -> "Dataset":
     The identity of a DICOM image: its UIDs, its size, and what a document of the same patient and study repeats.
 
     Every value is rebuilt: names and texts keep their printable characters only, without backslashes, at the length
-    that DICOM allows; a date, time or sex that is not one is empty. What the documents hold is thus well-formed, whatever
-    the header holds.
+    that DICOM allows; a date, time or sex that is not one is empty. What the documents hold is thus well-formed,
+    whatever the header holds.
 
     Args:
         file (`str`, `os.PathLike` or `bytes`): A path, or the content of a file.
@@ -45,7 +47,7 @@ def read_source(file: str | os.PathLike | bytes) -> "Dataset":
     require("pydicom", extra="hospital")
     import pydicom
 
-    content = file if isinstance(file, bytes) else _content(file)
+    content = file if isinstance(file, bytes) else read_content(file)
     if not is_dicom(content[:132]):
         raise ValueError(f"{NOT_DICOM}.")
     with header_kept("the DICOM header is damaged"):
@@ -56,21 +58,32 @@ def read_source(file: str | os.PathLike | bytes) -> "Dataset":
 @contextmanager
 def header_kept(otherwise: str) -> Iterator[None]:
     """Keeps the header that a block handles out of warnings, logs and errors, which become the line `otherwise`."""
-    logger = logging.getLogger("highdicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
     try:
-        with NO_QUOTES:
+        with silenced():
             yield
     except DicomFault as fault:
         raise ValueError(f"{fault}.") from None
     except Exception:  # pydicom and highdicom raise almost anything, and quote what they read
         raise ValueError(f"{otherwise}.") from None
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Keeps warnings and logs of the libraries that handle headers, which quote them, to itself."""
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        with NO_QUOTES:
+            yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
-def _content(path: str | os.PathLike) -> bytes:
+def read_content(path: str | os.PathLike) -> bytes:
+    """The content of a file, which is not larger than a radiograph can be."""
     with open(path, "rb") as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
@@ -119,7 +132,7 @@ def _first(raw: "Dataset", keyword: str) -> str:
 
 
 def _text(value: str) -> str:
-    """Printable characters: no line breaks, escapes or marks that turn the direction, and no backslash, which separates."""
+    """Printable characters: no line breaks, escapes or direction marks, and no backslash, which separates values."""
     spaced = " ".join(value.split())
     return "".join(character for character in spaced if character.isprintable() and character != "\\").strip()
 

@@ -1,4 +1,4 @@
-"""A structured report is read back as what it was made of, belongs to its image's study, and takes nothing else along."""
+"""A structured report is read back as what it was made of, and belongs to the study of its image."""
 
 import io
 import shutil
