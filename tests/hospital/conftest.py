@@ -11,8 +11,6 @@ from otdrg_hf.cli import main
 from otdrg_hf.hospital.structured_report import Algorithm
 from tests.support.dicom_files import SECRETS, make_dicom
 
-pytest.importorskip("highdicom", reason="the hospital's documents need otdrg-hf[hospital]")
-
 ALGORITHM = Algorithm("OTDRG tiny", "0 0123")
 OUTSIDE = [value for value in SECRETS.values()] + ["Roentgen", "Anna"]
 

@@ -10,6 +10,8 @@ from otdrg_hf.hospital.fhir import diagnostic_report
 
 from .conftest import ALGORITHM, OUTSIDE, radiograph
 
+pytest.importorskip("highdicom", reason="needs otdrg-hf[hospital]")
+
 
 @pytest.fixture
 def image(tmp_path):
@@ -64,6 +66,7 @@ def test_an_image_that_cannot_be_read_leaves_nothing(otdrg, folder, image, tmp_p
 
 
 def test_fhir(answer):
+    pytest.importorskip("fhir.resources")
     from fhir.resources.R4B.diagnosticreport import DiagnosticReport
 
     resource = json.loads(json.dumps(diagnostic_report(answer, ALGORITHM)))

@@ -16,6 +16,8 @@ from otdrg_hf.hospital.structured_report import structured_report
 
 from .conftest import ALGORITHM, radiograph
 
+pytest.importorskip("highdicom", reason="needs otdrg-hf[hospital]")
+
 MARK = "zzSECRETzz"
 NAMES = ["Müller^Jörg", "Yamada^Tarou=山田^太郎=やまだ^たろう", "Wang^XiaoDong", "O'Brien^Seán^^Dr", "^", ""]
 ODD = [

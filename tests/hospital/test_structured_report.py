@@ -7,7 +7,6 @@ import subprocess
 import numpy as np
 import pydicom
 import pytest
-from highdicom.sr import srread
 from pydicom.sr.codedict import codes
 
 from otdrg_hf.hospital import RESEARCH_USE
@@ -19,6 +18,8 @@ from otdrg_hf.labeling import LABELS
 
 from .conftest import ALGORITHM, radiograph
 
+pytest.importorskip("highdicom", reason="needs otdrg-hf[hospital]")
+
 COPIED = ("PatientName", "PatientID", "PatientBirthDate", "StudyInstanceUID", "StudyDate", "AccessionNumber")
 
 
@@ -27,6 +28,8 @@ def document(answer, tmp_path_factory):
     """A report as it comes back from a file, and the file."""
     path = tmp_path_factory.mktemp("sr") / "report.dcm"
     structured_report(answer, [read_source(radiograph())], ALGORITHM).save_as(path, enforce_file_format=True)
+    from highdicom.sr import srread
+
     return srread(path), path
 
 

@@ -18,6 +18,8 @@ from otdrg_hf.reporting.results_file import ResultsFile
 
 from .conftest import ALGORITHM, OUTSIDE, radiograph
 
+pytest.importorskip("highdicom", reason="needs otdrg-hf[hospital]")
+
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
