@@ -19,6 +19,10 @@ TIMEOUT = 60.0
 class PacsUnavailable(Exception):
     """The server did not answer, or not as it should: the same request may succeed later."""
 
+    def __init__(self, reason: str, answered: bool = False):
+        super().__init__(reason)
+        self.answered = answered
+
 
 class PacsRefused(ValueError):
     """The server does not have an image, or does not take a report; it would not the next time either."""
@@ -62,16 +66,23 @@ class DicomwebInbox:
     def images(self) -> Iterator["PacsImage"]:
         """Those that are new since the last round; [`PacsUnavailable`] ends a round early."""
         for modality in MODALITIES:
-            offset = 0
-            while page := self._page(modality, offset):
-                for row in page:
-                    uids = tuple(_value(row, tag) for tag in ("0020000D", "0020000E", "00080018"))
-                    if uids not in self._seen and all(uids):
-                        yield PacsImage(self._client, *uids)
-                        self._seen.add(uids)
-                offset += len(page)
-                if len(page) < PAGE:
-                    break
+            for uids in self._instances(modality):
+                if uids not in self._seen:
+                    yield PacsImage(self._client, *uids)
+                    self._seen.add(uids)
+
+    def _instances(self, modality: str) -> Iterator[tuple[str, str, str]]:
+        """UIDs of study, series and instance; each once, also where a server does not know pages."""
+        found: dict[tuple[str, str, str], None] = {}
+        before = -1
+        while before < len(found):
+            before = len(found)
+            page = [_uids(row) for row in self._page(modality, before)]
+            new = [uids for uids in dict.fromkeys(page) if uids not in found]
+            found |= dict.fromkeys(new)
+            yield from (uids for uids in new if all(uids))
+            if len(page) < PAGE:
+                return
 
     def _page(self, modality: str, offset: int) -> list[dict]:
         filters = {"Modality": modality, **self._filters}
@@ -131,11 +142,14 @@ def _ask(request: Callable[[], Any], refused: Collection[int] = (), refusal: str
         except RequestException as error:
             status = None if error.response is None else error.response.status_code
         except Exception:  # of an answer that is not DICOM JSON or multipart
-            raise PacsUnavailable("it answers what is not DICOMweb") from None
+            raise PacsUnavailable("it answers what is not DICOMweb", answered=True) from None
     if status in refused:
         raise PacsRefused(f"{refusal} (HTTP {status}).")
-    raise PacsUnavailable("it cannot be reached" if status is None else f"HTTP {status}")
+    raise PacsUnavailable("it cannot be reached" if status is None else f"HTTP {status}", status is not None)
 
 
-def _value(row: dict, tag: str) -> str:
-    return str(next(iter(row.get(tag, {}).get("Value", ())), ""))
+def _uids(row: dict) -> tuple[str, str, str]:
+    study, series, instance = (
+        str(next(iter(row.get(tag, {}).get("Value", ())), "")) for tag in ("0020000D", "0020000E", "00080018")
+    )
+    return study, series, instance

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from transformers import Pipeline
 
 
+_PATIENCE = 8
+
+
 class Image(Protocol):
     """An image that may be a radiograph."""
 
@@ -98,19 +101,21 @@ class Watch:
         return int(not stored)
 
     def _document(self, uid: str, source: "Dataset", content: bytes) -> "Dataset":
-        picture = load_radiograph(content)
+        picture = load_radiograph(content, "image")
         [answer] = report_studies(self._report, [picture], evidence=True, description=None, **self._options)
         if "error" in answer:
             raise ValueError(answer["error"])
         return structured_report(answer, [source], self._algorithm, uid)
 
     def _patiently(self, request: Callable):
-        """The result of a request, made again until the PACS answers."""
+        """The result of a request, made again until the PACS can be reached and, some times, until it answers well."""
         failures = 0
         while True:
             try:
                 return request()
             except PacsUnavailable as error:
                 failures += 1
+                if error.answered and failures > _PATIENCE:  # it is there, but something is wrong with this image
+                    raise ValueError(f"the PACS does not answer as it should: {error}.") from None
                 self._say(f"Waiting for the PACS: {error}.")
                 self._wait(failures)

@@ -181,6 +181,20 @@ def test_a_pacs_that_goes_away(make_watch, tmp_path):
     assert "Waiting for the PACS: it cannot be reached." in lines
 
 
+def test_a_pacs_that_fails_on_one(make_watch, tmp_path):
+    class Faulty(FolderOutbox):
+        def has(self, report, source):
+            if source.StudyInstanceUID.endswith("77.2.1"):
+                raise PacsUnavailable("HTTP 500", answered=True)
+            return super().has(report, source)
+
+    lines = []
+    with make_watch(lines=lines, box=Faulty(tmp_path / "out")) as watch:
+        assert watch.round() == (4, 1)
+    assert lines.count("Waiting for the PACS: HTTP 500.") == 8
+    assert "An image was not reported: the PACS does not answer as it should: HTTP 500." in lines
+
+
 def test_a_pacs_that_refuses_one(make_watch, tmp_path):
     class Choosy(FolderOutbox):
         def store(self, document):
