@@ -21,6 +21,7 @@ class Coded(NamedTuple):
 
 
 SITES = {"lung": Coded("39607008", "SCT", "Lung")}
+NOTHING_PRESENT = Coded("NONE-PRESENT", OWN_SCHEME, "No label is positive or uncertain")
 STATE_CODES = {
     "positive": Coded("52101004", "SCT", "Present"),
     "negative": Coded("2667000", "SCT", "Absent"),

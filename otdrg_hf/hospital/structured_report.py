@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from otdrg_hf.extras import require
 from otdrg_hf.hospital import MANUFACTURER, RESEARCH_USE
-from otdrg_hf.hospital.codes import OWN_SCHEME, SITES, STATE_CODES, Coded, label_code
+from otdrg_hf.hospital.codes import NOTHING_PRESENT, OWN_SCHEME, SITES, STATE_CODES, Coded, label_code
 from otdrg_hf.hospital.regions import outline
 from otdrg_hf.hospital.source import header_kept
 from otdrg_hf.reporting.review import PRESENT
@@ -113,7 +113,7 @@ def _content(answer: dict, sources, algorithm: Algorithm):
             observer_device_context=sr.ObserverContext(codes.DCM.Device, device),
         ),
         procedure_reported=sr.CodedConcept("399208008", "SCT", "Plain chest X-ray"),
-        imaging_measurements=groups or None,
+        imaging_measurements=groups or [_nothing_present(sources, identification)],
         title=codes.DCM.ImagingMeasurementReport,
     )
     texts = [(codes.DCM.Finding, answer["generated_text"]), (codes.DCM.Comment, RESEARCH_USE)]
@@ -143,9 +143,26 @@ def _finding(finding: dict, heat, sources, identification):
     }
     region = None if finding["label"] == "No Finding" else _region(heat, sources)
     if region is None:
-        images = [sr.SourceImageForMeasurementGroup(view.SOPClassUID, view.SOPInstanceUID) for view in sources]
-        return sr.MeasurementsAndQualitativeEvaluations(source_images=images, **shared)
+        return sr.MeasurementsAndQualitativeEvaluations(source_images=_images(sources), **shared)
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=region, **shared)
+
+
+def _nothing_present(sources, identification):
+    """The group of a study in which no label is present: the template wants one at least."""
+    from highdicom import sr
+
+    return sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(identifier=NOTHING_PRESENT.meaning),
+        finding_type=_concept(NOTHING_PRESENT),
+        algorithm_id=identification,
+        source_images=_images(sources),
+    )
+
+
+def _images(sources):
+    from highdicom import sr
+
+    return [sr.SourceImageForMeasurementGroup(view.SOPClassUID, view.SOPInstanceUID) for view in sources]
 
 
 def _region(heat, sources):

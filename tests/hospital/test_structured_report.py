@@ -33,6 +33,14 @@ def document(answer, tmp_path_factory):
     return srread(path), path
 
 
+def read_back(document):
+    from highdicom.sr import srread
+
+    buffer = io.BytesIO()
+    document.save_as(buffer, enforce_file_format=True)
+    return srread(io.BytesIO(buffer.getvalue()))
+
+
 def texts_of(document) -> list[str]:
     return [item.TextValue for item in document.ContentSequence if item.ValueType == "TEXT"]
 
@@ -91,16 +99,20 @@ def test_dsrdump_reads_it(document):
 @pytest.mark.parametrize("findings", [[], [{"label": "No Finding", "state": "positive", "score": 0.9}]])
 def test_nothing_found(findings, answer):
     empty = {**answer, "findings": findings, "evidence": {"No Finding": [np.ones((60, 50), np.float32)]}}
-    report = structured_report(empty, [read_source(radiograph())], ALGORITHM)
+    report = read_back(structured_report(empty, [read_source(radiograph())], ALGORITHM))
     assert report.content.get_planar_roi_measurement_groups() == []
-    assert len(report.content.get_image_measurement_groups()) == len(findings)
+    [group] = report.content.get_image_measurement_groups()
+    assert group.finding_type.meaning == (
+        "No abnormality detected" if findings else "No label is positive or uncertain"
+    )
+    assert len(group.get_qualitative_evaluations()) == len(findings)
 
 
 def test_two_views_and_the_region_in_the_one_that_shows_it(answer):
     lateral = radiograph(SOPInstanceUID="1.2.3.4")
     heat = {label: [maps[0] * 0.4, maps[0]] for label, maps in answer["evidence"].items()}
     sources = [read_source(radiograph()), read_source(lateral)]
-    report = structured_report({**answer, "evidence": heat}, sources, ALGORITHM)
+    report = read_back(structured_report({**answer, "evidence": heat}, sources, ALGORITHM))
     for group in report.content.get_planar_roi_measurement_groups():
         assert group.roi.ContentSequence[0].referenced_sop_instance_uid == "1.2.3.4"
     with pytest.raises(ValueError, match="of one study of one patient"):
