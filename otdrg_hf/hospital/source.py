@@ -96,7 +96,7 @@ def _cleaned(raw: "Dataset") -> "Dataset":
 
     data = Dataset()
     for keyword in _UIDS:
-        uid = _first(raw, keyword).strip(" \0")
+        uid = _first(raw, keyword, alone=True).strip(" \0")
         if not _UID.fullmatch(uid) or len(uid) > 64:
             raise DicomFault(f"the DICOM element {keyword} is missing or is not a UID")
         setattr(data, keyword, uid)
@@ -120,12 +120,12 @@ def _cleaned(raw: "Dataset") -> "Dataset":
     return data
 
 
-def _first(raw: "Dataset", keyword: str) -> str:
-    """The first value of an element as text; empty where there is none, or none that can be read."""
+def _first(raw: "Dataset", keyword: str, alone: bool = False) -> str:
+    """The first value of an element as text, or the only one; empty where there is none, or none that can be read."""
     try:
         value = raw.get(keyword)
         if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue":
-            value = value[0] if len(value) else ""
+            value = "" if alone or not value else value[0]
         return "" if value is None else str(value)
     except Exception:  # pydicom raises almost anything
         return ""
