@@ -48,11 +48,16 @@ def report(
     refuse_unfamiliar: Annotated[
         bool, typer.Option("--refuse_unfamiliar", help="Leave out images unlike those the model was trained on.")
     ] = False,
+    sr: Annotated[Path | None, typer.Option("--sr", help="Of one DICOM image: structured report to write.")] = None,
+    sc: Annotated[Path | None, typer.Option("--sc", help="Of one DICOM image: heat maps to write, as DICOM.")] = None,
+    fhir: Annotated[Path | None, typer.Option("--fhir", help="Of one image: FHIR R4B report to write, JSON.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the report of each image, with the label states behind it."""
     from otdrg_hf.reporting.command import run_report, run_report_streaming
 
+    if stream and (sr or sc or fhir):
+        raise ValueError("--stream writes no --sr, --sc or --fhir.")
     if stream and (len(images) > 1 or output or as_json or candidates > 1):
         raise ValueError("--stream prints the text of one image, without -o, --json and --candidates.")
     if stream and refuse_unfamiliar:
@@ -60,12 +65,47 @@ def report(
     if stream:
         drafts = {"begins_with": begins_with, "impression_of": impression_of}
         failures = run_report_streaming(images[0], model, device, dtype, max_new_tokens, operating_point, **drafts)
+    elif sr or sc or fhir:
+        from otdrg_hf.hospital.command import run_documents
+
+        if output:
+            raise ValueError("--sr, --sc and --fhir are of one image, without -o.")
+        options = {"max_new_tokens": max_new_tokens, "candidates": candidates, "operating_point": operating_point}
+        options |= {"begins_with": begins_with, "impression_of": impression_of, "refuse_unfamiliar": refuse_unfamiliar}
+        failures = run_documents(images, sr, sc, fhir, model, device, dtype, as_json, **options)
     else:
         options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "candidates": candidates}
         options |= {"begins_with": begins_with, "impression_of": impression_of, "operating_point": operating_point}
         options |= {"refuse_unfamiliar": refuse_unfamiliar}
         failures = run_report(images, output, model, device, dtype, as_json, **options)
     raise typer.Exit(1 if failures else 0)
+
+
+@app.command()
+def watch(
+    folder: Annotated[Path | None, typer.Option("--folder", help="Watch this folder for DICOM files.")] = None,
+    dicomweb: Annotated[
+        str | None, typer.Option("--dicomweb", help="URL of a PACS to watch; with --folder, to store reports in.")
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", help="dicomweb or a folder. Default: the PACS watched, or ./otdrg_reports for a folder."),
+    ] = None,
+    ledger: Annotated[
+        Path | None, typer.Option("--ledger", help="What was stored. Default: otdrg_watch.jsonl with the reports.")
+    ] = None,
+    model: ModelOption = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
+    since: Annotated[str | None, typer.Option("--since", help="Of a PACS: studies from this day on, YYYYMMDD.")] = None,
+    interval: Annotated[float, typer.Option("--interval", min=0.1, help="Seconds between two looks.")] = 10.0,
+    once: Annotated[bool, typer.Option("--once", help="Report what is there, then end.")] = False,
+    max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", min=1, help="Bound on a report's length.")] = 256,
+) -> None:
+    """Report new radiographs of a folder or PACS as DICOM structured reports, each once, until interrupted."""
+    from otdrg_hf.hospital.command import run_watch
+
+    options = {"since": since, "interval": interval, "once": once, "max_new_tokens": max_new_tokens}
+    raise typer.Exit(1 if run_watch(folder, dicomweb, out, ledger, model, device, **options) else 0)
 
 
 @app.command()

@@ -105,7 +105,7 @@ class DicomImageFile(ImageFile.ImageFile):
         name = os.path.basename(os.fsdecode(self.filename))
         of_image = f"image {name!r}: " if name else ""
         try:
-            with _NO_QUOTES:
+            with NO_QUOTES:
                 yield
         except DicomFault as fault:
             raise ValueError(f"{of_image}{fault}.") from None
@@ -129,7 +129,7 @@ class _NoQuotes(logging.Filter):
                 logging.getLogger("pydicom").addFilter(self)
                 self._filters = warnings.catch_warnings()
                 self._filters.__enter__()
-                warnings.filterwarnings("ignore", module=r"pydicom|PIL|otdrg_hf\.images")
+                warnings.filterwarnings("ignore", module=r"pydicom|highdicom|PIL|otdrg_hf\.(images|hospital)")
             self._readers += 1
 
     def __exit__(self, *error):
@@ -143,7 +143,7 @@ class _NoQuotes(logging.Filter):
         return not getattr(self._here, "reading", False)
 
 
-_NO_QUOTES = _NoQuotes()
+NO_QUOTES = _NoQuotes()
 
 
 # Views
@@ -166,7 +166,7 @@ def view_in_file(path: str) -> str:
     import pydicom
 
     try:
-        with _NO_QUOTES:
+        with NO_QUOTES:
             return file_view(pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_VIEW_ELEMENTS))
     except Exception:  # pydicom raises almost anything; loading the image will say what is wrong
         return "unknown"
@@ -189,12 +189,12 @@ def _parsed(content: bytes):
     if len(content) > MAX_BYTES:
         raise DicomFault(_TOO_LARGE)
     pydicom = _pydicom()
-    content = _inflated(content).replace(*_FRAGMENTS_UNKNOWN, 1)
+    content = inflated(content).replace(*_FRAGMENTS_UNKNOWN, 1)
     data = pydicom.dcmread(io.BytesIO(content), force=True, specific_tags=READ_ELEMENTS)
     return data, _transfer_syntax(data, pydicom)
 
 
-def _inflated(content: bytes) -> bytes:
+def inflated(content: bytes) -> bytes:
     """A deflated file may unpack to a thousand times its size; pydicom would not stop."""
     start = 144 + int.from_bytes(content[140:144], "little")
     if content[132:138] == b"\x02\x00\x00\x00UL" and _DEFLATED.encode() in content[144:start]:

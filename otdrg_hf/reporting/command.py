@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -50,7 +50,7 @@ def run_report(
     if output is None:
         report = load_reporter(model, device, dtype)
         answers = report_image_files(report, files, name, refuse_unfamiliar=refuse_unfamiliar, **options)
-        return _print_all(answers, as_json)
+        return print_answers(answers, as_json)
     with ResultsFile(output, "image", check=lambda row: _check_run(row, name, point)) as results:
         _check_names(files)
         remaining = [file for file in files if file.name not in results.finished]
@@ -138,7 +138,8 @@ def _check_names(files: Sequence[FoundImage]) -> None:
         )
 
 
-def _print_all(answers: Iterator[dict], as_json: bool) -> int:
+def print_answers(answers: Iterable[dict], as_json: bool) -> int:
+    """Prints answers as they come, as text or JSON lines; gives how many images could not be read."""
     failures = 0
     for answer in answers:
         failures += "error" in answer

@@ -143,6 +143,7 @@ def report_image_files(
     begins_with: str | None = None,
     impression_of: str | None = None,
     refuse_unfamiliar: bool = False,
+    evidence: bool = False,
 ) -> Generator[dict, None, None]:
     """
     Reports each image file as a study of one view.
@@ -152,7 +153,7 @@ def report_image_files(
         files (`Sequence[FoundImage]`): As of [`find_images`]; read as they are needed.
         model (`str`): The name of the model in the answers.
         batch_size, max_new_tokens, candidates, streamer, finished, begins_with, impression_of,
-            operating_point: As of [`report_studies`].
+            operating_point, evidence: As of [`report_studies`].
         refuse_unfamiliar (`bool`, *optional*, defaults to `False`): Leave out the report of an image that is unlike
             the training images.
 
@@ -180,6 +181,7 @@ def report_image_files(
         sentences=None,
         begins_with=begins_with,
         impression_of=impression_of,
+        evidence=evidence,
         description=None if total == 1 else "Reporting",
         unit="image",
         total=total,

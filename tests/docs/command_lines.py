@@ -1,5 +1,6 @@
 """Runs the command lines of the guides in this process, on few studies and tiny models."""
 
+import importlib.util
 import re
 import shlex
 import sys
@@ -18,14 +19,19 @@ NOT_RUN = {
     r"git clone": "needs the network",
     r"hf auth login": "needs an account",
     r"ssh -L": "needs a second machine",
+    r"otdrg watch .*--dicomweb": "needs a PACS",
+    r"dsrdump": "comes with DCMTK",
     r"python tests/benchmarks/\w+\.py": "measures: takes minutes",
 }
+if importlib.util.find_spec("highdicom") is None:
+    NOT_RUN[r"otdrg (watch|report .*--(sr|sc|fhir))\b"] = "needs otdrg-hf[hospital]"
 # Added to a command, whose later options win.
 SMALLER = {
     "otdrg report": "--max_new_tokens 8",
     "otdrg demo": "--num_studies 2",
     "otdrg evaluate": "--num_bootstrap 20 --max_new_tokens 8",
     "otdrg rexrank": "--max_new_tokens 8",
+    "otdrg watch": "--once --max_new_tokens 8",
     "otdrg prepare": "--num_proc 1 --image_size 64",
 }
 TRAINING = (

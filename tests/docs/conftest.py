@@ -54,6 +54,10 @@ def _films() -> None:
     Image.fromarray(second).save("films/more/b.png")
     for name in ("lateral.dcm", "film.dcm", "chest.dcm", "films/more/c.dcm"):
         Path(name).write_bytes(make_dicom(third, ViewPosition="LL"))
+    Path("incoming").mkdir()
+    uids = {f"{level}InstanceUID": f"1.2.826.0.1.3680043.8.498.{n}" for n, level in enumerate(("Study", "Series"), 2)}
+    for name in ("radiograph.dcm", "incoming/1.dcm"):
+        Path(name).write_bytes(make_dicom(third, **uids))
     _studies("my_studies", "data/mine")
 
 
