@@ -64,12 +64,6 @@ def resolve_states(disease_labels: torch.Tensor | None, predicted: torch.Tensor,
     return _with_no_finding(states, ~given, config)
 
 
-def positive_findings(states: torch.Tensor, config: OTDRGConfig) -> torch.Tensor:
-    """Where a label other than No Finding is positive, `[B, m]` -> bool `[B, m]`."""
-    labels = [index for index, name in enumerate(config.label_names) if name != config.no_finding_label]
-    return (states == POSITIVE) & _mask(labels, states)
-
-
 def shown_states(states: torch.Tensor, config: OTDRGConfig) -> torch.Tensor:
     """
     The states whose phrases the LLM is shown, `[B, m]` -> `[B, m]`.

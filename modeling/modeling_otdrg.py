@@ -34,7 +34,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .backbones_otdrg import build_tower, load_magnitudes, model_from_backbones, spare_projectors, warn_of_attention
 from .configuration_otdrg import OTDRGConfig
-from .disease_states_otdrg import POSITIVE, positive_findings, predict_states, resolve_states, shown_states
+from .disease_states_otdrg import POSITIVE, predict_states, resolve_states, shown_states
 from .layers_otdrg import (
     Alignment,
     DiseaseHead,
@@ -363,7 +363,7 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
                 Features of the vision encoder, which then is not run: instead of `pixel_values`.
             positive_thresholds (`Sequence[float]`, *optional*):
                 Of an operating point (see [`thresholds_at`]): the states follow from these thresholds instead of those
-                of the configuration; what they change, and what is positive, counts as an override.
+                of the configuration; what they change counts as an override.
             kwargs: Of the vision encoder, such as `output_hidden_states` and `output_attentions`.
 
         Raises:
@@ -443,10 +443,8 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
             predicted if positive_thresholds is None else predict_states(logits, self.config, positive_thresholds)
         )
         states = resolve_states(disease_labels, at_point, self.config)
+        # Only what differs: an override shows nothing of the image, so that the LLM would have to guess the side.
         differ = states != predicted
-        if positive_thresholds is not None:
-            # The LLM hedges what it sees little of; at an operating point it takes the positive findings at their word.
-            differ = differ | positive_findings(states, self.config)
         return states, differ if overridden is None else differ | overridden.to(differ.device)
 
     def fuse(self, seen: Seen, states: torch.Tensor, overridden: torch.Tensor) -> OTDRGStudyFeatures:

@@ -113,8 +113,8 @@ class RadiologyReportPipeline(Pipeline):
             operating_point (`str` or `dict`, *optional*):
                 What to choose between missing and overcalling: `"balanced"` (the thresholds as without a point),
                 `"sensitive"`, `"specific"`, `{"recall": 0.95}`, `{"precision": 0.9}`, or one of these by label, as in
-                `{"Pneumothorax": {"recall": 0.95}}` (see [`thresholds_at`]). The report takes positive findings at
-                their word: it is a revision of the one without a point, which takes as long again. What a label cannot
+                `{"Pneumothorax": {"recall": 0.95}}` (see [`thresholds_at`]). Where states differ from those without a
+                point, the report is a revision of the one without, which takes as long again. What a label cannot
                 reach is warned of once, and in the answer.
             max_new_tokens (`int`, *optional*, defaults to 256):
                 Bound on the length of the report, in tokens. It is lowered, with a warning, to what the prompt leaves
