@@ -50,6 +50,7 @@ demo-checkpoint: $(VENV)/.dev
 	$(BIN)/accelerate launch --config_file training/accelerate/cpu.yaml training/sft.py --config training/recipes/phantom_align.yaml
 	$(BIN)/accelerate launch --config_file training/accelerate/cpu.yaml training/sft.py --config training/recipes/phantom_finetune.yaml
 	$(BIN)/python -m otdrg_hf.demo.export outputs/phantom_finetune otdrg_hf/demo/checkpoint
+	$(BIN)/otdrg calibrate otdrg_hf/demo/checkpoint --dataset phantom --num_studies 2000
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from otdrg_hf.calibrating.input_statistics import add_input_statistics
 from otdrg_hf.data.phantom import PHANTOM_NAMES
 from otdrg_hf.data.schema import INPUT_COLUMNS, split_name
 from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
@@ -19,6 +18,7 @@ from otdrg_hf.reporting.loading import load_reporter, plain_name
 from otdrg_hf.reporting.split import phantom_size
 from otdrg_hf.training.calibration import config_file, fit_decisions, write_fields
 from otdrg_hf.training.decisions import ERROR_RATE, check_error_rate, set_coverage
+from otdrg_hf.training.input_statistics import add_input_statistics
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from otdrg_hf.calibrating.input_statistics import add_input_statistics
 from otdrg_hf.files import write_json
 from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
 from otdrg_hf.modeling.disease_states_otdrg import POSITIVE, positive_log_odds
 from otdrg_hf.training.decisions import ERROR_RATE, conformal_thresholds, operating_curves
+from otdrg_hf.training.input_statistics import add_input_statistics
 
 if TYPE_CHECKING:
     from datasets import Dataset

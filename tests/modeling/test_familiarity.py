@@ -12,7 +12,6 @@ from PIL import Image, ImageFilter
 from transformers import pipeline
 
 from otdrg_hf import OTDRGConfig
-from otdrg_hf.calibrating.input_statistics import add_input_statistics
 from otdrg_hf.modeling.familiarity_otdrg import (
     InputStatistics,
     Inspection,
@@ -20,6 +19,7 @@ from otdrg_hf.modeling.familiarity_otdrg import (
     describe_sharpness,
     study_inspection,
 )
+from otdrg_hf.training.input_statistics import add_input_statistics
 from tests.support.other_images import ALTERED, DRAWN, chest, chest_studies
 from tests.support.tiny_models import make_model, make_processor
 

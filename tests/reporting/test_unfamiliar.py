@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from otdrg_hf.calibrating.input_statistics import add_input_statistics
 from otdrg_hf.cli import main
 from otdrg_hf.images.finding import find_images
 from otdrg_hf.reporting import REPORT_SCHEMA, load_reporter, report_image_files
+from otdrg_hf.training.input_statistics import add_input_statistics
 from tests.support.other_images import DRAWN, chest, chest_studies
 from tests.support.tiny_models import make_model, make_processor
 

@@ -6,8 +6,8 @@ import pytest
 from tiny_runs import LORA, train
 from tiny_training import write_study_folder
 
-from otdrg_hf.calibrating import input_statistics
 from otdrg_hf.modeling.familiarity_otdrg import InputStatistics
+from otdrg_hf.training import input_statistics
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.covariance import ledoit_wolf
 
-from otdrg_hf.calibrating import input_statistics
-from otdrg_hf.calibrating.input_statistics import (
+from otdrg_hf.modeling.familiarity_otdrg import InputStatistics
+from otdrg_hf.training import input_statistics
+from otdrg_hf.training.input_statistics import (
     add_input_statistics,
     channel_components,
     describe_studies,
@@ -18,7 +19,6 @@ from otdrg_hf.calibrating.input_statistics import (
     fit_view,
     shrunk_covariance,
 )
-from otdrg_hf.modeling.familiarity_otdrg import InputStatistics
 from tests.support.other_images import chest, chest_studies
 from tests.support.tiny_models import make_model, make_processor
 

@@ -1,1 +1,0 @@
-"""What is fitted to a trained checkpoint afterwards."""
