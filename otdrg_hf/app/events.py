@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from otdrg_hf.app import views
-from otdrg_hf.app.study import PageStudy, study_of_phantom, study_of_uploads
+from otdrg_hf.app.study import BALANCED, PageStudy, study_of_phantom, study_of_uploads
 from otdrg_hf.labeling import STATES
 from otdrg_hf.reporting import review_answer
 
@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 CLEARED = {
     "ready": False,
     "message": "",
+    "unfamiliar": "",
     "report": views.NO_REPORT,
     "labels": views.NO_LABELS,
     "images": views.NO_IMAGES,
@@ -34,8 +35,8 @@ class PageEvents:
     def __init__(self, report, model_name: str):
         self.report, self.model_name = report, model_name
 
-    def upload(self, paths: list[str] | None) -> Iterator[dict]:
-        """Images were dropped: they replace the study and its report is written."""
+    def upload(self, paths: list[str] | None, operating_point: str | None = None) -> Iterator[dict]:
+        """Images were dropped: they replace the study and its report is written, at the point chosen on the page."""
         yield {**CLEARED, "study": None, "message": '<p class="otdrg-hint">Reading ...</p>'}
         try:
             study = study_of_uploads(paths or [])
@@ -45,12 +46,15 @@ class PageEvents:
             return
         yield {"message": "", "drop": None}
         if study.images:
+            study.operating_point = operating_point or BALANCED
             yield from self._show_and_write(study)
 
-    def example(self, seed: int) -> Iterator[dict]:
+    def example(self, seed: int, operating_point: str | None = None) -> Iterator[dict]:
         """A synthetic phantom was asked for."""
         yield {**CLEARED, "drop": None}
-        yield from self._show_and_write(study_of_phantom(seed))
+        study = study_of_phantom(seed)
+        study.operating_point = operating_point or BALANCED
+        yield from self._show_and_write(study)
 
     def rewrite(self, study: PageStudy | None, choices: str, indication: str, comparison: str) -> Iterator[dict]:
         """
@@ -58,7 +62,8 @@ class PageEvents:
 
         Args:
             study ([`PageStudy`], *optional*): The study on the page.
-            choices (`str`): JSON of `states` (given states by label), `views` and `evidence` (the label that is shown).
+            choices (`str`): JSON of `states` (given states by label), `views`, `evidence` (the label that is shown) and
+                `operating_point` (balanced if empty).
             indication (`str`), comparison (`str`): As typed.
         """
         if study is None:
@@ -67,6 +72,7 @@ class PageEvents:
         chosen = json.loads(choices)
         study.given, study.views = dict(chosen["states"]), list(chosen["views"])
         study.indication, study.comparison = indication or "", comparison or ""
+        study.operating_point = chosen.get("operating_point") or BALANCED
         yield from self._write(study, chosen.get("evidence"))
 
     def stop(self, study: PageStudy | None) -> None:
@@ -92,6 +98,7 @@ class PageEvents:
             yield {"message": self._explain(error), "report": views.NO_REPORT, "writing": False}
             return
         yield {
+            "unfamiliar": views.unfamiliar_view(answer.get("input")),
             "report": views.report_view(study, answer, self.model_name),
             "labels": views.labels_view(answer["findings"], study.given, STATES, answer["disagreements"]),
             "images": views.images_view(study, answer, shown),
@@ -137,12 +144,14 @@ def follow_report(report, study: PageStudy, max_new_tokens: int = 256) -> Iterat
     options = {"stopping_criteria": StoppingCriteriaList([_StopWhenSet(study.stop)])}
     if (report.model.generation_config.num_beams or 1) == 1:  # beams have no text until the last of them ends
         options["streamer"] = streamer
+    # The balanced thresholds hold without a point, which spares the model a second report.
+    chosen = {} if study.operating_point == BALANCED else {"operating_point": study.operating_point}
     outcome = {}
 
     def write():
         try:
             outcome["answer"] = report(
-                study.inputs(), evidence=True, max_new_tokens=max_new_tokens, generate_kwargs=options
+                study.inputs(), evidence=True, max_new_tokens=max_new_tokens, generate_kwargs=options, **chosen
             )
         except Exception as error:
             outcome["error"] = error

@@ -8,6 +8,11 @@ window.otdrg = (() => {
     return checked ? checked.value : row.dataset.state;
   }
 
+  function point() {
+    const checked = document.querySelector("input[name=otdrg-point]:checked");
+    return checked ? checked.value : "";
+  }
+
   function choices() {
     const states = {};
     for (const row of all(".otdrg-labels tbody tr")) {
@@ -15,13 +20,16 @@ window.otdrg = (() => {
     }
     const views = all("select.otdrg-view").map((select) => select.value);
     const shown = document.querySelector("input[name=otdrg-evidence]:checked");
-    return JSON.stringify({ states, views, evidence: shown ? shown.value : null });
+    return JSON.stringify({ states, views, evidence: shown ? shown.value : null, operating_point: point() });
   }
 
   function markChanges() {
     for (const select of all("select.otdrg-view")) {
       select.classList.toggle("otdrg-changed", select.value !== select.dataset.used);
     }
+    const report = document.querySelector(".otdrg-report[data-point]");
+    const points = document.querySelector("#otdrg-point fieldset");
+    if (points) points.classList.toggle("otdrg-changed", Boolean(report) && point() !== report.dataset.point);
     for (const row of all(".otdrg-labels tbody tr")) {
       const differs = stateOf(row) !== row.dataset.state || row.dataset.given === "withdrawn";
       row.classList.toggle("otdrg-changed", differs);
@@ -66,7 +74,7 @@ window.otdrg = (() => {
       const row = target.closest("tr");
       if (row.dataset.given === "withdrawn") row.dataset.given = "true";
     }
-    if (target.closest(".otdrg-states, .otdrg-view")) markChanges();
+    if (target.closest(".otdrg-states, .otdrg-view, #otdrg-point")) markChanges();
   }, true);
 
   document.addEventListener("drop", (event) => {
@@ -95,6 +103,7 @@ window.otdrg = (() => {
 
   return {
     choices,
+    point,
     opacity: (percent) => document.documentElement.style.setProperty("--otdrg-opacity", percent / 100),
   };
 })();

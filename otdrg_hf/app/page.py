@@ -1,6 +1,7 @@
 """The page itself: its parts, and which event each of them starts."""
 
 from collections.abc import Callable
+from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -18,8 +19,9 @@ IMAGES_HEAD = (
 REFUSED = "<p class='otdrg-error' role='alert' hidden></p>"
 ASSETS = Path(__file__).parent
 MAX_FILE_SIZE = 200 * 2**20
-# The states and views as they are chosen on the page at the moment of the click.
+# What is chosen on the page at the moment of the click, by parts that are not Gradio's.
 WITH_CHOICES = "(study, choices, ...typed) => [study, otdrg.choices(), ...typed]"
+WITH_POINT = "(paths, point) => [paths, otdrg.point()]"
 
 
 def build_page(report, model_name: str, notice: str = "") -> gr.Blocks:
@@ -34,7 +36,7 @@ def build_page(report, model_name: str, notice: str = "") -> gr.Blocks:
     events = PageEvents(report, model_name)
     with gr.Blocks(title="OTDRG: chest X-ray report", analytics_enabled=False, delete_cache=(60, 600)) as page:
         parts = {"study": gr.State()}
-        choices = gr.Textbox(visible="hidden")
+        choices, point = gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
         gr.HTML(_head(model_name, notice), elem_classes="otdrg-top")
         with gr.Row(equal_height=False):
             with gr.Column(min_width=320):
@@ -55,7 +57,10 @@ def build_page(report, model_name: str, notice: str = "") -> gr.Blocks:
                 )
             with gr.Column(min_width=320):
                 gr.HTML("<h2>Report</h2>")
+                parts["unfamiliar"] = gr.HTML(elem_id="otdrg-unfamiliar")
                 parts["report"] = gr.HTML(views.NO_REPORT, elem_id="otdrg-report")
+                if report.model.config.operating_curves is not None:
+                    gr.HTML(views.POINTS, elem_id="otdrg-point")
                 with gr.Row():
                     parts["rewrite"] = gr.Button(
                         "Write the report again", variant="primary", interactive=False, elem_id="otdrg-rewrite"
@@ -74,9 +79,9 @@ def build_page(report, model_name: str, notice: str = "") -> gr.Blocks:
             "show_progress": "hidden",
             "api_visibility": "private",
         }
-        parts["drop"].upload(_updates(events.upload, parts), parts["drop"], **options)
+        parts["drop"].upload(_updates(events.upload, parts), [parts["drop"], point], js=WITH_POINT, **options)
         for button, seed in zip(examples, EXAMPLE_SEEDS, strict=True):
-            button.click(_updates(lambda seed=seed: events.example(seed), parts), None, **options)
+            button.click(_updates(partial(events.example, seed), parts), point, js="() => [otdrg.point()]", **options)
         typed = [parts["indication"], parts["comparison"]]
         inputs = [parts["study"], choices, *typed]
         parts["rewrite"].click(_updates(events.rewrite, parts), inputs, js=WITH_CHOICES, **options)

@@ -9,12 +9,22 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from otdrg_hf.app.study import PageStudy
+from otdrg_hf.app.study import BALANCED, OPERATING_POINTS, PageStudy
 from otdrg_hf.modeling.processing_otdrg import VIEW_NAMES
 
 NO_IMAGES = '<p class="otdrg-hint">No image yet: drop one above, or draw a synthetic example.</p>'
 NO_LABELS = '<p class="otdrg-hint">The 14 labels appear with the report.</p>'
 NO_REPORT = '<p class="otdrg-hint">The report appears here as it is written.</p>'
+POINTS = (
+    '<fieldset class="otdrg-evidence"><legend>Operating point: specific has fewer false findings, sensitive fewer '
+    "missed ones</legend>"
+    + "".join(
+        f'<label><input type="radio" name="otdrg-point" value="{point}"{" checked" if point == BALANCED else ""}>'
+        f"<span>{point}</span></label>"
+        for point in OPERATING_POINTS
+    )
+    + "</fieldset>"
+)
 IMAGE_SIDE = 1024
 HEAT_SIDE = 256
 
@@ -158,6 +168,16 @@ def writing_view(text: str) -> str:
     return f'<article class="otdrg-report" aria-busy="true">{escape(text)}<span class="otdrg-caret"></span></article>'
 
 
+def unfamiliar_view(inspected: dict | None) -> str:
+    """HTML of a warning where an image is not one that the model knows; empty where it is, or that is not known."""
+    if inspected is None or inspected["familiar"]:
+        return ""
+    return (
+        '<p class="otdrg-unfamiliar" role="alert"><strong>Not an image that the model knows: do not rely on this '
+        f"report.</strong> {escape(inspected['why'])} (distance {inspected['distance']:g}, familiar up to 1)</p>"
+    )
+
+
 def report_view(study: PageStudy, answer: dict, model_name: str) -> str:
     """HTML of a finished report, with the states that were given and, of a phantom, the true report."""
     notes = []
@@ -166,6 +186,9 @@ def report_view(study: PageStudy, answer: dict, model_name: str) -> str:
     if study.given:
         given = ", ".join(f"{label} {state}" for label, state in study.given.items())
         notes.append(f"Written with states that were given: {given}.")
+    if point := answer.get("operating_point"):
+        kept = "".join(f" {label} stays balanced." for label in point["unreached"])
+        notes.append(f"Written at the operating point {point['asked']}.{kept}")
     record = json.dumps(answer_record(study, answer, model_name), indent=2)
     text = escape(answer["generated_text"]) or "<em>The model wrote nothing.</em>"
     truth = ""
@@ -173,7 +196,8 @@ def report_view(study: PageStudy, answer: dict, model_name: str) -> str:
         report = escape(study.phantom_report)
         truth = f"<details><summary>True report of this phantom</summary><p>{report}</p></details>"
     return (
-        f'<article class="otdrg-report" aria-busy="false" data-record="{escape(record)}">{text}</article>'
+        f'<article class="otdrg-report" aria-busy="false" data-point="{escape(study.operating_point)}" '
+        f'data-record="{escape(record)}">{text}</article>'
         f"{''.join(f'<p class=otdrg-hint>{escape(note)}</p>' for note in notes)}{truth}"
         '<p><button type="button" class="otdrg-link" data-otdrg="download">Download as JSON</button></p>'
     )
