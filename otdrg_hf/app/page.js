@@ -13,6 +13,32 @@ window.otdrg = (() => {
     return checked ? checked.value : "";
   }
 
+  function showEvidence(labels) {
+    for (const layer of all(".otdrg-heat")) layer.hidden = !labels.includes(layer.dataset.label);
+  }
+
+  // While a sentence is pointed at or in focus, the images show where it comes from and nothing else.
+  function showSentence(sentence) {
+    showEvidence(JSON.parse(sentence.dataset.labels));
+    document.querySelector(".otdrg-detail").textContent = sentence.dataset.detail;
+    for (const other of all(".otdrg-sentence")) other.classList.toggle("otdrg-shown", other === sentence);
+  }
+
+  function leaveSentence() {
+    const chosen = document.querySelector("input[name=otdrg-evidence]:checked");
+    showEvidence(chosen ? [chosen.value] : []);
+    for (const sentence of all(".otdrg-shown")) sentence.classList.remove("otdrg-shown");
+  }
+
+  for (const [enter, leave] of [["mouseover", "mouseout"], ["focusin", "focusout"]]) {
+    const follow = (event, action) => {
+      const sentence = event.target.closest && event.target.closest(".otdrg-sentence");
+      if (sentence) action(sentence);
+    };
+    document.addEventListener(enter, (event) => follow(event, showSentence), true);
+    document.addEventListener(leave, (event) => follow(event, leaveSentence), true);
+  }
+
   function choices() {
     const states = {};
     for (const row of all(".otdrg-labels tbody tr")) {
@@ -67,9 +93,7 @@ window.otdrg = (() => {
   document.addEventListener("change", (event) => {
     const target = event.target;
     if (target.type === "file") refuseLarge(event, target.files);
-    if (target.name === "otdrg-evidence") {
-      for (const layer of all(".otdrg-heat")) layer.hidden = layer.dataset.label !== target.value;
-    }
+    if (target.name === "otdrg-evidence") showEvidence([target.value]);
     if (target.closest(".otdrg-states")) {
       const row = target.closest("tr");
       if (row.dataset.given === "withdrawn") row.dataset.given = "true";

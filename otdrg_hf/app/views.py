@@ -25,6 +25,8 @@ POINTS = (
     )
     + "</fieldset>"
 )
+# Confidence in a sentence: its name, from which on, and how the legend puts it.
+LEVELS = (("high", 0.9, "90 % or more"), ("medium", 0.7, "70 to 90 %"), ("low", 0.0, "below 70 %"))
 IMAGE_SIDE = 1024
 HEAT_SIDE = 256
 
@@ -190,16 +192,61 @@ def report_view(study: PageStudy, answer: dict, model_name: str) -> str:
         kept = "".join(f" {label} stays balanced." for label in point["unreached"])
         notes.append(f"Written at the operating point {point['asked']}.{kept}")
     record = json.dumps(answer_record(study, answer, model_name), indent=2)
-    text = escape(answer["generated_text"]) or "<em>The model wrote nothing.</em>"
+    sentences = answer.get("sentences") or []
+    text = _marked_text(answer["generated_text"], sentences) or "<em>The model wrote nothing.</em>"
     truth = ""
     if study.phantom_report is not None:
         report = escape(study.phantom_report)
         truth = f"<details><summary>True report of this phantom</summary><p>{report}</p></details>"
     return (
         f'<article class="otdrg-report" aria-busy="false" data-point="{escape(study.operating_point)}" '
-        f'data-record="{escape(record)}">{text}</article>'
+        f'data-record="{escape(record)}">{text}</article>{_legend(sentences)}'
         f"{''.join(f'<p class=otdrg-hint>{escape(note)}</p>' for note in notes)}{truth}"
         '<p><button type="button" class="otdrg-link" data-otdrg="download">Download as JSON</button></p>'
+    )
+
+
+def _marked_text(text: str, sentences: list[dict]) -> str:
+    """A report, each sentence of which is marked with its confidence and leads to the maps of its labels."""
+    marked, before = "", 0
+    for sentence in sentences:
+        start, end = sentence["span"]
+        with_map = [row["label"] for row in sentence["labels"] if row.get("has_evidence")]
+        marked += (
+            f'{escape(text[before:start])}<span class="otdrg-sentence" tabindex="0" '
+            f'data-confidence="{_level(sentence["confidence"])}" data-labels="{escape(json.dumps(with_map))}" '
+            f'data-detail="{escape(_detail(sentence))}">{escape(text[start:end])}</span>'
+        )
+        before = end
+    return marked + escape(text[before:])
+
+
+def _level(confidence: float | None) -> str:
+    return "none" if confidence is None else next(name for name, least, _ in LEVELS if confidence >= least)
+
+
+def _detail(sentence: dict) -> str:
+    if not sentence["labels"]:
+        return "About none of the 14 labels: no confidence."
+    stated = []
+    for row in sentence["labels"]:
+        doubt = ", which the model does not predict" if row["agrees"] is False else ""
+        source = " (given)" if row["given"] else doubt
+        stated.append(f"{row['label']} {row['state']}{source}")
+    confidence = sentence["confidence"]
+    sure = "" if confidence is None else f"Confidence {100 * confidence:.0f} %: "
+    no_map = "" if any(row.get("has_evidence") for row in sentence["labels"]) else "; no evidence to show"
+    return f"{sure}{'; '.join(stated)}{no_map}."
+
+
+def _legend(sentences: list[dict]) -> str:
+    """What the colours mean, and a line that tells of the sentence under the pointer or in focus."""
+    if not sentences:
+        return ""
+    keys = "".join(f'<span data-confidence="{name}">{range_}</span> ' for name, _, range_ in LEVELS)
+    return (
+        f'<p class="otdrg-legend">Confidence that a sentence is right: {keys}</p>'
+        '<p class="otdrg-detail" aria-live="polite">Point at a sentence, or tab to it, to see where it comes from.</p>'
     )
 
 

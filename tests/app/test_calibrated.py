@@ -10,7 +10,7 @@ from PIL import Image
 
 from otdrg_hf.app import views
 from otdrg_hf.app.events import PageEvents
-from otdrg_hf.app.study import EXAMPLE_SEEDS
+from otdrg_hf.app.study import EXAMPLE_SEEDS, PageStudy
 
 CHOICES = {"states": {}, "views": ["unknown"], "evidence": None}
 
@@ -85,3 +85,54 @@ def test_nothing_is_said_where_nothing_is_known():
     assert views.unfamiliar_view(None) == ""
     warning = views.unfamiliar_view({"familiar": False, "distance": 2.5, "view": "frontal", "why": "given as <b>"})
     assert "given as &lt;b&gt;" in warning and "distance 2.5" in warning
+
+
+def sentences_in(page: dict) -> list[dict]:
+    """Of each marked sentence its text and data."""
+    found = []
+    for attributes, text in re.findall(r'<span class="otdrg-sentence"(.*?)>(.*?)</span>', page["report"], re.DOTALL):
+        data = {name: html.unescape(value) for name, value in re.findall(r'data-(\w+)="(.*?)"', attributes)}
+        found.append({**data, "text": html.unescape(text)})
+    return found
+
+
+def test_sentences_are_marked_by_confidence_and_lead_to_their_maps(events):
+    page = page_after(events.example(EXAMPLE_SEEDS[1]))
+    record = record_of(page)
+    shown = sentences_in(page)
+    assert len(shown) == len(record["sentences"]) > 2
+    for marked, sentence in zip(shown, record["sentences"], strict=True):
+        confidence = sentence["confidence"]
+        assert marked["text"] == sentence["text"]
+        level = (
+            "none" if confidence is None else "high" if confidence >= 0.9 else "low" if confidence < 0.7 else "medium"
+        )
+        assert marked["confidence"] == level
+        maps = json.loads(marked["labels"])
+        assert maps == [row["label"] for row in sentence["labels"] if row["has_evidence"]]
+        assert all(f'class="otdrg-heat" alt="" data-label="{label}"' in page["images"] for label in maps)
+        assert all(f"{row['label']} {row['state']}" in marked["detail"] for row in sentence["labels"])
+    assert any(json.loads(marked["labels"]) for marked in shown)
+    article = re.search(r"<article.*?>(.*?)</article>", page["report"], re.DOTALL)[1]
+    assert html.unescape(re.sub("<.*?>", "", article)) == record["generated_text"]
+    assert page["report"].count("otdrg-legend") == 1
+
+
+def test_text_of_sentences_is_escaped(events):
+    text = "Edema & <b>more</b>. Bones."
+    row = {"label": "Edema", "state": "positive", "agrees": False, "given": False, "has_evidence": True}
+    sentences = [
+        {"span": [0, 20], "labels": [row], "confidence": 0.65, "text": text[:20]},
+        {"span": [21, 27], "labels": [], "confidence": None, "text": text[21:]},
+    ]
+    answer = {"generated_text": text, "findings": [], "sentences": sentences}
+    first, second = sentences_in({"report": views.report_view(PageStudy([], []), answer, "tiny")})
+    assert first["text"] == text[:20] and (first["confidence"], second["confidence"]) == ("low", "none")
+    assert first["detail"] == "Confidence 65 %: Edema positive, which the model does not predict."
+    assert second["detail"] == "About none of the 14 labels: no confidence." and second["labels"] == "[]"
+
+
+def test_report_of_a_model_without_calibration_is_plain(report, tmp_path):
+    page = page_after(PageEvents(report, "tiny").example(EXAMPLE_SEEDS[0]))
+    assert "otdrg-sentence" not in page["report"] and "otdrg-legend" not in page["report"]
+    assert page["unfamiliar"] == ""

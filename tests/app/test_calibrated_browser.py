@@ -10,6 +10,7 @@ if not os.environ.get("OTDRG_BROWSER_REQUIRED"):  # as in CI: what would be skip
     pytest.importorskip("gradio")
     pytest.importorskip("selenium")
 
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
@@ -72,3 +73,52 @@ def test_unfamiliar_image(page, film, tmp_path):
     page.report(film)
     WebDriverWait(page.browser, 60).until(lambda _: not page.all(".otdrg-unfamiliar"))
     assert page.wait(DONE).text
+
+
+def heats(page) -> list[str]:
+    return [heat.get_attribute("data-label") for heat in page.all(".otdrg-heat") if heat.is_displayed()]
+
+
+def test_pointing_at_a_sentence_shows_where_it_comes_from(page, film):
+    text = page.report(film)
+    record = page.record()
+    assert text.split() == record["generated_text"].split()
+    sentences = page.all(".otdrg-sentence")
+    before = heats(page)
+    # The same by pointer and by keyboard.
+    for follow in (
+        lambda sentence: ActionChains(page.browser).move_to_element(sentence).perform(),
+        lambda sentence: page.browser.execute_script("arguments[0].focus()", sentence),
+    ):
+        for sentence, expected in zip(sentences, record["sentences"], strict=True):
+            follow(sentence)
+            assert set(heats(page)) == {row["label"] for row in expected["labels"] if row["has_evidence"]}
+            assert page.wait(".otdrg-detail").text == sentence.get_attribute("data-detail")
+        ActionChains(page.browser).move_to_element(page.wait(".otdrg-top h1")).perform()
+        page.browser.execute_script("document.activeElement.blur()")
+        assert heats(page) == before
+
+
+def test_tab_goes_from_sentence_to_sentence(page, film):
+    page.report(film)
+    page.browser.execute_script("document.querySelector('.otdrg-sentence').focus()")
+    ActionChains(page.browser).send_keys(Keys.TAB).perform()
+    second = page.all(".otdrg-sentence")[1]
+    assert page.browser.switch_to.active_element == second
+    assert page.wait(".otdrg-detail").text == second.get_attribute("data-detail")
+
+
+def test_sentences_of_different_confidence_look_different(page, film):
+    page.report(film)
+    looks = {
+        key.get_attribute("data-confidence"): (
+            key.value_of_css_property("background-color"),
+            key.value_of_css_property("text-decoration-style"),
+        )
+        for key in page.all(".otdrg-legend [data-confidence]")
+    }
+    assert len(looks) == len(set(looks.values())) == 3
+    for sentence in page.all(".otdrg-sentence"):
+        level = sentence.get_attribute("data-confidence")
+        colour = sentence.value_of_css_property("background-color")
+        assert colour == looks[level][0] if level in looks else colour == "rgba(0, 0, 0, 0)"
