@@ -10,13 +10,14 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStr
 from otdrg_hf.app import views
 from otdrg_hf.app.study import BALANCED, PageStudy, study_of_phantom, study_of_uploads
 from otdrg_hf.labeling import STATES
-from otdrg_hf.reporting import review_answer
+from otdrg_hf.reporting import label_overrides, review_answer
 
 logger = logging.getLogger(__name__)
 CLEARED = {
     "ready": False,
     "message": "",
     "unfamiliar": "",
+    "offer": "",
     "report": views.NO_REPORT,
     "labels": views.NO_LABELS,
     "images": views.NO_IMAGES,
@@ -66,14 +67,44 @@ class PageEvents:
                 `operating_point` (balanced if empty).
             indication (`str`), comparison (`str`): As typed.
         """
+        yield from self._write_anew(study, choices, indication, comparison)
+
+    def resume(self, study: PageStudy | None, choices: str, indication: str, comparison: str) -> Iterator[dict]:
+        """
+        The edited report is continued from the cursor; arguments as of `rewrite`.
+
+        `choices` also has `draft`: its `text` and the `cursor`, before which it is kept to the letter.
+        """
+        draft = json.loads(choices)["draft"]
+        begins_with, before = draft["text"][: draft["cursor"]], study.written if study is not None else ""
+        yield from self._write_anew(study, choices, indication, comparison, begins_with)
+        if study is not None and begins_with.strip():
+            # What was behind the cursor is not kept: that the text does not mention it says nothing.
+            stated = {label: state for label, state in label_overrides(before, begins_with).items() if state != "blank"}
+            offered = {label: state for label, state in stated.items() if study.given.get(label) != state}
+            yield {"offer": views.offer_view(offered)}
+
+    def read_changes(self, study: PageStudy | None, choices: str) -> dict:
+        """The user edited the report: what it now states otherwise is offered as states to give."""
+        draft = json.loads(choices)["draft"]
+        overrides = label_overrides(study.written, draft["text"]) if study is not None and draft is not None else {}
+        return {"offer": views.offer_view(overrides)}
+
+    def _write_anew(
+        self, study: PageStudy | None, choices: str, indication: str, comparison: str, begins_with: str = ""
+    ) -> Iterator[dict]:
         if study is None:
             yield {"message": views.error_view("There is no image yet: drop one, or draw a synthetic example.")}
             return
         chosen = json.loads(choices)
+        study.begins_with = begins_with
         study.given, study.views = dict(chosen["states"]), list(chosen["views"])
         study.indication, study.comparison = indication or "", comparison or ""
         study.operating_point = chosen.get("operating_point") or BALANCED
-        yield from self._write(study, chosen.get("evidence"))
+        draft = chosen.get("draft")
+        # What the user wrote is not lost by an error.
+        failed = views.editor_view(draft["text"]) if draft else views.NO_REPORT
+        yield from self._write(study, chosen.get("evidence"), failed)
 
     def stop(self, study: PageStudy | None) -> None:
         """Ends the writing at the next word."""
@@ -85,8 +116,8 @@ class PageEvents:
         yield {"study": study, "images": views.images_view(study), **texts}
         yield from self._write(study, shown=None)
 
-    def _write(self, study: PageStudy, shown: str | None) -> Iterator[dict]:
-        yield {"message": "", "report": views.writing_view(""), "writing": True}
+    def _write(self, study: PageStudy, shown: str | None, failed: str = views.NO_REPORT) -> Iterator[dict]:
+        yield {"message": "", "offer": "", "report": views.writing_view(study.begins_with), "writing": True}
         answer = None
         try:
             for written in follow_report(self.report, study):
@@ -94,8 +125,9 @@ class PageEvents:
                     yield {"report": views.writing_view(written)}
                 else:
                     answer = review_answer(written)
+                    study.written = answer["generated_text"]
         except Exception as error:
-            yield {"message": self._explain(error), "report": views.NO_REPORT, "writing": False}
+            yield {"message": self._explain(error), "report": failed, "writing": False}
             return
         yield {
             "unfamiliar": views.unfamiliar_view(answer.get("input")),
@@ -161,7 +193,7 @@ def follow_report(report, study: PageStudy, max_new_tokens: int = 256) -> Iterat
     writer = threading.Thread(target=write, daemon=True)
     study.stop.clear()
     writer.start()
-    text = ""
+    text = study.begins_with
     try:
         for piece in streamer:
             text += piece

@@ -39,6 +39,44 @@ window.otdrg = (() => {
     document.addEventListener(leave, (event) => follow(event, leaveSentence), true);
   }
 
+  // The report while it is edited, or null; its beginning ends at the cursor.
+  function draft() {
+    const area = document.querySelector(".otdrg-draft:not([hidden])");
+    return area ? { text: area.value, cursor: [...area.value.slice(0, area.selectionStart)].length } : null;
+  }
+
+  function editReport() {
+    const area = document.querySelector(".otdrg-draft");
+    if (!area) return;
+    document.querySelector(".otdrg-report").hidden = area.hidden;
+    area.hidden = !area.hidden;
+    const button = document.querySelector("[data-otdrg=edit]");
+    button.textContent = area.hidden ? "Edit" : "Undo the edits";
+    if (area.hidden) {
+      area.value = area.defaultValue;
+      for (const offer of all(".otdrg-offer")) offer.remove();
+      return button.focus();
+    }
+    area.focus();
+    area.setSelectionRange(area.value.length, area.value.length);
+  }
+
+  // Edits are read once there is a pause.
+  let pause = 0;
+  function readSoon() {
+    clearTimeout(pause);
+    pause = setTimeout(() => document.querySelector("#otdrg-read").click(), 400);
+  }
+
+  // Offered states become choices in the table, as if they had been made there.
+  function give(button) {
+    for (const [label, state] of Object.entries(JSON.parse(button.dataset.states))) {
+      const row = all(".otdrg-labels tbody tr").find((row) => row.dataset.label === label);
+      const radio = row && row.querySelector(`input[value="${state}"]`);
+      if (radio) radio.click();
+    }
+  }
+
   function choices() {
     const states = {};
     for (const row of all(".otdrg-labels tbody tr")) {
@@ -46,7 +84,7 @@ window.otdrg = (() => {
     }
     const views = all("select.otdrg-view").map((select) => select.value);
     const shown = document.querySelector("input[name=otdrg-evidence]:checked");
-    return JSON.stringify({ states, views, evidence: shown ? shown.value : null, operating_point: point() });
+    return JSON.stringify({ states, views, evidence: shown ? shown.value : null, operating_point: point(), draft: draft() });
   }
 
   function markChanges() {
@@ -101,12 +139,23 @@ window.otdrg = (() => {
     if (target.closest(".otdrg-states, .otdrg-view, #otdrg-point")) markChanges();
   }, true);
 
+  document.addEventListener("input", (event) => {
+    if (event.target.closest(".otdrg-draft")) readSoon();
+  }, true);
+
+  document.addEventListener("keydown", (event) => {
+    if (!event.target.closest(".otdrg-draft")) return;
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) document.querySelector("#otdrg-resume").click();
+  }, true);
+
   document.addEventListener("drop", (event) => {
     if (event.dataTransfer && event.target.closest("#otdrg-drop")) refuseLarge(event, event.dataTransfer.files);
   }, true);
 
   function download() {
-    const record = document.querySelector(".otdrg-report").dataset.record;
+    let record = document.querySelector(".otdrg-report").dataset.record;
+    const edited = draft();
+    if (edited) record = JSON.stringify({ ...JSON.parse(record), edited_text: edited.text }, null, 2);
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([record], { type: "application/json" }));
     link.download = "report.json";
@@ -120,6 +169,8 @@ window.otdrg = (() => {
     if (on("#otdrg-rewrite")) document.querySelector("#otdrg-report").scrollIntoView({ block: "nearest" });
     if (on(".otdrg-given")) withdraw(on("tr"));
     if (on("[data-otdrg=download]")) download();
+    if (on("[data-otdrg=edit]")) editReport();
+    if (on(".otdrg-offer button")) give(on("button"));
   }, true);
 
   // A new table or new images have no pending changes.

@@ -61,11 +61,14 @@ def build_page(report, model_name: str, notice: str = "") -> gr.Blocks:
                 parts["report"] = gr.HTML(views.NO_REPORT, elem_id="otdrg-report")
                 if report.model.config.operating_curves is not None:
                     gr.HTML(views.POINTS, elem_id="otdrg-point")
+                parts["offer"] = gr.HTML(elem_id="otdrg-offer")
                 with gr.Row():
                     parts["rewrite"] = gr.Button(
                         "Write the report again", variant="primary", interactive=False, elem_id="otdrg-rewrite"
                     )
+                    resume = gr.Button("Continue from the cursor", elem_id="otdrg-resume")
                     parts["stop"] = gr.Button("Stop", visible=False, elem_id="otdrg-stop")
+                read = gr.Button("Read the changes", visible="hidden", elem_id="otdrg-read")
                 with gr.Accordion("What is known of the patient", open=False):
                     parts["indication"] = gr.Textbox(label="Indication", placeholder="Cough.", max_length=1000)
                     parts["comparison"] = gr.Textbox(label="Earlier report", lines=3, max_length=4000)
@@ -85,6 +88,11 @@ def build_page(report, model_name: str, notice: str = "") -> gr.Blocks:
         typed = [parts["indication"], parts["comparison"]]
         inputs = [parts["study"], choices, *typed]
         parts["rewrite"].click(_updates(events.rewrite, parts), inputs, js=WITH_CHOICES, **options)
+        resume.click(_updates(events.resume, parts), inputs, js=WITH_CHOICES, **options)
+        # Not the model's turn: edits are read while it writes.
+        reading = {key: options[key] for key in ("show_progress", "api_visibility")}
+        reading |= {"outputs": parts["offer"], "concurrency_limit": None, "trigger_mode": "always_last"}
+        read.click(lambda *given: events.read_changes(*given)["offer"], inputs[:2], js=WITH_CHOICES, **reading)
         parts["stop"].click(events.stop, parts["study"], None, queue=False, api_visibility="private")
         opacity.change(None, opacity, None, js="(percent) => otdrg.opacity(percent)", api_visibility="private")
     return page

@@ -28,6 +28,8 @@ class PageStudy:
         indication (`str`), comparison (`str`): Why the images were taken; the earlier report.
         given (`dict[str, str]`): States by label that the user knows.
         operating_point (`str`): `"balanced"`, which is how a report is written without a point, or another one.
+        begins_with (`str`): What the user wrote, which the report continues.
+        written (`str`): The report on the page, before the user edits it.
         phantom_report (`str`, *optional*): The true report of a synthetic phantom; `None` for uploads.
         stop (`threading.Event`): Set to end the writing of the report early.
     """
@@ -38,6 +40,8 @@ class PageStudy:
     comparison: str = ""
     given: dict[str, str] = field(default_factory=dict)
     operating_point: str = BALANCED
+    begins_with: str = ""
+    written: str = ""
     phantom_report: str | None = None
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -49,6 +53,7 @@ class PageStudy:
             "indication": self.indication,
             "comparison": self.comparison,
             "disease_labels": self.given,
+            "begins_with": self.begins_with,
         }
 
 

@@ -185,6 +185,8 @@ def report_view(study: PageStudy, answer: dict, model_name: str) -> str:
     notes = []
     if study.stop.is_set():
         notes.append("Stopped before its end.")
+    if study.begins_with:
+        notes.append("Continued from your text, which is kept as it is.")
     if study.given:
         given = ", ".join(f"{label} {state}" for label, state in study.given.items())
         notes.append(f"Written with states that were given: {given}.")
@@ -198,12 +200,36 @@ def report_view(study: PageStudy, answer: dict, model_name: str) -> str:
     if study.phantom_report is not None:
         report = escape(study.phantom_report)
         truth = f"<details><summary>True report of this phantom</summary><p>{report}</p></details>"
+    draft = editor_view(answer["generated_text"], hidden=True)
     return (
         f'<article class="otdrg-report" aria-busy="false" data-point="{escape(study.operating_point)}" '
-        f'data-record="{escape(record)}">{text}</article>{_legend(sentences)}'
+        f'data-record="{escape(record)}">{text}</article>{draft}{_legend(sentences)}'
         f"{''.join(f'<p class=otdrg-hint>{escape(note)}</p>' for note in notes)}{truth}"
-        '<p><button type="button" class="otdrg-link" data-otdrg="download">Download as JSON</button></p>'
+        '<p class="otdrg-actions"><button type="button" class="otdrg-link" data-otdrg="edit">Edit</button> '
+        '<button type="button" class="otdrg-link" data-otdrg="download">Download as JSON</button></p>'
     )
+
+
+def editor_view(text: str, hidden: bool = False) -> str:
+    """HTML of a report to edit."""
+    # HTML drops a line break at the beginning.
+    return (
+        '<textarea class="otdrg-draft" aria-label="The report, to edit" rows="8" spellcheck="false"'
+        f"{' hidden' if hidden else ''}>\n{escape(text)}</textarea>"
+    )
+
+
+def offer_view(overrides: dict[str, str]) -> str:
+    """HTML of the states that an edited report states, each to be given by one button, or all; empty for none."""
+    if not overrides:
+        return ""
+
+    def button(name: str, states: dict) -> str:
+        return f'<button type="button" data-states="{escape(json.dumps(states))}">{escape(name)}</button> '
+
+    buttons = "".join(button(f"{label}: {state}", {label: state}) for label, state in overrides.items())
+    every = button("All", overrides) if len(overrides) > 1 else ""
+    return f'<p class="otdrg-offer" role="status">Your text says otherwise. Give as a label: {buttons}{every}</p>'
 
 
 def _marked_text(text: str, sentences: list[dict]) -> str:

@@ -11,6 +11,7 @@ from PIL import Image
 from otdrg_hf.app import views
 from otdrg_hf.app.events import PageEvents
 from otdrg_hf.app.study import EXAMPLE_SEEDS, PageStudy
+from otdrg_hf.reporting import label_overrides
 
 CHOICES = {"states": {}, "views": ["unknown"], "evidence": None}
 
@@ -136,3 +137,54 @@ def test_report_of_a_model_without_calibration_is_plain(report, tmp_path):
     page = page_after(PageEvents(report, "tiny").example(EXAMPLE_SEEDS[0]))
     assert "otdrg-sentence" not in page["report"] and "otdrg-legend" not in page["report"]
     assert page["unfamiliar"] == ""
+
+
+def draft_choices(study, text: str, cursor: int | None = None, states=()) -> str:
+    draft = {"text": text, "cursor": len(text) if cursor is None else cursor}
+    return json.dumps({**CHOICES, "states": dict(states), "views": study.views, "draft": draft})
+
+
+def test_edited_report_is_continued_from_the_cursor(events, calibrated):
+    page = page_after(events.example(EXAMPLE_SEEDS[1]))
+    study, first, indication = page["study"], record_of(page), page["indication"]
+    assert page["offer"] == "" and f"{html.escape(first['generated_text'])}</textarea>" in page["report"]
+
+    draft = "Small right apical pneumothorax. The heart"
+    updates = list(events.resume(study, draft_choices(study, f"{draft} is old.", len(draft)), indication, ""))
+    written = [re.sub("<.*?>", "", update["report"]) for update in updates if "otdrg-caret" in update.get("report", "")]
+    assert len(written) > 2 and all(text.startswith(draft) for text in written)
+    changed = page_after(updates)
+    text = record_of(changed)["generated_text"]
+    assert text.startswith(draft) and len(text) > len(draft) and "is old" not in text
+    expected = calibrated({**study.inputs(), "begins_with": draft})
+    assert text == expected["generated_text"] and "Continued from your text" in changed["report"]
+    assert "Pneumothorax: positive" in changed["offer"] and ": blank" not in changed["offer"]
+
+    # With the offered state given there is nothing left to offer.
+    given = page_after(events.resume(study, draft_choices(study, draft, states={"Pneumothorax": "positive"}), "", ""))
+    assert record_of(given)["given_labels"] == {"Pneumothorax": "positive"} and "Pneumothorax" not in given["offer"]
+
+    again = json.dumps({**CHOICES, "views": study.views})
+    back = page_after(events.rewrite(study, again, indication, ""))
+    assert record_of(back)["generated_text"] == first["generated_text"] and back["offer"] == ""
+
+
+def test_changes_are_read_and_offered(events):
+    page = page_after(events.example(EXAMPLE_SEEDS[1]))
+    study, text = page["study"], record_of(page)["generated_text"]
+    assert events.read_changes(study, draft_choices(study, text)) == {"offer": ""}
+    after = f"{text} There is a right rib fracture."
+    offer = html.unescape(events.read_changes(study, draft_choices(study, after))["offer"])
+    expected = label_overrides(text, after)
+    assert expected["Fracture"] == "positive"
+    offered = [json.loads(states) for states in re.findall(r'data-states="({.*?})"', offer)]
+    assert {label: state for states in offered for label, state in states.items()} == expected
+    assert events.read_changes(None, draft_choices(study, after)) == {"offer": ""}
+
+
+def test_edited_text_survives_an_error(events):
+    study = page_after(events.example(EXAMPLE_SEEDS[1]))["study"]
+    draft = "The <heart> is large. " * 2000
+    page = page_after(events.resume(study, draft_choices(study, draft), "", ""))
+    assert "leaves no room to continue it" in page["message"] and page["writing"] is False
+    assert f">\n{html.escape(draft)}</textarea>" in page["report"] and " hidden" not in page["report"]

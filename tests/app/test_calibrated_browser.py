@@ -1,5 +1,6 @@
 """The page of a calibrated model in a real headless Chromium: what it says of how far to trust a report."""
 
+import json
 import os
 
 import numpy as np
@@ -122,3 +123,57 @@ def test_sentences_of_different_confidence_look_different(page, film):
         level = sentence.get_attribute("data-confidence")
         colour = sentence.value_of_css_property("background-color")
         assert colour == looks[level][0] if level in looks else colour == "rgba(0, 0, 0, 0)"
+
+
+def edit(page, text: str, back: int = 0):
+    """Adds to the report by keyboard alone, and leaves the cursor some characters before the end."""
+    page.browser.execute_script("arguments[0].focus()", page.wait("[data-otdrg=edit]"))
+    ActionChains(page.browser).send_keys(Keys.ENTER).perform()
+    area = page.wait(".otdrg-draft:not([hidden])")
+    assert page.browser.switch_to.active_element == area
+    area.send_keys(text, *[Keys.ARROW_LEFT] * back)
+    return area
+
+
+def test_edits_are_offered_as_labels_and_continued_from_the_cursor(page, film):
+    before = page.report(film)
+    assert not page.wait("#otdrg-resume").is_displayed()
+    edit(page, " There is a displaced rib fracture. Bad end", back=len(" Bad end"))
+    offered = page.wait(".otdrg-offer button")
+    assert offered.text == "Fracture: positive" and not page.wait(".otdrg-report").is_displayed()
+    offered.click()
+    page.wait('tr[data-label="Fracture"].otdrg-changed')
+    page.browser.execute_script("document.querySelector('.otdrg-draft').focus()")
+    ActionChains(page.browser).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
+    page.wait('tr[data-label="Fracture"][data-given=true]')
+    text = page.wait(DONE).text
+    draft = f"{before} There is a displaced rib fracture."
+    assert text.startswith(draft) and "Bad end" not in text
+    record = page.record()
+    assert record["given_labels"] == {"Fracture": "positive"} and record["generated_text"].startswith(draft)
+    WebDriverWait(page.browser, 10).until(lambda _: not page.wait("#otdrg-resume").is_displayed())
+
+
+def test_continuing_in_the_middle_by_button(page, film):
+    before = page.report(film)
+    first = before.index(".") + 1
+    area = edit(page, "")
+    page.browser.execute_script("arguments[0].setSelectionRange(arguments[1], arguments[1])", area, first)
+    page.wait("#otdrg-resume").click()
+    WebDriverWait(page.browser, 60).until(lambda _: "Continued from your text" in page.wait("#otdrg-report").text)
+    assert page.wait(DONE).text.startswith(before[:first])
+
+
+def test_edits_can_be_undone_and_are_in_the_download(page, film, tmp_path):
+    before = page.report(film)
+    edit(page, " Done by hand.")
+    target = str(tmp_path)
+    page.browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": target})
+    page.wait("[data-otdrg=download]").click()
+    saved = tmp_path / "report.json"
+    WebDriverWait(page.browser, 30).until(lambda _: saved.exists() and saved.stat().st_size)
+    assert json.loads(saved.read_text()) == {**page.record(), "edited_text": f"{before} Done by hand."}
+    page.wait("[data-otdrg=edit]").click()
+    assert page.wait(".otdrg-report").text == before and not page.wait(".otdrg-draft").is_displayed()
+    page.wait("[data-otdrg=edit]").click()
+    assert page.wait(".otdrg-draft").get_property("value") == before
