@@ -27,6 +27,7 @@ POINTS = (
 )
 # Confidence in a sentence: its name, from which on, and how the legend puts it.
 LEVELS = (("high", 0.9, "90 % or more"), ("medium", 0.7, "70 to 90 %"), ("low", 0.0, "below 70 %"))
+NO_CONFIDENCE = "No confidence in sentences: it holds for images that the model knows."
 IMAGE_SIDE = 1024
 HEAT_SIDE = 256
 
@@ -194,7 +195,9 @@ def report_view(study: PageStudy, answer: dict, model_name: str) -> str:
         kept = "".join(f" {label} stays balanced." for label in point["unreached"])
         notes.append(f"Written at the operating point {point['asked']}.{kept}")
     record = json.dumps(answer_record(study, answer, model_name), indent=2)
-    sentences = answer.get("sentences") or []
+    sentences, is_familiar = answer.get("sentences") or [], answer.get("input", {}).get("familiar", True)
+    if not is_familiar:  # the confidence was measured on images that the model knows
+        sentences = [{**sentence, "confidence": None} for sentence in sentences]
     text = _marked_text(answer["generated_text"], sentences) or "<em>The model wrote nothing.</em>"
     truth = ""
     if study.phantom_report is not None:
@@ -203,7 +206,7 @@ def report_view(study: PageStudy, answer: dict, model_name: str) -> str:
     draft = editor_view(answer["generated_text"], hidden=True)
     return (
         f'<article class="otdrg-report" aria-busy="false" data-point="{escape(study.operating_point)}" '
-        f'data-record="{escape(record)}">{text}</article>{draft}{_legend(sentences)}'
+        f'data-record="{escape(record)}">{text}</article>{draft}{_legend(sentences, is_familiar)}'
         f"{''.join(f'<p class=otdrg-hint>{escape(note)}</p>' for note in notes)}{truth}"
         '<p class="otdrg-actions"><button type="button" class="otdrg-link" data-otdrg="edit">Edit</button> '
         '<button type="button" class="otdrg-link" data-otdrg="download">Download as JSON</button></p>'
@@ -265,13 +268,14 @@ def _detail(sentence: dict) -> str:
     return f"{sure}{'; '.join(stated)}{no_map}."
 
 
-def _legend(sentences: list[dict]) -> str:
+def _legend(sentences: list[dict], is_familiar: bool) -> str:
     """What the colours mean, and a line that tells of the sentence under the pointer or in focus."""
     if not sentences:
         return ""
     keys = "".join(f'<span data-confidence="{name}">{range_}</span> ' for name, _, range_ in LEVELS)
+    meaning = f"Confidence that a sentence is right: {keys}" if is_familiar else NO_CONFIDENCE
     return (
-        f'<p class="otdrg-legend">Confidence that a sentence is right: {keys}</p>'
+        f'<p class="otdrg-legend">{meaning}</p>'
         '<p class="otdrg-detail" aria-live="polite">Point at a sentence, or tab to it, to see where it comes from.</p>'
     )
 

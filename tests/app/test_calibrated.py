@@ -77,6 +77,9 @@ def test_unfamiliar_image_is_said_until_a_familiar_one_follows(events, tmp_path)
     page = page_after(events.upload([str(tmp_path / "noise.png")]))
     inspected = record_of(page)["input"]
     assert not inspected["familiar"] and html.escape(inspected["why"]) in page["unfamiliar"]
+    assert {sentence["confidence"] for sentence in sentences_in(page)} == {"none"}
+    assert "Confidence " not in page["report"].partition("</article>")[0].partition(">")[2]
+    assert views.NO_CONFIDENCE in page["report"]
     assert 'role="alert"' in page["unfamiliar"] and "do not rely on this report" in page["unfamiliar"]
     page |= page_after(events.example(EXAMPLE_SEEDS[0]))
     assert page["unfamiliar"] == "" and record_of(page)["input"]["familiar"]
