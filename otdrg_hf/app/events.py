@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from otdrg_hf.app import views
-from otdrg_hf.app.study import PageStudy, study_of_phantom, study_of_uploads
+from otdrg_hf.app.study import BALANCED, PageStudy, study_of_phantom, study_of_uploads
 from otdrg_hf.labeling import STATES
-from otdrg_hf.reporting import review_answer
+from otdrg_hf.reporting import label_overrides, review_answer
 
 logger = logging.getLogger(__name__)
 CLEARED = {
     "ready": False,
     "message": "",
+    "unfamiliar": "",
+    "offer": "",
     "report": views.NO_REPORT,
     "labels": views.NO_LABELS,
     "images": views.NO_IMAGES,
@@ -34,8 +36,8 @@ class PageEvents:
     def __init__(self, report, model_name: str):
         self.report, self.model_name = report, model_name
 
-    def upload(self, paths: list[str] | None) -> Iterator[dict]:
-        """Images were dropped: they replace the study and its report is written."""
+    def upload(self, paths: list[str] | None, operating_point: str | None = None) -> Iterator[dict]:
+        """Images were dropped: they replace the study and its report is written, at the point chosen on the page."""
         yield {**CLEARED, "study": None, "message": '<p class="otdrg-hint">Reading ...</p>'}
         try:
             study = study_of_uploads(paths or [])
@@ -45,12 +47,15 @@ class PageEvents:
             return
         yield {"message": "", "drop": None}
         if study.images:
+            study.operating_point = operating_point or BALANCED
             yield from self._show_and_write(study)
 
-    def example(self, seed: int) -> Iterator[dict]:
+    def example(self, seed: int, operating_point: str | None = None) -> Iterator[dict]:
         """A synthetic phantom was asked for."""
         yield {**CLEARED, "drop": None}
-        yield from self._show_and_write(study_of_phantom(seed))
+        study = study_of_phantom(seed)
+        study.operating_point = operating_point or BALANCED
+        yield from self._show_and_write(study)
 
     def rewrite(self, study: PageStudy | None, choices: str, indication: str, comparison: str) -> Iterator[dict]:
         """
@@ -58,16 +63,48 @@ class PageEvents:
 
         Args:
             study ([`PageStudy`], *optional*): The study on the page.
-            choices (`str`): JSON of `states` (given states by label), `views` and `evidence` (the label that is shown).
+            choices (`str`): JSON of `states` (given states by label), `views`, `evidence` (the label that is shown) and
+                `operating_point` (balanced if empty).
             indication (`str`), comparison (`str`): As typed.
         """
+        yield from self._write_anew(study, choices, indication, comparison)
+
+    def resume(self, study: PageStudy | None, choices: str, indication: str, comparison: str) -> Iterator[dict]:
+        """
+        The edited report is continued from the cursor; arguments as of `rewrite`.
+
+        `choices` also has `draft`: its `text` and the `cursor`, before which it is kept to the letter.
+        """
+        draft = json.loads(choices)["draft"]
+        begins_with, before = draft["text"][: draft["cursor"]], study.written if study is not None else ""
+        yield from self._write_anew(study, choices, indication, comparison, begins_with)
+        if study is not None and begins_with.strip():
+            # What was behind the cursor is not kept: that the text does not mention it says nothing.
+            stated = {label: state for label, state in label_overrides(before, begins_with).items() if state != "blank"}
+            offered = {label: state for label, state in stated.items() if study.given.get(label) != state}
+            yield {"offer": views.offer_view(offered)}
+
+    def read_changes(self, study: PageStudy | None, choices: str) -> dict:
+        """The user edited the report: what it now states otherwise is offered as states to give."""
+        draft = json.loads(choices)["draft"]
+        overrides = label_overrides(study.written, draft["text"]) if study is not None and draft is not None else {}
+        return {"offer": views.offer_view(overrides)}
+
+    def _write_anew(
+        self, study: PageStudy | None, choices: str, indication: str, comparison: str, begins_with: str = ""
+    ) -> Iterator[dict]:
         if study is None:
             yield {"message": views.error_view("There is no image yet: drop one, or draw a synthetic example.")}
             return
         chosen = json.loads(choices)
+        study.begins_with = begins_with
         study.given, study.views = dict(chosen["states"]), list(chosen["views"])
         study.indication, study.comparison = indication or "", comparison or ""
-        yield from self._write(study, chosen.get("evidence"))
+        study.operating_point = chosen.get("operating_point") or BALANCED
+        draft = chosen.get("draft")
+        # What the user wrote is not lost by an error.
+        failed = views.editor_view(draft["text"]) if draft else views.NO_REPORT
+        yield from self._write(study, chosen.get("evidence"), failed)
 
     def stop(self, study: PageStudy | None) -> None:
         """Ends the writing at the next word."""
@@ -79,8 +116,8 @@ class PageEvents:
         yield {"study": study, "images": views.images_view(study), **texts}
         yield from self._write(study, shown=None)
 
-    def _write(self, study: PageStudy, shown: str | None) -> Iterator[dict]:
-        yield {"message": "", "report": views.writing_view(""), "writing": True}
+    def _write(self, study: PageStudy, shown: str | None, failed: str = views.NO_REPORT) -> Iterator[dict]:
+        yield {"message": "", "offer": "", "report": views.writing_view(study.begins_with), "writing": True}
         answer = None
         try:
             for written in follow_report(self.report, study):
@@ -88,10 +125,12 @@ class PageEvents:
                     yield {"report": views.writing_view(written)}
                 else:
                     answer = review_answer(written)
+                    study.written = answer["generated_text"]
         except Exception as error:
-            yield {"message": self._explain(error), "report": views.NO_REPORT, "writing": False}
+            yield {"message": self._explain(error), "report": failed, "writing": False}
             return
         yield {
+            "unfamiliar": views.unfamiliar_view(answer.get("input")),
             "report": views.report_view(study, answer, self.model_name),
             "labels": views.labels_view(answer["findings"], study.given, STATES, answer["disagreements"]),
             "images": views.images_view(study, answer, shown),
@@ -137,12 +176,14 @@ def follow_report(report, study: PageStudy, max_new_tokens: int = 256) -> Iterat
     options = {"stopping_criteria": StoppingCriteriaList([_StopWhenSet(study.stop)])}
     if (report.model.generation_config.num_beams or 1) == 1:  # beams have no text until the last of them ends
         options["streamer"] = streamer
+    # The balanced thresholds hold without a point, which spares the model a second report.
+    chosen = {} if study.operating_point == BALANCED else {"operating_point": study.operating_point}
     outcome = {}
 
     def write():
         try:
             outcome["answer"] = report(
-                study.inputs(), evidence=True, max_new_tokens=max_new_tokens, generate_kwargs=options
+                study.inputs(), evidence=True, max_new_tokens=max_new_tokens, generate_kwargs=options, **chosen
             )
         except Exception as error:
             outcome["error"] = error
@@ -152,7 +193,7 @@ def follow_report(report, study: PageStudy, max_new_tokens: int = 256) -> Iterat
     writer = threading.Thread(target=write, daemon=True)
     study.stop.clear()
     writer.start()
-    text = ""
+    text = study.begins_with
     try:
         for piece in streamer:
             text += piece

@@ -1,6 +1,7 @@
 """The page itself: its parts, and which event each of them starts."""
 
 from collections.abc import Callable
+from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -18,8 +19,9 @@ IMAGES_HEAD = (
 REFUSED = "<p class='otdrg-error' role='alert' hidden></p>"
 ASSETS = Path(__file__).parent
 MAX_FILE_SIZE = 200 * 2**20
-# The states and views as they are chosen on the page at the moment of the click.
+# What is chosen on the page at the moment of the click, by parts that are not Gradio's.
 WITH_CHOICES = "(study, choices, ...typed) => [study, otdrg.choices(), ...typed]"
+WITH_POINT = "(paths, point) => [paths, otdrg.point()]"
 
 
 def build_page(report, model_name: str, notice: str = "") -> gr.Blocks:
@@ -34,7 +36,7 @@ def build_page(report, model_name: str, notice: str = "") -> gr.Blocks:
     events = PageEvents(report, model_name)
     with gr.Blocks(title="OTDRG: chest X-ray report", analytics_enabled=False, delete_cache=(60, 600)) as page:
         parts = {"study": gr.State()}
-        choices = gr.Textbox(visible="hidden")
+        choices, point = gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
         gr.HTML(_head(model_name, notice), elem_classes="otdrg-top")
         with gr.Row(equal_height=False):
             with gr.Column(min_width=320):
@@ -55,12 +57,18 @@ def build_page(report, model_name: str, notice: str = "") -> gr.Blocks:
                 )
             with gr.Column(min_width=320):
                 gr.HTML("<h2>Report</h2>")
+                parts["unfamiliar"] = gr.HTML(elem_id="otdrg-unfamiliar")
                 parts["report"] = gr.HTML(views.NO_REPORT, elem_id="otdrg-report")
+                if report.model.config.operating_curves is not None:
+                    gr.HTML(views.POINTS, elem_id="otdrg-point")
+                parts["offer"] = gr.HTML(elem_id="otdrg-offer")
                 with gr.Row():
                     parts["rewrite"] = gr.Button(
                         "Write the report again", variant="primary", interactive=False, elem_id="otdrg-rewrite"
                     )
+                    resume = gr.Button("Continue from the cursor", elem_id="otdrg-resume")
                     parts["stop"] = gr.Button("Stop", visible=False, elem_id="otdrg-stop")
+                read = gr.Button("Read the changes", visible="hidden", elem_id="otdrg-read")
                 with gr.Accordion("What is known of the patient", open=False):
                     parts["indication"] = gr.Textbox(label="Indication", placeholder="Cough.", max_length=1000)
                     parts["comparison"] = gr.Textbox(label="Earlier report", lines=3, max_length=4000)
@@ -74,12 +82,17 @@ def build_page(report, model_name: str, notice: str = "") -> gr.Blocks:
             "show_progress": "hidden",
             "api_visibility": "private",
         }
-        parts["drop"].upload(_updates(events.upload, parts), parts["drop"], **options)
+        parts["drop"].upload(_updates(events.upload, parts), [parts["drop"], point], js=WITH_POINT, **options)
         for button, seed in zip(examples, EXAMPLE_SEEDS, strict=True):
-            button.click(_updates(lambda seed=seed: events.example(seed), parts), None, **options)
+            button.click(_updates(partial(events.example, seed), parts), point, js="() => [otdrg.point()]", **options)
         typed = [parts["indication"], parts["comparison"]]
         inputs = [parts["study"], choices, *typed]
         parts["rewrite"].click(_updates(events.rewrite, parts), inputs, js=WITH_CHOICES, **options)
+        resume.click(_updates(events.resume, parts), inputs, js=WITH_CHOICES, **options)
+        # Not the model's turn: edits are read while it writes.
+        reading = {key: options[key] for key in ("show_progress", "api_visibility")}
+        reading |= {"outputs": parts["offer"], "concurrency_limit": None, "trigger_mode": "always_last"}
+        read.click(lambda *given: events.read_changes(*given)["offer"], inputs[:2], js=WITH_CHOICES, **reading)
         parts["stop"].click(events.stop, parts["study"], None, queue=False, api_visibility="private")
         opacity.change(None, opacity, None, js="(percent) => otdrg.opacity(percent)", api_visibility="private")
     return page

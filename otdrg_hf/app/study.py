@@ -14,6 +14,8 @@ from otdrg_hf.modeling.image_loading import view_in
 MAX_IMAGES = 8
 EXAMPLE_SEEDS = (1_000_001, 1_000_002, 1_000_003)
 EXAMPLE_SIZE = 448
+BALANCED = "balanced"
+OPERATING_POINTS = ("specific", BALANCED, "sensitive")
 
 
 @dataclass
@@ -25,6 +27,9 @@ class PageStudy:
         views (`list[str]`): `"frontal"`, `"lateral"` or `"unknown"` of each.
         indication (`str`), comparison (`str`): Why the images were taken; the earlier report.
         given (`dict[str, str]`): States by label that the user knows.
+        operating_point (`str`): `"balanced"`, which is how a report is written without a point, or another one.
+        begins_with (`str`): What the user wrote, which the report continues.
+        written (`str`): The report on the page, before the user edits it.
         phantom_report (`str`, *optional*): The true report of a synthetic phantom; `None` for uploads.
         stop (`threading.Event`): Set to end the writing of the report early.
     """
@@ -34,6 +39,9 @@ class PageStudy:
     indication: str = ""
     comparison: str = ""
     given: dict[str, str] = field(default_factory=dict)
+    operating_point: str = BALANCED
+    begins_with: str = ""
+    written: str = ""
     phantom_report: str | None = None
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -45,6 +53,7 @@ class PageStudy:
             "indication": self.indication,
             "comparison": self.comparison,
             "disease_labels": self.given,
+            "begins_with": self.begins_with,
         }
 
 

@@ -9,12 +9,25 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from otdrg_hf.app.study import PageStudy
+from otdrg_hf.app.study import BALANCED, OPERATING_POINTS, PageStudy
 from otdrg_hf.modeling.processing_otdrg import VIEW_NAMES
 
 NO_IMAGES = '<p class="otdrg-hint">No image yet: drop one above, or draw a synthetic example.</p>'
 NO_LABELS = '<p class="otdrg-hint">The 14 labels appear with the report.</p>'
 NO_REPORT = '<p class="otdrg-hint">The report appears here as it is written.</p>'
+POINTS = (
+    '<fieldset class="otdrg-evidence"><legend>Operating point: specific has fewer false findings, sensitive fewer '
+    "missed ones</legend>"
+    + "".join(
+        f'<label><input type="radio" name="otdrg-point" value="{point}"{" checked" if point == BALANCED else ""}>'
+        f"<span>{point}</span></label>"
+        for point in OPERATING_POINTS
+    )
+    + "</fieldset>"
+)
+# Confidence in a sentence: its name, from which on, and how the legend puts it.
+LEVELS = (("high", 0.9, "90 % or more"), ("medium", 0.7, "70 to 90 %"), ("low", 0.0, "below 70 %"))
+NO_CONFIDENCE = "No confidence in sentences: it holds for images that the model knows."
 IMAGE_SIDE = 1024
 HEAT_SIDE = 256
 
@@ -158,24 +171,112 @@ def writing_view(text: str) -> str:
     return f'<article class="otdrg-report" aria-busy="true">{escape(text)}<span class="otdrg-caret"></span></article>'
 
 
+def unfamiliar_view(inspected: dict | None) -> str:
+    """HTML of a warning where an image is not one that the model knows; empty where it is, or that is not known."""
+    if inspected is None or inspected["familiar"]:
+        return ""
+    return (
+        '<p class="otdrg-unfamiliar" role="alert"><strong>Not an image that the model knows: do not rely on this '
+        f"report.</strong> {escape(inspected['why'])} (distance {inspected['distance']:g}, familiar up to 1)</p>"
+    )
+
+
 def report_view(study: PageStudy, answer: dict, model_name: str) -> str:
     """HTML of a finished report, with the states that were given and, of a phantom, the true report."""
     notes = []
     if study.stop.is_set():
         notes.append("Stopped before its end.")
+    if study.begins_with:
+        notes.append("Continued from your text, which is kept as it is.")
     if study.given:
         given = ", ".join(f"{label} {state}" for label, state in study.given.items())
         notes.append(f"Written with states that were given: {given}.")
+    if point := answer.get("operating_point"):
+        kept = "".join(f" {label} stays balanced." for label in point["unreached"])
+        notes.append(f"Written at the operating point {point['asked']}.{kept}")
     record = json.dumps(answer_record(study, answer, model_name), indent=2)
-    text = escape(answer["generated_text"]) or "<em>The model wrote nothing.</em>"
+    sentences, is_familiar = answer.get("sentences") or [], answer.get("input", {}).get("familiar", True)
+    if not is_familiar:  # the confidence was measured on images that the model knows
+        sentences = [{**sentence, "confidence": None} for sentence in sentences]
+    text = _marked_text(answer["generated_text"], sentences) or "<em>The model wrote nothing.</em>"
     truth = ""
     if study.phantom_report is not None:
         report = escape(study.phantom_report)
         truth = f"<details><summary>True report of this phantom</summary><p>{report}</p></details>"
+    draft = editor_view(answer["generated_text"], hidden=True)
     return (
-        f'<article class="otdrg-report" aria-busy="false" data-record="{escape(record)}">{text}</article>'
+        f'<article class="otdrg-report" aria-busy="false" data-point="{escape(study.operating_point)}" '
+        f'data-record="{escape(record)}">{text}</article>{draft}{_legend(sentences, is_familiar)}'
         f"{''.join(f'<p class=otdrg-hint>{escape(note)}</p>' for note in notes)}{truth}"
-        '<p><button type="button" class="otdrg-link" data-otdrg="download">Download as JSON</button></p>'
+        '<p class="otdrg-actions"><button type="button" class="otdrg-link" data-otdrg="edit">Edit</button> '
+        '<button type="button" class="otdrg-link" data-otdrg="download">Download as JSON</button></p>'
+    )
+
+
+def editor_view(text: str, hidden: bool = False) -> str:
+    """HTML of a report to edit."""
+    # HTML drops a line break at the beginning.
+    return (
+        '<textarea class="otdrg-draft" aria-label="The report, to edit" rows="8" spellcheck="false"'
+        f"{' hidden' if hidden else ''}>\n{escape(text)}</textarea>"
+    )
+
+
+def offer_view(overrides: dict[str, str]) -> str:
+    """HTML of the states that an edited report states, each to be given by one button, or all; empty for none."""
+    if not overrides:
+        return ""
+
+    def button(name: str, states: dict) -> str:
+        return f'<button type="button" data-states="{escape(json.dumps(states))}">{escape(name)}</button> '
+
+    buttons = "".join(button(f"{label}: {state}", {label: state}) for label, state in overrides.items())
+    every = button("All", overrides) if len(overrides) > 1 else ""
+    return f'<p class="otdrg-offer" role="status">Your text says otherwise. Give as a label: {buttons}{every}</p>'
+
+
+def _marked_text(text: str, sentences: list[dict]) -> str:
+    """A report, each sentence of which is marked with its confidence and leads to the maps of its labels."""
+    marked, before = "", 0
+    for sentence in sentences:
+        start, end = sentence["span"]
+        with_map = [row["label"] for row in sentence["labels"] if row.get("has_evidence")]
+        marked += (
+            f'{escape(text[before:start])}<span class="otdrg-sentence" tabindex="0" '
+            f'data-confidence="{_level(sentence["confidence"])}" data-labels="{escape(json.dumps(with_map))}" '
+            f'data-detail="{escape(_detail(sentence))}">{escape(text[start:end])}</span>'
+        )
+        before = end
+    return marked + escape(text[before:])
+
+
+def _level(confidence: float | None) -> str:
+    return "none" if confidence is None else next(name for name, least, _ in LEVELS if confidence >= least)
+
+
+def _detail(sentence: dict) -> str:
+    if not sentence["labels"]:
+        return "About none of the 14 labels: no confidence."
+    stated = []
+    for row in sentence["labels"]:
+        doubt = ", which the model does not predict" if row["agrees"] is False else ""
+        source = " (given)" if row["given"] else doubt
+        stated.append(f"{row['label']} {row['state']}{source}")
+    confidence = sentence["confidence"]
+    sure = "" if confidence is None else f"Confidence {100 * confidence:.0f} %: "
+    no_map = "" if any(row.get("has_evidence") for row in sentence["labels"]) else "; no evidence to show"
+    return f"{sure}{'; '.join(stated)}{no_map}."
+
+
+def _legend(sentences: list[dict], is_familiar: bool) -> str:
+    """What the colours mean, and a line that tells of the sentence under the pointer or in focus."""
+    if not sentences:
+        return ""
+    keys = "".join(f'<span data-confidence="{name}">{range_}</span> ' for name, _, range_ in LEVELS)
+    meaning = f"Confidence that a sentence is right: {keys}" if is_familiar else NO_CONFIDENCE
+    return (
+        f'<p class="otdrg-legend">{meaning}</p>'
+        '<p class="otdrg-detail" aria-live="polite">Point at a sentence, or tab to it, to see where it comes from.</p>'
     )
 
 
