@@ -61,7 +61,7 @@ def test_json_is_always_a_flag_and_output_always_a_path():
             for name in (getattr(option, "default", None), *(getattr(option, "param_decls", None) or ())):
                 assert kinds.get(name, kind) == kind, (command.callback.__name__, name)
                 seen[name] += 1
-    assert seen["--json"] == 6 and seen["--output"] == seen["-o"] == 3
+    assert seen["--json"] == 7 and seen["--output"] == seen["-o"] == 3
 
 
 def test_report_goes_on_after_a_bad_file_and_says_so(tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otdrg_hf.images.finding import FoundImage
-from otdrg_hf.reporting.command import _check_model, _check_names
+from otdrg_hf.reporting.command import _check_names, _check_run
 from otdrg_hf.reporting.results_file import ResultsFile
 
 NAMES = ("a.png", "b/c.png", "d.png")
@@ -15,7 +15,7 @@ NAMES = ("a.png", "b/c.png", "d.png")
 
 def open_results(path, model="demo"):
     """As `otdrg report` opens its output."""
-    return ResultsFile(path, "image", check=lambda row: _check_model(row, model))
+    return ResultsFile(path, "image", check=lambda row: _check_run(row, model, None))
 
 
 def row(name, text="Clear."):
