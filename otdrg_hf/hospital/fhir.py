@@ -4,7 +4,7 @@ import datetime
 import html
 
 from otdrg_hf.extras import require
-from otdrg_hf.hospital import RESEARCH_USE
+from otdrg_hf.hospital import RESEARCH_USE, notice_of
 from otdrg_hf.hospital.codes import FHIR_SYSTEMS, OWN_SCHEME, STATE_CODES, Coded, label_code
 from otdrg_hf.hospital.structured_report import Algorithm
 
@@ -41,7 +41,7 @@ def diagnostic_report(answer: dict, algorithm: Algorithm) -> dict:
         "issued": now,
         "performer": [{"display": RESEARCH_USE}],
         "result": [{"reference": f"#{observation['id']}"} for observation in observations],
-        "conclusion": f"{_plain(answer['generated_text'])} [{RESEARCH_USE}]",
+        "conclusion": f"{_plain(answer['generated_text'])} [{notice_of(answer)}]",
     }
     return DiagnosticReport.model_validate(report).model_dump(mode="json", exclude_none=True)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from otdrg_hf.extras import require
-from otdrg_hf.hospital import MANUFACTURER, RESEARCH_USE
+from otdrg_hf.hospital import MANUFACTURER, RESEARCH_USE, notice_of
 from otdrg_hf.hospital.codes import NOTHING_PRESENT, OWN_SCHEME, SITES, STATE_CODES, Coded, label_code
 from otdrg_hf.hospital.regions import outline
 from otdrg_hf.hospital.source import header_kept
@@ -116,7 +116,7 @@ def _content(answer: dict, sources, algorithm: Algorithm):
         imaging_measurements=groups or [_nothing_present(sources, identification)],
         title=codes.DCM.ImagingMeasurementReport,
     )
-    texts = [(codes.DCM.Finding, answer["generated_text"]), (codes.DCM.Comment, RESEARCH_USE)]
+    texts = [(codes.DCM.Finding, answer["generated_text"]), (codes.DCM.Comment, notice_of(answer))]
     for name, text in texts:
         item = sr.TextContentItem(name, _paragraph(text), sr.RelationshipTypeValues.CONTAINS)
         content[0].ContentSequence.append(item)

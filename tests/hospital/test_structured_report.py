@@ -11,6 +11,7 @@ from pydicom.sr.codedict import codes
 
 from otdrg_hf.hospital import RESEARCH_USE
 from otdrg_hf.hospital.codes import label_code
+from otdrg_hf.hospital.fhir import diagnostic_report
 from otdrg_hf.hospital.regions import outline
 from otdrg_hf.hospital.source import read_source
 from otdrg_hf.hospital.structured_report import Algorithm, report_uid, structured_report
@@ -64,6 +65,15 @@ def test_unverified_preliminary_and_for_research(document, answer):
     assert RESEARCH_USE in texts_of(report) and "Research use only" in report.SeriesDescription
     assert answer["generated_text"].replace("\n", "\r\n") in texts_of(report)
     assert (report.ManufacturerModelName, report.SoftwareVersions) == ALGORITHM
+
+
+def test_an_image_that_the_model_does_not_know_is_said_in_both_documents(answer):
+    strange = {**answer, "input": {"familiar": False, "distance": 3.0, "view": "frontal", "why": "looks upside down"}}
+    report = structured_report(strange, [read_source(radiograph())], ALGORITHM)
+    assert any("does not know" in text and "upside down" in text for text in texts_of(report))
+    assert "upside down" in diagnostic_report(strange, ALGORITHM)["conclusion"]
+    known = {**strange, "input": {**strange["input"], "familiar": True}}
+    assert "does not know" not in diagnostic_report(known, ALGORITHM)["conclusion"]
 
 
 def test_a_group_for_each_label_that_is_present(document, answer):
