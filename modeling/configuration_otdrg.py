@@ -261,7 +261,6 @@ class OTDRGConfig(PreTrainedConfig):  # trf-ignore: TRF057 (see modeling_otdrg.p
             len(self.positive_thresholds) != m or not all(0 <= t <= 1 for t in self.positive_thresholds)
         ):
             raise ValueError(f"`positive_thresholds` must be {m} numbers in [0, 1], got {self.positive_thresholds}.")
-
         self._validate_decisions()
 
     def _validate_sentences(self):

@@ -68,6 +68,11 @@ def write_json(path: str | os.PathLike, content: Any, indent: int | None = 1) ->
     write_text(path, json.dumps(content, indent=indent) + "\n")
 
 
+def update_json(path: str | os.PathLike, fields: dict[str, Any]) -> None:
+    """Puts fields into an object in a JSON file, and leaves the others as they are; whole or not at all."""
+    write_json(path, {**json.loads(Path(path).read_text(encoding="utf-8")), **fields})
+
+
 def remove_unfinished(folder: str | os.PathLike) -> None:
     """Removes what killed processes left of atomic writes to a folder, which nobody may be writing to."""
     for leftover in Path(folder).glob(f".*{UNFINISHED_SUFFIX}"):

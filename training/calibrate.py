@@ -11,12 +11,13 @@ from tqdm.auto import tqdm
 
 from otdrg_hf.data.phantom import PHANTOM_NAMES
 from otdrg_hf.data.schema import INPUT_COLUMNS, split_name
+from otdrg_hf.files import update_json
 from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
 from otdrg_hf.modeling.disease_states_otdrg import POSITIVE, thresholds_at
 from otdrg_hf.reporting.confidence import FEWEST_CLAIMS, fit_sentence_calibration, report_and_judge
 from otdrg_hf.reporting.loading import load_reporter, plain_name
 from otdrg_hf.reporting.split import phantom_size
-from otdrg_hf.training.calibration import config_file, fit_decisions, write_fields
+from otdrg_hf.training.calibration import config_file, fit_decisions
 from otdrg_hf.training.decisions import ERROR_RATE, check_error_rate, set_coverage
 from otdrg_hf.training.input_statistics import add_input_statistics
 
@@ -85,7 +86,7 @@ def run_calibrate(
         judged = report_and_judge(report, inputs, studies["report"], batch_size=batch_size)
         if len(judged.features) >= FEWEST_CLAIMS:
             fields["sentence_calibration"] = fit_sentence_calibration(judged)
-    write_fields(path, fields)
+    update_json(path, fields)
     text = _text(config, states, errors)
     for each in tested:
         logits, truth = disease_logits(report, each, batch_size), np.array(each["disease_labels"])

@@ -3,7 +3,6 @@ What is fitted at the end of a stage: on validation studies the disease head's s
 conformal sets, on training studies the statistics by which an unfamiliar image is known.
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from otdrg_hf.files import write_json
+from otdrg_hf.files import update_json
 from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
 from otdrg_hf.modeling.disease_states_otdrg import POSITIVE, positive_log_odds
 from otdrg_hf.training.decisions import ERROR_RATE, conformal_thresholds, operating_curves
@@ -43,17 +42,12 @@ def calibrate(trainer: "Trainer", studies: "Dataset") -> None:
     for name, value in fitted.items():
         setattr(config, name, value)
     if trainer.is_world_process_zero():
-        write_fields(config_file(trainer.args.output_dir, is_peft_model(trainer.model)), fitted)
+        update_json(config_file(trainer.args.output_dir, is_peft_model(trainer.model)), fitted)
 
 
 def config_file(folder: str | Path, is_adapter: bool) -> Path:
     """Where the configuration of a model's folder is: an adapter's holds none, it is that of the base."""
     return Path(folder, "base" if is_adapter else "", "config.json")
-
-
-def write_fields(path: Path, fields: dict[str, Any]) -> None:
-    """Puts fields into a configuration file, and leaves the others as they are."""
-    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **fields})
 
 
 def fit_decisions(

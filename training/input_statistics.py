@@ -1,6 +1,5 @@
 """Statistics of a model's training images in its checkpoint, by which it knows an image that is unlike them."""
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from otdrg_hf.files import write_json
+from otdrg_hf.files import update_json
 from otdrg_hf.modeling.familiarity_otdrg import (
     InputStatistics,
     Normal,
@@ -66,8 +65,7 @@ def add_input_statistics(
     statistics = fit_input_statistics(described)
     model.config.input_statistics = None if statistics is None else statistics.pack()
     if write:
-        path = Path(folder, "config.json")
-        write_json(path, {**json.loads(path.read_text()), "input_statistics": model.config.input_statistics})
+        update_json(Path(folder, "config.json"), {"input_statistics": model.config.input_statistics})
     return {} if statistics is None else {view: len(rows) for view, rows in rows_of_views(described.views).items()}
 
 

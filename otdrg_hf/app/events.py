@@ -176,7 +176,7 @@ def follow_report(report, study: PageStudy, max_new_tokens: int = 256) -> Iterat
     options = {"stopping_criteria": StoppingCriteriaList([_StopWhenSet(study.stop)])}
     if (report.model.generation_config.num_beams or 1) == 1:  # beams have no text until the last of them ends
         options["streamer"] = streamer
-    # The balanced thresholds hold without a point, which spares the model a second report.
+    # The balanced point is how a report is written without one.
     chosen = {} if study.operating_point == BALANCED else {"operating_point": study.operating_point}
     outcome = {}
 
