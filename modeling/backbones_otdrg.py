@@ -23,7 +23,8 @@ from transformers.quantizers.auto import AutoQuantizationConfig
 from transformers.utils import cached_file, logging
 
 from .configuration_otdrg import OTDRGConfig
-from .processing_otdrg import FINDING_TOKEN, IMAGE_TOKEN, OTDRGProcessor
+from .processing_otdrg import OTDRGProcessor
+from .prompt_otdrg import FINDING_TOKEN, IMAGE_TOKEN
 from .vision_otdrg import encode_images, patch_features, patch_offset, recorded_layers
 
 PROCESSOR_FIELDS = ("label_names",)

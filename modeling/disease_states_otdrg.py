@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.compiler import is_compiling
 
-from .configuration_otdrg import OTDRGConfig
+from .configuration_otdrg import NUM_STATES, OTDRGConfig
 
 BLANK, POSITIVE, NEGATIVE, UNCERTAIN = range(4)
 # Of the training data; frequencies are smoothed, so that what never occurred is not at zero.
@@ -15,6 +16,45 @@ UNHEARD_OF = 1e-3
 NAMED_POINTS = {"balanced": 1.0, "sensitive": 2.0, "specific": 0.5}
 # A label that is called more often than this, for each study that has it, says too little.
 MOST_CALLED = 4.0
+
+
+def check_labels(
+    disease_labels: torch.Tensor | None, pixel_values: torch.Tensor, config: OTDRGConfig
+) -> torch.Tensor | None:
+    """State codes `[B, m]` as int64 on the device of the pixels; -100 where the state is to be predicted."""
+    if disease_labels is None:
+        return None
+    expected, states = (pixel_values.shape[0], config.num_disease_labels), NUM_STATES
+    if tuple(disease_labels.shape) != expected or disease_labels.is_floating_point():
+        raise ValueError(
+            f"`disease_labels` must be integers of shape {expected}, "
+            f"got {disease_labels.dtype} of shape {tuple(disease_labels.shape)}."
+        )
+    # No compiled graph can hold a look at values.
+    if is_compiling():
+        return disease_labels.to(pixel_values.device, torch.long)
+    wrong = (disease_labels != -100) & ((disease_labels < 0) | (disease_labels >= states))
+    if wrong.any():
+        code = int(disease_labels[wrong][0])
+        raise ValueError(f"`disease_labels` holds {code}: states are 0 to {states - 1}, or -100 to predict.")
+    return disease_labels.to(pixel_values.device, torch.long)
+
+
+def check_other_labels(
+    other_labels: torch.Tensor | None, pixel_values: torch.Tensor, config: OTDRGConfig
+) -> torch.Tensor | None:
+    """State codes `[B, k, m]` of other studies as int64 on the device of the pixels."""
+    if other_labels is None:
+        return None
+    batch, m, states = pixel_values.shape[0], config.num_disease_labels, NUM_STATES
+    shape = tuple(other_labels.shape)
+    if len(shape) != 3 or shape[::2] != (batch, m) or other_labels.is_floating_point():
+        raise ValueError(
+            f"`other_labels` must be integers of shape ({batch}, k, {m}), got {other_labels.dtype} of shape {shape}."
+        )
+    if not is_compiling() and (other_labels >= states).any():
+        raise ValueError(f"`other_labels` holds {int(other_labels.max())}: states are 0 to {states - 1}.")
+    return other_labels.to(pixel_values.device, torch.long)
 
 
 def positive_log_odds(logits: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.compiler import is_compiling
 from torch.nn import functional as F
 
 from .configuration_otdrg import NUM_STATES, OTDRGConfig
@@ -360,6 +361,37 @@ def label_positions(evidence: torch.Tensor, rows: int, columns: int) -> torch.Te
     first_view = evidence[:, : rows * columns]  # [B, n, m]
     weights = first_view / first_view.sum(1, keepdim=True).clamp(min=1e-12)
     return weights.transpose(1, 2) @ positions
+
+
+def real_views_first(embeds: torch.Tensor, view_mask: torch.Tensor) -> torch.Tensor:
+    """Tokens of views `[B, V, tokens, hidden]` in one row per study, padded views last: `[B, V * tokens, hidden]`."""
+    order = (~view_mask).to(torch.int8).argsort(dim=1, stable=True)  # [B, V]
+    return embeds.gather(1, order[..., None, None].expand_as(embeds)).flatten(1, 2)
+
+
+def fill_placeholders(inputs_embeds: torch.Tensor, places: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+    """
+    Writes the first of `embeds` `[B, K, hidden]` of each row, in order, into its `places` `[B, T]` of `inputs_embeds`
+    `[B, T, hidden]`. No shape depends on a value, so that no accelerator is waited for and a graph can hold it.
+    """
+    embeds = embeds.to(inputs_embeds.device, inputs_embeds.dtype)
+    rank = (places.cumsum(1) - 1).clamp(0, embeds.shape[1] - 1)  # [B, T]
+    gathered = embeds.gather(1, rank.unsqueeze(-1).expand(-1, -1, embeds.shape[-1]))  # [B, T, hidden]
+    return torch.where(places.unsqueeze(-1), gathered, inputs_embeds)
+
+
+def check_counts(name: str, places: torch.Tensor, expected: torch.Tensor):
+    """`ValueError` unless each row of `places` `[B, T]` has as many placeholders as there are features for it `[B]`."""
+    # No compiled graph can hold a look at values.
+    if is_compiling():
+        return
+    tokens = places.sum(-1)  # [B]
+    if not torch.equal(tokens, expected.to(tokens)):
+        study = int((tokens != expected.to(tokens)).nonzero()[0])
+        raise ValueError(
+            f"{name} features and {name.lower()} tokens do not match, "
+            f"tokens: {int(tokens[study])}, features: {int(expected[study])} (study {study})"
+        )
 
 
 def _padded_table(table: list[list[list[int]]]) -> torch.Tensor:

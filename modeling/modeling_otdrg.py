@@ -34,7 +34,14 @@ from transformers.utils.generic import can_return_tuple
 
 from .backbones_otdrg import build_tower, load_magnitudes, model_from_backbones, spare_projectors, warn_of_attention
 from .configuration_otdrg import OTDRGConfig
-from .disease_states_otdrg import POSITIVE, predict_states, resolve_states, shown_states
+from .disease_states_otdrg import (
+    POSITIVE,
+    check_labels,
+    check_other_labels,
+    predict_states,
+    resolve_states,
+    shown_states,
+)
 from .layers_otdrg import (
     Alignment,
     DiseaseHead,
@@ -44,21 +51,16 @@ from .layers_otdrg import (
     LabelWords,
     PatchProjection,
     TransportAlignment,
+    check_counts,
+    fill_placeholders,
     label_positions,
+    real_views_first,
 )
 from .losses_otdrg import CONTRAST_TEMPERATURE, chunked_cross_entropy, disease_loss, transport_loss, weighted_sum
 from .pipeline_otdrg import CUSTOM_PIPELINES
 from .processing_otdrg import OTDRGProcessor
 from .revision_otdrg import keep_drafts
-from .study_inputs_otdrg import (
-    check_counts,
-    check_labels,
-    check_other_labels,
-    check_views,
-    fill_placeholders,
-    real_views_first,
-)
-from .vision_otdrg import encoder_outputs, patch_features
+from .vision_otdrg import check_views, encoder_outputs, patch_features
 
 # TRF057 asks for `auto_docstring`, which knows the models within transformers only: of these it would replace the
 # docstrings by those of a model named None.

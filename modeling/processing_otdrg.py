@@ -22,74 +22,34 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, BatchFeature, PreTrainedModel, ProcessorMixin, processing_utils
+from transformers import AutoImageProcessor, BatchFeature, PreTrainedModel, ProcessorMixin
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, Unpack
 from transformers.utils import logging
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from .configuration_otdrg import CHEXBERT_LABELS, STATES, OTDRGConfig
 from .disease_states_otdrg import POSITIVE, UNCERTAIN
-from .image_loading import is_data_url, load_views, view_in
+from .image_loading import load_views, view_in
+from .prompt_otdrg import (
+    CHAT_TEMPLATE,
+    FINDING_TOKEN,
+    IMAGE_TOKEN,
+    PARTS_TO_TEXT,
+    count_placeholders,
+    expand_placeholders,
+    parts_of,
+    prompt_text,
+    reads_parts,
+    rename_views,
+    view_name,
+    with_parts,
+    worded_chat,
+)
 
 logger = logging.get_logger(__name__)
 
-IMAGE_TOKEN, FINDING_TOKEN = "<image>", "<finding>"
 UNKNOWN = -100
 REPORT_TOKENS = 256  # of the LLM's context are left for the report, or a quarter of it where it is short
-VIEW_NAMES = {"frontal": "Frontal view:", "lateral": "Lateral view:", "unknown": "View:"}
-# transformers marks what users wrote of control tokens where it is to be read as plain text: see `apply_chat_template`.
-_UNMARKED = getattr(processing_utils, "_UNMARKED", "")
-_PLACEHOLDERS = re.compile(f"{_UNMARKED}(?:{IMAGE_TOKEN}|{FINDING_TOKEN})")
-_NAMED_IMAGE = re.compile(f"(?:{'|'.join(VIEW_NAMES.values())}) {IMAGE_TOKEN}")
-
-# A message of parts as one text.
-_PARTS = """\
-{%- for part in message.content -%}
-  {%- if part.type == 'image' -%}{{ '<image>' }}
-  {%- elif part.type == 'finding' -%}{{ '<finding>' }}
-  {%- else -%}{{ part.text }}{%- endif -%}
-{%- endfor -%}
-"""
-
-# The chat of a language model without a template of its own: one turn of a user renders as `build_prompt` words it.
-CHAT_TEMPLATE = """\
-{{- bos_token -}}
-{%- for message in messages -%}
-  {%- if not loop.first -%}{{ '\\n' }}{%- endif -%}
-  {%- if message.role == 'assistant' -%}{{ 'Report: ' }}{%- endif -%}
-  {%- if message.content is string -%}{{ message.content }}
-  {%- else -%}
-PARTS
-  {%- endif -%}
-  {%- if message.role == 'assistant' -%}{{ eos_token }}{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{ '\\nReport:' }}{%- endif -%}
-""".replace("PARTS\n", _PARTS)
-
-# Arguments of `apply_chat_template` that say something of one conversation; others can be variables of the template.
-_OF_CONVERSATIONS = (
-    "tools",
-    "documents",
-    "add_generation_prompt",
-    "continue_final_message",
-    "return_assistant_tokens_mask",
-)
-
-# Set before a template that reads text only: the parts of a message become one text.
-_PARTS_TO_TEXT = """\
-{%- set flat = namespace(messages=[]) -%}
-{%- for message in messages -%}
-  {%- if message.content is defined and message.content is not string -%}
-    {%- set text -%}
-PARTS
-    {%- endset -%}
-    {%- set message = dict(message, content=text) -%}
-  {%- endif -%}
-  {%- set flat.messages = flat.messages + [message] -%}
-{%- endfor -%}
-{%- set messages = flat.messages -%}
-""".replace("PARTS\n", _PARTS)
 
 
 class OTDRGProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]  # trf-ignore: TRF019
@@ -242,7 +202,7 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
             raise ValueError("The processor needs `images`, `text` or both.")
         data: dict[str, torch.Tensor] = {}
         prompts = [] if text is None else _texts(text)
-        counts = [self._count(IMAGE_TOKEN, prompt) for prompt in prompts]
+        counts = [count_placeholders(IMAGE_TOKEN, prompt) for prompt in prompts]
         if images is not None:
             given = _as_studies(images, None if text is None else counts)
             studies = [load_views(study, f"study {index}") for index, study in enumerate(given)]
@@ -295,9 +255,6 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
                     hint = f"; did you mean {close[0]!r}?" if close else "."
                     raise ValueError(f"The processor has no keyword {name!r}{hint}")
 
-    def _count(self, token: str, text: str) -> int:
-        return _PLACEHOLDERS.findall(text).count(token)
-
     def _prompts(self, studies: list[list[Image.Image]], views, indication, comparison) -> list[str]:
         for index, study in enumerate(studies):
             if len(study) == 0:
@@ -323,7 +280,9 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         if wanted["return_mm_token_type_ids"]:
             tokens["mm_token_type_ids"] = self.create_mm_token_type_ids(tokens["input_ids"])
         if wanted["return_text_replacement_offsets"]:
-            tokens["text_replacement_offsets"] = [self._expanded(prompt)[1] for prompt in prompts]
+            tokens["text_replacement_offsets"] = [
+                expand_placeholders(prompt, self._placeholder_lengths)[1] for prompt in prompts
+            ]
         return tokens
 
     def _check_truncation(self, texts: list[str], rows: list[list[int]]):
@@ -331,7 +290,7 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
             raise ValueError("return_overflowing_tokens=True cannot be: a prompt is one row.")
         for index, (text, row) in enumerate(zip(texts, rows, strict=True)):
             for token, token_id in ((IMAGE_TOKEN, self.image_token_id), (FINDING_TOKEN, self.finding_token_id)):
-                if row.count(token_id) != (expected := self._count(token, text)):
+                if row.count(token_id) != (expected := count_placeholders(token, text)):
                     raise ValueError(
                         f"Prompt {index} has {row.count(token_id)} of its {expected} {token} tokens left after "
                         "truncation: raise max_length or leave truncation out."
@@ -383,7 +342,7 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         if len(names) != num_views:
             raise ValueError(f"A study of {num_views} images has {len(names)} view names: {names}.")
         for name in names:
-            _view_name(name)
+            view_name(name)
         given = {"indication": indication, "comparison": comparison}
         known = {name: self._plain(text, name) if text else "" for name, text in given.items()}
         if fit and self.context_length is not None:
@@ -392,21 +351,12 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
 
     def prompt_tokens(self, prompt: str, views: Sequence[str]) -> dict[str, list[int]]:
         """Token ids and mask of a prompt of `build_prompt` in which the images are called by these views instead."""
-        names = iter(views)
-        prompt = _NAMED_IMAGE.sub(lambda _: f"{_view_name(next(names))} {IMAGE_TOKEN}", prompt)
-        [text] = self._expand_placeholders([prompt], [len(views)])
+        [text] = self._expand_placeholders([rename_views(prompt, views)], [len(views)])
         tokens = self.tokenizer(text, add_special_tokens=False)
         return {name: tokens[name] for name in ("input_ids", "attention_mask")}
 
     def _prompt(self, views: Sequence[str], indication: str, comparison: str) -> str:
-        lines = [f"{VIEW_NAMES[view]} {IMAGE_TOKEN}" for view in views]
-        if self.label_prompt:
-            lines.append(f"Findings: {FINDING_TOKEN}")
-        if indication:
-            lines.append(f"Indication: {indication}")
-        if comparison:
-            lines.append(f"Earlier report: {comparison}")
-        prompt = "\n".join([*lines, "Report:"])
+        prompt = prompt_text(views, indication, comparison, self.label_prompt)
         template = self._template()
         if template == CHAT_TEMPLATE:
             return (self.tokenizer.bos_token or "") + prompt
@@ -441,58 +391,14 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         """
         template = self._template(chat_template)
         batched = bool(conversation) and not isinstance(conversation[0], dict)
-        chats = [[_with_parts(message) for message in chat] for chat in (conversation if batched else [conversation])]
-        images = any(part["type"] == "image" for chat in chats for message in chat for part in _parts_of(message))
-        reads_parts = template == CHAT_TEMPLATE or self._reads_parts(template, images, kwargs)
-        worded = [self._worded(chat, template == CHAT_TEMPLATE, reads_parts) for chat in chats]
-        if not reads_parts:
-            template = _PARTS_TO_TEXT + template
+        chats = [[with_parts(message) for message in chat] for chat in (conversation if batched else [conversation])]
+        images = any(part["type"] == "image" for chat in chats for message in chat for part in parts_of(message))
+        plain = template == CHAT_TEMPLATE
+        parts_read = plain or reads_parts(template, images, {**self.tokenizer.special_tokens_map, **kwargs})
+        worded = [worded_chat(chat, self.label_prompt, plain, parts_read) for chat in chats]
+        if not parts_read:
+            template = PARTS_TO_TEXT + template
         return super().apply_chat_template(worded if batched else worded[0], chat_template=template, **kwargs)
-
-    def _reads_parts(self, template: str, images: bool, variables: dict[str, Any]) -> bool:
-        """Whether a template renders messages whose content is a list of parts, as far as needed."""
-        probe = "The heart is normal."
-        parts = [{"type": "image"}] * images + [{"type": "text", "text": probe}]
-        # Not a conversation of the caller's: only what the template itself makes of parts counts.
-        variables = {name: value for name, value in variables.items() if name not in _OF_CONVERSATIONS}
-        try:
-            (rendered,), _ = render_jinja_template(
-                conversations=[[{"role": "user", "content": parts}]],
-                chat_template=template,
-                **{**self.tokenizer.special_tokens_map, **variables},
-            )
-        except Exception:  # a template fails in any way on what it does not expect
-            return False
-        return rendered.count(probe) == 1 and "'type'" not in rendered and rendered.count(IMAGE_TOKEN) == images
-
-    def _worded(self, chat: Sequence[dict], plain: bool, reads_parts: bool) -> list[dict]:
-        """A conversation with words around its images, and the labels after the last of them."""
-        parts = [part for message in chat for part in _parts_of(message)]
-        last = next((part for part in reversed(parts) if part["type"] == "image"), None)
-        texts = [message["content"] for message in chat if isinstance(message.get("content"), str)]
-        texts += [part["text"] for part in parts if part["type"] == "text"]
-        labels = self.label_prompt and not any(FINDING_TOKEN in text for text in texts)
-        # A template of others knows images and text only.
-        finding = {"type": "text", "text": FINDING_TOKEN} if reads_parts and not plain else {"type": "finding"}
-        worded = []
-        for message in chat:
-            lines: list[list[dict]] = []
-            for part in (parts := _parts_of(message)):
-                if part["type"] == "image":
-                    lines.append([{"type": "text", "text": f"{_view_name(part.get('view', 'unknown'))} "}, part])
-                elif part["text"]:
-                    lines.append([part])
-                if labels and part is last:
-                    lines.append([{"type": "text", "text": "Findings: "}, finding])
-            shown = sum(part["type"] == "image" for part in parts)
-            if not shown:
-                worded.append(message)
-                continue
-            if shown == len(parts) and not plain:
-                lines.append([{"type": "text", "text": "Report:"}])
-            between = [[{"type": "text", "text": "\n"}, *line] for line in lines[1:]]
-            worded.append({**message, "content": sum(between, lines[0])})
-        return worded
 
     def _fitting(self, views: Sequence[str], known: dict[str, str], context_length: int) -> dict[str, str]:
         """`known` with as much of its texts as leaves room for a report in the LLM's context."""
@@ -638,29 +544,20 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         if len(texts) != len(view_counts):
             raise ValueError(f"{len(texts)} prompts for {len(view_counts)} studies: {rule}.")
         for index, (prompt, count) in enumerate(zip(texts, view_counts, strict=True)):
-            if (tokens := self._count(IMAGE_TOKEN, prompt)) != count:
+            if (tokens := count_placeholders(IMAGE_TOKEN, prompt)) != count:
                 raise ValueError(
                     f"Image features and image tokens do not match: prompt {index} has {tokens} {IMAGE_TOKEN} for "
                     f"{count} images; {rule}."
                 )
-            if (tokens := self._count(FINDING_TOKEN, prompt)) > 1:
+            if (tokens := count_placeholders(FINDING_TOKEN, prompt)) > 1:
                 raise ValueError(f"Prompt {index} has more than one {FINDING_TOKEN}.")
             if tokens and not count:
                 raise ValueError(f"Prompt {index} has {FINDING_TOKEN}, but no image.")
-        return [self._expanded(prompt)[0] for prompt in texts]
+        return [expand_placeholders(prompt, self._placeholder_lengths)[0] for prompt in texts]
 
-    def _expanded(self, prompt: str) -> tuple[str, list[dict]]:
-        """A prompt with as many placeholders as tokens, and where they were and are, as transformers notes it."""
-        text, spans, end = "", [], 0
-        for match in _PLACEHOLDERS.finditer(prompt):
-            is_image = match[0] == IMAGE_TOKEN
-            tokens = match[0] * (self.num_image_tokens if is_image else self.num_finding_tokens)
-            text += prompt[end : match.start()]
-            kind = "image" if is_image else "finding"
-            span = {"type": kind, "span": match.span(), "new_span": (len(text), len(text) + len(tokens))}
-            spans.append({**span, "text": match[0], "replacement": tokens})
-            text, end = text + tokens, match.end()
-        return text + prompt[end:], spans
+    @property
+    def _placeholder_lengths(self) -> dict[str, int]:
+        return {IMAGE_TOKEN: self.num_image_tokens, FINDING_TOKEN: self.num_finding_tokens}
 
     @property
     def model_input_names(self) -> list[str]:
@@ -672,37 +569,6 @@ def _texts(text: str | Sequence[str]) -> list[str]:
     if not all(isinstance(each, str) for each in texts):
         raise ValueError("`text` must be a prompt or a list of prompts.")
     return texts
-
-
-def _view_name(view: str) -> str:
-    if view not in VIEW_NAMES:
-        raise ValueError(f"{view!r} is no view; choose from {', '.join(VIEW_NAMES)}.")
-    return VIEW_NAMES[view]
-
-
-def _parts_of(message: dict) -> list[dict]:
-    content = message.get("content")
-    return content if isinstance(content, list) else []
-
-
-def _with_parts(message: dict) -> dict:
-    """A message with its images as transformers names them, however they are given."""
-    if not isinstance(message.get("content"), (list, tuple)):
-        return message
-    parts = []
-    for part in message["content"]:
-        kind = part.get("type")
-        if kind not in ("text", "image", "image_url"):
-            raise ValueError(f"A message has a part of type {kind!r}: OTDRG reads 'image' and 'text'.")
-        if kind == "text" and not isinstance(part.get("text"), str):
-            raise ValueError("A message has a part of type 'text' without a 'text'.")
-        if kind == "image_url":  # as OpenAI's clients send it
-            url = part["image_url"]
-            part = {"type": "image", "url": url["url"] if isinstance(url, dict) else url}
-        elif isinstance(part.get("base64"), str) and not is_data_url(part["base64"]):
-            part = {**part, "base64": f"data:image/*;base64,{part['base64']}"}
-        parts.append({**part})  # the same image may be given twice
-    return {**message, "content": parts}
 
 
 def _as_studies(images, counts: list[int] | None) -> list[list]:

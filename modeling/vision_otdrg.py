@@ -8,11 +8,36 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.compiler import is_compiling
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
 RESIZING = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.ZeroPad2d)
 POSITION_SIZE = 24  # width of the code of a position, which tells left from right and high from low
+
+
+def check_views(pixel_values: torch.Tensor | None, view_mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """`[B, V, 3, H, W]` or `[B, 3, H, W]` and a mask or none -> `[B, V, 3, H, W]` and a mask `[B, V]` (bool)."""
+    if pixel_values is None:
+        raise ValueError("You must specify `pixel_values` or `vision_features`.")
+    if pixel_values.dim() == 4:
+        pixel_values = pixel_values.unsqueeze(1)
+    if pixel_values.dim() != 5:
+        raise ValueError(f"`pixel_values` must be [B, V, 3, H, W] or [B, 3, H, W], got {list(pixel_values.shape)}.")
+    if view_mask is None:
+        view_mask = torch.ones(pixel_values.shape[:2], device=pixel_values.device)
+    if view_mask.shape != pixel_values.shape[:2]:
+        raise ValueError(
+            f"`view_mask` must be {tuple(pixel_values.shape[:2])} to match `pixel_values`, "
+            f"got {tuple(view_mask.shape)}."
+        )
+    view_mask = view_mask.to(pixel_values.device).bool()
+    # No compiled graph can hold a look at values.
+    if not is_compiling() and not view_mask.any(-1).all():
+        # In a batch, a prompt may do without images; its views are padding then, and zero.
+        if not view_mask.any() or pixel_values[~view_mask.any(-1)].any():
+            raise ValueError("`view_mask` leaves a study without any view.")
+    return pixel_values, view_mask
 
 
 def patch_grid(num_tokens: int, height: int, width: int, patch_size: int | None) -> tuple[int, int]:

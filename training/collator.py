@@ -9,7 +9,8 @@ from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-from otdrg_hf.modeling.processing_otdrg import FINDING_TOKEN, OTDRGProcessor
+from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
+from otdrg_hf.modeling.prompt_otdrg import FINDING_TOKEN
 from otdrg_hf.training.augmentation import Augmentation
 from otdrg_hf.training.draws import StudyDraws
 from otdrg_hf.training.feature_cache import FeatureCache

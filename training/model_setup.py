@@ -32,7 +32,8 @@ from otdrg_hf.modeling.backbones_otdrg import (
 )
 from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
-from otdrg_hf.modeling.processing_otdrg import IMAGE_TOKEN, OTDRGProcessor
+from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
+from otdrg_hf.modeling.prompt_otdrg import IMAGE_TOKEN
 from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.disease_metrics import state_priors
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from otdrg_hf.app.study import BALANCED, OPERATING_POINTS, PageStudy
-from otdrg_hf.modeling.processing_otdrg import VIEW_NAMES
+from otdrg_hf.modeling.prompt_otdrg import VIEW_NAMES
 
 NO_IMAGES = '<p class="otdrg-hint">No image yet: drop one above, or draw a synthetic example.</p>'
 NO_LABELS = '<p class="otdrg-hint">The 14 labels appear with the report.</p>'
