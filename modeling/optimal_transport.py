@@ -289,35 +289,34 @@ def _implicit_multipliers(plan, grad_plan):
     conditional = plan * inverse[:, None, :]  # [B, s, l]
     long_rhs = weighted.sum(1)  # [B, l]
     short_rhs = (weighted - conditional * long_rhs[:, None, :]).sum(2)  # [B, s]
-    short = _solve_schur(plan.mT, conditional, plan.sum(2), short_rhs)  # [B, s]
+    short = _solve(*_schur_system(plan.mT, conditional, plan.sum(2), short_rhs))  # [B, s]
     long = inverse * (long_rhs - torch.bmm(short[:, None], plan)[:, 0])  # [B, l]
     return short, long
 
 
-def _solve_schur(plan, conditional, mass, rhs):
-    """x [B, s] with (diag(mass) - conditional plan) x = rhs up to a constant, for plan [B, l, s], its conditional
-    [B, s, l] given the long side, its short marginal `mass` [B, s], and rhs [B, s]."""
+def _schur_system(plan, conditional, mass, rhs):
+    """Matrix [B, s, s] and right-hand side [B, s] of (diag(mass) - conditional plan) x = rhs, which leaves x open up to
+    a constant, for plan [B, l, s], its conditional [B, s, l] given the long side, its short marginal `mass` [B, s], and
+    rhs [B, s]."""
     # The matrix is a graph Laplacian. Its diagonal as the sum of what is off it keeps the small eigenvalues of a
     # nearly permutation-like plan, which a difference would lose; the ridge fixes the constant.
-    laplacian = torch.bmm(conditional, plan).neg_()  # [B, s, s]
-    diagonal = laplacian.diagonal(dim1=1, dim2=2).zero_()  # [B, s]
-    ridge = torch.where(mass > 0, mass * (8 * torch.finfo(plan.dtype).eps), 1)  # [B, s]
-    diagonal.copy_(ridge - laplacian.sum(2))
-    rhs = rhs - mass * (rhs.sum(-1) / _safe(mass.sum(-1)))[:, None]
-    return torch.linalg.solve_ex(laplacian, rhs[:, :, None])[0][:, :, 0]
-
-
-def _eliminate_schur(plan, conditional, mass, rhs):
-    """As `_solve_schur`, by Gauss-Jordan elimination, which such a matrix needs no pivots for."""
-    size = mass.shape[-1]
-    laplacian = -torch.bmm(conditional, plan)  # [B, s, s]
-    diagonal = torch.eye(size, dtype=torch.bool, device=mass.device)  # [s, s]
-    laplacian = laplacian.masked_fill(diagonal, 0)
+    off_diagonal = torch.eye(mass.shape[-1], dtype=plan.dtype, device=plan.device) - 1  # [s, s], -1 and 0
+    laplacian = torch.bmm(conditional, plan) * off_diagonal  # [B, s, s]
     ridge = torch.where(mass > 0, mass * (8 * torch.finfo(plan.dtype).eps), 1)  # [B, s]
     laplacian = laplacian + torch.diag_embed(ridge - laplacian.sum(2))
-    rhs = rhs - mass * (rhs.sum(-1) / _safe(mass.sum(-1)))[:, None]
-    system = torch.cat([laplacian, rhs[:, :, None]], dim=2)  # [B, s, s + 1]
-    for index in range(size):
+    return laplacian, rhs - mass * (rhs.sum(-1) / _safe(mass.sum(-1)))[:, None]
+
+
+def _solve(matrix, rhs):
+    """x [B, s] with matrix x = rhs."""
+    return torch.linalg.solve_ex(matrix, rhs[:, :, None])[0][:, :, 0]
+
+
+def _eliminate(matrix, rhs):
+    """As `_solve`, by Gauss-Jordan elimination, for which a Laplacian needs no pivots."""
+    system = torch.cat([matrix, rhs[:, :, None]], dim=2)  # [B, s, s + 1]
+    diagonal = torch.eye(rhs.shape[-1], dtype=torch.bool, device=rhs.device)  # [s, s]
+    for index in range(len(diagonal)):
         row = system[:, index : index + 1] / system[:, index : index + 1, index : index + 1]  # [B, 1, s + 1]
         own = diagonal[index][:, None]  # [s, 1]
         system = torch.where(own, row, system - system[:, :, index : index + 1] * row)
@@ -337,7 +336,7 @@ def _solve_sinkhorn(cost, short, long, epsilon, max_iterations, tolerance, fixed
     (Sun and Tran-Dinh, 2019): some ten of them do what takes plain Sinkhorn thousands of sweeps at a small epsilon.
     With `fixed` no value decides what is computed, so that a graph can hold it: all iterations, eliminations by hand.
     """
-    solve_schur = _eliminate_schur if fixed else _solve_schur
+    solve = _eliminate if fixed else _solve
     tiny = torch.finfo(cost.dtype).tiny ** 0.5
     present = short > 0  # [B, s]
     # an infinite or NaN entry says nothing about the scale of the others
@@ -364,7 +363,7 @@ def _solve_sinkhorn(cost, short, long, epsilon, max_iterations, tolerance, fixed
         if left <= 0 or (not fixed and all_done(done)):
             return plan
         kernel = plan.mT.contiguous()  # [B, l, s]
-        step = solve_schur(kernel, conditional, short, short - sums)  # [B, s]
+        step = solve(*_schur_system(kernel, conditional, short, short - sums))  # [B, s]
         length = step.abs().amax(-1, keepdim=True)  # [B, 1]
         newton = (step * 2 * torch.log1p(length / 2) / _safe(length)).exp()
         scaling = torch.where(torch.isfinite(length), newton, short / sums.clamp_min(tiny))  # [B, s]
