@@ -93,6 +93,10 @@ class OTDRGStudyFeatures(BaseModelOutputWithPooling):  # trf-ignore: TRF057
         is_revision (`torch.BoolTensor` of shape `[B]`, *optional*):
             With `predicted_finding_embeds`: whether some, but not all, labels of the study are overridden, so that its
             report is a revision of the one that would be written without.
+        overridden (`torch.BoolTensor` of shape `[B, m]`, *optional*):
+            With `predicted_finding_embeds`: the labels that are shown as overrides.
+        drafts (`torch.LongTensor` of shape `[B, T]`, *optional*):
+            What `generate` wrote of the predicted states, where that is known already: a revision need not write it.
     """
 
     # `ModelOutput` asks for defaults; these three are always there.
@@ -105,10 +109,18 @@ class OTDRGStudyFeatures(BaseModelOutputWithPooling):  # trf-ignore: TRF057
     evidence: torch.Tensor | None = None
     predicted_finding_embeds: torch.Tensor | None = None
     is_revision: torch.Tensor | None = None
+    overridden: torch.Tensor | None = None
+    drafts: torch.Tensor | None = None
 
     def of_studies(self, rows: torch.Tensor) -> "OTDRGStudyFeatures":
         """Those of some studies, in any order and number, without what the vision encoder gave."""
         return type(self)(**{name: value[rows] for name, value in self.items() if name not in ENCODER_FIELDS})
+
+    def as_predicted(self) -> "OTDRGStudyFeatures":
+        """Those that a draft is written from: all labels are shown as they were predicted."""
+        fields = {name: value for name, value in self.items() if name not in ("is_revision", "overridden", "drafts")}
+        predicted = fields.pop("predicted_finding_embeds", None)
+        return type(self)(**fields if predicted is None else {**fields, "finding_embeds": predicted})
 
 
 @dataclass
@@ -351,6 +363,7 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
         disease_labels: torch.Tensor | None = None,
         vision_features: torch.Tensor | None = None,
         positive_thresholds: Sequence[float] | None = None,
+        overridden: torch.Tensor | None = None,
         **kwargs,
     ) -> OTDRGStudyFeatures:
         r"""
@@ -366,6 +379,8 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
             positive_thresholds (`Sequence[float]`, *optional*):
                 Of an operating point (see [`thresholds_at`]): the states follow from these thresholds instead of those
                 of the configuration; what they change counts as an override.
+            overridden (`torch.BoolTensor` of shape `[B, m]`, *optional*):
+                Labels that count as overrides at the operating point, instead of all that it changes.
             kwargs: Of the vision encoder, such as `output_hidden_states` and `output_attentions`.
 
         Raises:
@@ -373,15 +388,17 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
         """
         seen = self.see(pixel_values, view_mask, vision_features, **kwargs)
         disease_labels = check_labels(disease_labels, seen.maps, self.config)
-        states, overridden = self.decide(seen, disease_labels, positive_thresholds=positive_thresholds)
+        states, overridden = self.decide(seen, disease_labels, overridden, positive_thresholds)
         features = self.fuse(seen, states, overridden)
-        may_differ = disease_labels is not None or positive_thresholds is not None
-        if may_differ and not is_compiling() and overridden.any():
+        if (disease_labels is not None or positive_thresholds is not None) and not is_compiling():
             predicted, as_predicted = self.decide(seen)
-            features.predicted_finding_embeds = self._seen_findings(seen, predicted, as_predicted)
-            features.is_revision = overridden.any(-1)
-            if disease_labels is not None:
-                features.is_revision &= (disease_labels < 0).any(-1)
+            is_revision = (overridden | (states != predicted)).any(-1)  # [B]
+            if is_revision.any():
+                features.predicted_finding_embeds = self._seen_findings(seen, predicted, as_predicted)
+                features.overridden = overridden
+                features.is_revision = is_revision
+                if disease_labels is not None:
+                    features.is_revision &= (disease_labels < 0).any(-1)
         image_embeds = features.image_embeds
         tokens = None if is_compiling() else list(image_embeds[features.view_mask.to(image_embeds.device)])
         of_encoder: dict[str, Any] = {name: getattr(seen.encoded, name, None) for name in ENCODER_FIELDS}
@@ -433,7 +450,8 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
         Args:
             disease_labels (`torch.LongTensor` of shape `[B, m]`, *optional*): Given states, -100 where predicted.
             overridden (`torch.BoolTensor` of shape `[B, m]`, *optional*):
-                Labels to show as overrides even where they agree with the prediction.
+                Labels to show as overrides even where they agree with the prediction. At an operating point, those
+                that only the point changes are then not.
             positive_thresholds (`Sequence[float]`, *optional*): As of [`get_image_features`].
 
         Returns:
@@ -446,8 +464,9 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
         )
         states = resolve_states(disease_labels, at_point, self.config)
         # Only what differs: an override shows nothing of the image, so that the LLM would have to guess the side.
-        differ = states != predicted
-        return states, differ if overridden is None else differ | overridden.to(differ.device)
+        if overridden is None:
+            return states, states != predicted
+        return states, (states != at_point) | overridden.to(states.device)
 
     def fuse(self, seen: Seen, states: torch.Tensor, overridden: torch.Tensor) -> OTDRGStudyFeatures:
         """The tokens that prompt the LLM, and the transport plan between the patches and the decided states."""

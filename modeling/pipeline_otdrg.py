@@ -2,7 +2,7 @@
 """`pipeline("radiology-report")`: from a study to its report, the disease states behind it and where each was seen."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,9 +13,10 @@ from transformers import GenerationConfig, Pipeline
 from transformers.utils import ModelOutput, logging
 
 from .configuration_otdrg import STATES
-from .disease_states_otdrg import POSITIVE, UNCERTAIN, plausible_states, thresholds_at
+from .disease_states_otdrg import BLANK, NEGATIVE, POSITIVE, UNCERTAIN, plausible_states, thresholds_at
 from .familiarity_otdrg import InputStatistics, Inspection, inspect_images, study_inspection
 from .image_loading import load_views, view_in
+from .revision_otdrg import draft_options, draws_samples
 from .vision_otdrg import evidence_map
 
 logger = logging.get_logger(__name__)
@@ -66,9 +67,11 @@ class RadiologyReportPipeline(Pipeline):
     _load_tokenizer = False
     _pipeline_calls_generate = True
     _default_generation_config = GenerationConfig(max_new_tokens=256)
-    # What reads the sentences of a report. It needs the labeler, which does not travel with a checkpoint, so that
-    # otdrg_hf sets it: see `otdrg_hf/auto_classes.py` and `otdrg_hf.reporting.sentences.read_sentences`.
+    # What reads the sentences of a report, and the states that reports state. Both need the labeler, which does not
+    # travel with a checkpoint, so that otdrg_hf sets them: see `otdrg_hf/auto_classes.py`,
+    # `otdrg_hf.reporting.sentences.read_sentences` and `otdrg_hf.reporting.review.stated_states`.
     read_sentences: ClassVar[Callable[..., list[dict]] | None] = None
+    read_states: ClassVar[Callable[[Sequence[str], Sequence[str]], np.ndarray] | None] = None
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -113,9 +116,9 @@ class RadiologyReportPipeline(Pipeline):
             operating_point (`str` or `dict`, *optional*):
                 What to choose between missing and overcalling: `"balanced"` (the thresholds as without a point),
                 `"sensitive"`, `"specific"`, `{"recall": 0.95}`, `{"precision": 0.9}`, or one of these by label, as in
-                `{"Pneumothorax": {"recall": 0.95}}` (see [`thresholds_at`]). Where states differ from those without a
-                point, the report is a revision of the one without, which takes as long again. What a label cannot
-                reach is warned of once, and in the answer.
+                `{"Pneumothorax": {"recall": 0.95}}` (see [`thresholds_at`]). The report is a revision of the one
+                without a point, which takes as long again: states that it contradicts are overridden. What a label
+                cannot reach is warned of once, and in the answer.
             max_new_tokens (`int`, *optional*, defaults to 256):
                 Bound on the length of the report, in tokens. It is lowered, with a warning, to what the prompt leaves
                 of the LLM's context.
@@ -246,15 +249,10 @@ class RadiologyReportPipeline(Pipeline):
             studies = self._inspected(studies, batch, self.input_statistics)
             batch = self._pad(studies)
         generate_kwargs = self._within_context(batch, generate_kwargs)
-        encoded = {name: batch[name] for name in ("pixel_values", "vision_features") if name in batch}
-        encoded = {name: value.to(self.model.dtype) for name, value in encoded.items()}
-        features = self.model.get_image_features(
-            **encoded,
-            view_mask=batch["view_mask"],
-            disease_labels=batch["disease_labels"],
-            positive_thresholds=positive_thresholds,
-            return_dict=True,
-        )
+        features = self._features(batch, positive_thresholds)
+        if positive_thresholds is not None:
+            beginnings = [study["draft"] for study in studies]
+            features = self._following_point(features, batch, positive_thresholds, beginnings, generate_kwargs)
         self._check_sections(studies, batch, features)
         if sentences is None:
             sentences = self.model.config.sentence_calibration is not None and type(self).read_sentences is not None
@@ -291,6 +289,46 @@ class RadiologyReportPipeline(Pipeline):
                 }
             )
         return {"answers": answers}
+
+    def _features(self, batch: dict[str, torch.Tensor], thresholds, overridden: torch.Tensor | None = None):
+        encoded = {name: batch[name] for name in ("pixel_values", "vision_features") if name in batch}
+        return self.model.get_image_features(
+            **{name: value.to(self.model.dtype) for name, value in encoded.items()},
+            view_mask=batch["view_mask"],
+            disease_labels=batch["disease_labels"],
+            positive_thresholds=thresholds,
+            overridden=overridden,
+            return_dict=True,
+        )
+
+    def _following_point(
+        self, features, batch: dict[str, torch.Tensor], thresholds: list[float], beginnings: list[str], options: dict
+    ):
+        """
+        `features` of an operating point with overrides of those labels alone that the report without it contradicts.
+
+        An override shows nothing of the image: a finding that this report states already keeps what was seen, and its
+        side. Samples have no such report, and without the labeler none can be read: whatever the point changes is an
+        override then.
+        """
+        config, reader = self.model.config, type(self).read_states
+        balanced = config.positive_thresholds or thresholds
+        moved = torch.tensor([at != before for at, before in zip(thresholds, balanced, strict=True)])  # [m]
+        options, prompts = self._prepare_generate_kwargs(options), batch["input_ids"]
+        if reader is None or not moved.any() or draws_samples(self.model, options):
+            return features
+        options = {**draft_options(options), "mm_encoder_outputs": {"image": features.as_predicted()}}
+        written = self.model.generate(input_ids=prompts, attention_mask=batch["attention_mask"], **options)
+        reports = self._decode(written, prompts.shape[1], beginnings, with_tokens=False)
+        stated = torch.from_numpy(reader([report.text for report in reports], config.label_names)).to(prompts.device)
+        states, changed = features.disease_states, features.overridden
+        contradicts = stated.where(stated != NEGATIVE, BLANK) != states.where(states != NEGATIVE, BLANK)  # [B, m]
+        decided = moved.to(prompts.device) & (stated >= 0) & (batch["disease_labels"] < 0)
+        overridden = contradicts.where(decided, torch.zeros_like(decided) if changed is None else changed)
+        features = self._features(batch, thresholds, overridden)
+        if features.is_revision is not None:
+            features.drafts = written[:, prompts.shape[1] :]
+        return features
 
     def _decode(self, written, prompt_length: int, drafts: list[str], with_tokens: bool) -> list["WrittenReport"]:
         """The reports of what `generate` wrote, behind the drafts of their studies."""

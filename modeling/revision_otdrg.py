@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from transformers import LogitsProcessor, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 from transformers.utils import ModelOutput
 
 PREFERENCE = 2.0
@@ -132,6 +132,21 @@ def draft_tokens(written: torch.Tensor, end_tokens: list[int]) -> torch.Tensor:
     return written.masked_fill(ends.cumsum(-1) - ends > 0, PADDING)
 
 
+def draws_samples(model: PreTrainedModel, options: dict) -> bool:
+    """Whether `generate` samples with these arguments: it then has no draft to keep to."""
+    return options.get("do_sample", _configured(model, options).do_sample)
+
+
+def draft_options(options: dict) -> dict:
+    """The arguments of `generate` by which a draft is written: one report a study, as tokens."""
+    kept = {name: value for name, value in options.items() if name not in OF_THE_REVISION}
+    return {**kept, "num_return_sequences": 1, "return_dict_in_generate": False}
+
+
+def _configured(model: PreTrainedModel, options: dict) -> GenerationConfig:
+    return options.get("generation_config") or model.generation_config
+
+
 def keep_drafts(
     model: PreTrainedModel, write: Callable, input_ids: torch.Tensor, features: ModelOutput, options: dict
 ) -> KeepDraft | None:
@@ -149,21 +164,20 @@ def keep_drafts(
         [`KeepDraft`] or `None` where nothing is revised, or samples are drawn.
     """
     rows = features.is_revision.nonzero()[:, 0]
-    configured = options.get("generation_config") or model.generation_config
-    if len(rows) == 0 or options.get("do_sample", configured.do_sample):
+    if len(rows) == 0 or draws_samples(model, options):
         return None
-    options = {name: value for name, value in options.items() if name not in OF_THE_REVISION}
+    options = draft_options(options)
     mask = options.pop("attention_mask", None)
     mask = torch.ones_like(input_ids) if mask is None else mask
     prompts, mask = input_ids[rows], mask[rows]
-    of_rows = dict(features.of_studies(rows))
-    of_rows["finding_embeds"] = of_rows.pop("predicted_finding_embeds")
-    del of_rows["is_revision"]
-    plain = type(features)(**of_rows)
-    encoded = {**(options.get("mm_encoder_outputs") or {}), "image": plain}
-    options |= {"mm_encoder_outputs": encoded, "num_return_sequences": 1, "return_dict_in_generate": False}
-    written = write(prompts, attention_mask=mask, **options)[:, prompts.shape[1] :]
-    drafts = draft_tokens(written, _end_tokens(options.get("eos_token_id", configured.eos_token_id)))  # [rows, D]
+    of_rows = features.of_studies(rows)
+    plain, written = of_rows.as_predicted(), of_rows.drafts
+    if written is None:
+        encoded = {**(options.get("mm_encoder_outputs") or {}), "image": plain}
+        options |= {"mm_encoder_outputs": encoded}
+        written = write(prompts, attention_mask=mask, **options)[:, prompts.shape[1] :]
+    end_tokens = options.get("eos_token_id", _configured(model, options).eos_token_id)
+    drafts = draft_tokens(written, _end_tokens(end_tokens))  # [rows, D]
     expected = _expected_tokens(model, prompts, mask, plain, drafts)
     return KeepDraft.for_some(rows, len(input_ids), drafts, expected, prompts.shape[1])
 
@@ -185,4 +199,4 @@ def _end_tokens(tokens: int | list[int] | None) -> list[int]:
     return list(tokens) if isinstance(tokens, (list, tuple)) else [] if tokens is None else [int(tokens)]
 
 
-__all__ = ["ExpectedTokens", "KeepDraft", "draft_tokens", "keep_drafts"]
+__all__ = ["ExpectedTokens", "KeepDraft", "draft_options", "draft_tokens", "draws_samples", "keep_drafts"]

@@ -3,6 +3,10 @@
 import importlib.abc
 import importlib.util
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 TRANSFORMERS = "transformers"
 
@@ -18,6 +22,7 @@ def register(default_model: str) -> None:
     from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 
     RadiologyReportPipeline.read_sentences = staticmethod(_read_sentences)
+    RadiologyReportPipeline.read_states = staticmethod(_stated_states)
     AutoConfig.register("otdrg", OTDRGConfig)
     # AutoModel gives the whole model: a user who writes AutoModel.from_pretrained(...).generate(...) means this one.
     AutoModel.register(OTDRGConfig, OTDRGForConditionalGeneration)
@@ -38,6 +43,13 @@ def _read_sentences(*args, **kwargs) -> list[dict]:
     from otdrg_hf.reporting.sentences import read_sentences
 
     return read_sentences(*args, **kwargs)
+
+
+def _stated_states(*args) -> "np.ndarray":
+    """[`otdrg_hf.reporting.review.stated_states`], imported with the first report that is read."""
+    from otdrg_hf.reporting.review import stated_states
+
+    return stated_states(*args)
 
 
 def register_with_transformers(default_model: str) -> None:

@@ -256,7 +256,7 @@ def evaluate(
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw F1 of each label here: .png, .pdf or .svg.")] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page of the worst cases here.")] = None,
     operating_points: Annotated[
-        bool, typer.Option("--operating_points", help="With --dataset: precision and recall at several points as well.")
+        bool, typer.Option("--operating_points", help="With --dataset: precision and recall at eight points as well.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -381,10 +381,10 @@ def calibrate(
     batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Studies that run together.")] = 8,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps. Default: the best.")] = None,
     error_rate: Annotated[
-        float, typer.Option("--error_rate", help="How often the plausible states may lack the true one.")
+        float, typer.Option("--error_rate", help="How often the plausible states may leave out the true one.")
     ] = 0.1,
     refit_scores: Annotated[
-        bool, typer.Option("--refit_scores", help="Also the scores and balanced thresholds that are there already.")
+        bool, typer.Option("--refit_scores", help="Refit scores and balanced thresholds that are there already.")
     ] = False,
     sentences: Annotated[
         bool,
@@ -392,7 +392,7 @@ def calibrate(
     ] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit operating points, plausible states, confidence in sentences and what images look like; weights stay."""
+    """Fit operating points, plausible states, confidence in sentences and which images are familiar; weights stay."""
     from otdrg_hf.training.calibrate import run_calibrate
 
     options = {"split": split, "test_split": test_split, "data_dir": data_dir, "num_studies": num_studies}

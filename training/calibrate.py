@@ -13,7 +13,7 @@ from otdrg_hf.data.phantom import PHANTOM_NAMES
 from otdrg_hf.data.schema import INPUT_COLUMNS, split_name
 from otdrg_hf.files import update_json
 from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
-from otdrg_hf.modeling.disease_states_otdrg import POSITIVE, thresholds_at
+from otdrg_hf.modeling.disease_states_otdrg import NAMED_POINTS, POSITIVE, thresholds_at
 from otdrg_hf.reporting.confidence import FEWEST_CLAIMS, fit_sentence_calibration, report_and_judge
 from otdrg_hf.reporting.loading import load_reporter, plain_name
 from otdrg_hf.reporting.split import phantom_size
@@ -148,9 +148,9 @@ def _text(config: OTDRGConfig, states: np.ndarray, errors: tuple[float, float]) 
     lines = [
         f"{len(states)} studies; calibration error of the scores {errors[0]:.3f}, now {errors[1]:.3f}",
         f"plausible states lack the true one at a rate of {config.conformal_error_rate:g}",
-        f"{'precision / recall':<28}{'positive':>9}  {'specific':>12}  {'balanced':>12}  {'sensitive':>12}",
+        f"{'precision / recall':<28}{'positive':>9}" + "".join(f"  {point:>12}" for point in NAMED_POINTS),
     ]
-    at = {point: thresholds_at(point, config)[0] for point in ("specific", "balanced", "sensitive")}
+    at = {point: thresholds_at(point, config)[0] for point in NAMED_POINTS}
     for index, label in enumerate(config.label_names):
         curve = (config.operating_curves or {}).get(label)
         if curve is None:

@@ -15,7 +15,6 @@ MAX_IMAGES = 8
 EXAMPLE_SEEDS = (1_000_001, 1_000_002, 1_000_003)
 EXAMPLE_SIZE = 448
 BALANCED = "balanced"
-OPERATING_POINTS = ("specific", BALANCED, "sensitive")
 
 
 @dataclass

@@ -9,7 +9,8 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from otdrg_hf.app.study import BALANCED, OPERATING_POINTS, PageStudy
+from otdrg_hf.app.study import BALANCED, PageStudy
+from otdrg_hf.modeling.disease_states_otdrg import NAMED_POINTS
 from otdrg_hf.modeling.prompt_otdrg import VIEW_NAMES
 
 NO_IMAGES = '<p class="otdrg-hint">No image yet: drop one above, or draw a synthetic example.</p>'
@@ -21,7 +22,7 @@ POINTS = (
     + "".join(
         f'<label><input type="radio" name="otdrg-point" value="{point}"{" checked" if point == BALANCED else ""}>'
         f"<span>{point}</span></label>"
-        for point in OPERATING_POINTS
+        for point in NAMED_POINTS
     )
     + "</fieldset>"
 )

@@ -3,11 +3,15 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from otdrg_hf.evaluation.compare import check_output_paths, check_scoring, evaluate_files
 from otdrg_hf.extras import require
 from otdrg_hf.files import write_json
 from otdrg_hf.labeling.command import load_labeler
+
+if TYPE_CHECKING:
+    from transformers import Pipeline
 
 METRICS_FILE = "figures.json"
 CHECKED = ("section", "protocol", "vocabulary", "radeval", "masks", "constant_by", "constant_candidates")
@@ -75,15 +79,17 @@ def run_evaluate(
     check_output_paths(*written, plot=plot, made_later=output_dir if dataset is not None else None)
     check_scoring(**{name: value for name, value in scoring.items() if name in CHECKED})
     files, label = list(predictions), load_labeler(labeler, weights, device=device)
-    if operating_points:
-        _check_operating_points(model, device)
     if dataset is not None:
+        from otdrg_hf.reporting.loading import load_reporter
         from otdrg_hf.reporting.split import generate_predictions
 
+        reporter = load_reporter(model, device)
+        if operating_points:
+            _check_operating_points(reporter)
         options = {"section": section or "report", "device": device, **(generation or {})}
-        files.insert(0, generate_predictions(model, dataset, output_dir, **options))
+        files.insert(0, generate_predictions(model, dataset, output_dir, reporter=reporter, **options))
         if scoring.get("baselines", True):
-            scoring |= _of_training_split(model, dataset, options, num_neighbours, scoring)
+            scoring |= _of_training_split(reporter, dataset, options, num_neighbours, scoring)
     evaluation = evaluate_files(files, references, labeler=label, num_bootstrap=num_bootstrap, **scoring)
     for path, write in (
         (output, evaluation.write_json),
@@ -99,7 +105,9 @@ def run_evaluate(
     if operating_points:
         from otdrg_hf.evaluation import operating_points as at
 
-        points = at.measure_points(evaluation, label, model, dataset, output_dir, options, num_bootstrap=num_bootstrap)
+        points = at.measure_points(
+            evaluation, label, model, dataset, output_dir, options, reporter=reporter, num_bootstrap=num_bootstrap
+        )
         write_json(output_dir / at.RESULTS_FILE, points.to_dict())
         points.write_plot(output_dir / at.PLOT_FILE)
     # Last: a reader such as head may close the pipe, which must not cost the files.
@@ -109,26 +117,23 @@ def run_evaluate(
         print(evaluation.json() if as_json else evaluation.text() + (points.text() if points is not None else ""))
 
 
-def _check_operating_points(model: str | None, device: str | None) -> None:
+def _check_operating_points(reporter: "Pipeline") -> None:
     """Before anything is reported: whether the model has operating curves, and the plot can be drawn."""
     from otdrg_hf.modeling.disease_states_otdrg import thresholds_at
-    from otdrg_hf.reporting.loading import load_reporter
 
     require("matplotlib", "eval")
-    thresholds_at("sensitive", load_reporter(model, device).model.config)
+    thresholds_at("sensitive", reporter.model.config)
 
 
-def _of_training_split(model: str | None, dataset: str, options: dict, num_neighbours: int, scoring: dict) -> dict:
+def _of_training_split(reporter: "Pipeline", dataset: str, options: dict, num_neighbours: int, scoring: dict) -> dict:
     """What baselines need of the other splits of the dataset that a model has reported, where it is not given."""
     from otdrg_hf.evaluation.training_split import dataset_training_reports, nearest_reports
-    from otdrg_hf.reporting.loading import load_reporter
 
     section, data_dir = options["section"], options.get("data_dir")
     found: dict = {}
     if scoring.get("training") is None and scoring.get("vocabulary") is None:
         found["training"] = dataset_training_reports(dataset, section, data_dir)
     if num_neighbours:
-        reporter = load_reporter(model, options["device"])
         of_studies = (options.get("split", "test"), section, data_dir, options.get("num_studies"))
         found["neighbours"] = nearest_reports(reporter, dataset, *of_studies, num_neighbours=num_neighbours)
     return found

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,9 +19,13 @@ from otdrg_hf.reporting.predictions import generation_settings
 from otdrg_hf.reporting.results_file import read_results
 from otdrg_hf.reporting.split import generate_predictions
 
-POINTS = ("specific", "balanced", "sensitive", *({"recall": recall} for recall in (0.5, 0.8, 0.9, 0.95, 0.99)))
+if TYPE_CHECKING:
+    from transformers import Pipeline
+
+# Without the balanced one, at which reports are those without a point.
+POINTS = ("specific", "sensitive", *({"recall": recall} for recall in (0.5, 0.8, 0.9, 0.95, 0.99)))
 FOLDER, RESULTS_FILE, PLOT_FILE = "operating_points", "operating_points.json", "operating_points.png"
-PLAIN, BALANCED, CONSTANT = "without a point", "balanced", "constant"
+BALANCED, CONSTANT = "balanced", "constant"
 _PRECISION, _RECALL, _F1 = (f"ce13_micro_{measure}" for measure in ("precision", "recall", "f1"))
 _CONFIDENCE = 0.95
 
@@ -32,8 +36,8 @@ class OperatingPoints:
     What reports reach at operating points; a label counts where the text states it, whatever the disease head says.
 
     Attributes:
-        cards (`dict[str, DiseaseHeadCard]`): By the name of the point; of the reports without one as
-            `"without a point"`, and of the best constant as `"constant"` where there is one.
+        cards (`dict[str, DiseaseHeadCard]`): By the name of the point; of the reports without one as `"balanced"`, and
+            of the best constant as `"constant"` where there is one.
         resampled (`dict[str, ResampledFigures]`): The same in bootstrap samples.
         unreached (`dict[str, dict]`): For each point the labels that could not reach it on validation.
     """
@@ -104,6 +108,7 @@ def measure_points(
     output_dir: Path,
     options: dict[str, Any],
     *,
+    reporter: "Pipeline | None" = None,
     points: Sequence[str | dict] = POINTS,
     num_bootstrap: int = 1000,
     seed: int = 0,
@@ -114,7 +119,7 @@ def measure_points(
     Args:
         evaluation ([`Evaluation`]): Whose first system is the model without a point.
         labeler (`str` or `Callable`): As of [`evaluate_files`].
-        model, dataset, options: As of [`generate_predictions`], of these reports.
+        model, dataset, options, reporter: As of [`generate_predictions`], of these reports.
         output_dir (`Path`): Each point gets a folder in its `operating_points`; an interrupted run resumes.
         points (`Sequence`): As the pipeline takes them.
         num_bootstrap, seed: As of [`evaluate_files`].
@@ -124,7 +129,7 @@ def measure_points(
     """
     _, label = resolve_labeler(labeler)
     plain = next(iter(evaluation.cards.values()))
-    states = {PLAIN: label(next(iter(evaluation.studies.predictions.values())))}
+    states = {BALANCED: label(next(iter(evaluation.studies.predictions.values())))}
     constants = {name: card for name, card in evaluation.baseline_cards.items() if name.startswith(CONSTANT)}
     if constants:
         best = max(constants, key=lambda name: constants[name].figures[_F1])
@@ -132,7 +137,8 @@ def measure_points(
     unreached = {}
     for point in points:
         name = point_name(point)
-        path = generate_predictions(model, dataset, output_dir / FOLDER / name, operating_point=point, **options)
+        folder = output_dir / FOLDER / name
+        path = generate_predictions(model, dataset, folder, operating_point=point, reporter=reporter, **options)
         texts = {row["id"]: row["generated_text"] for row in read_results(path, "id")}
         states[name] = label([texts[key] for key in evaluation.studies.ids])
         unreached[name] = (generation_settings(path) or {})["operating_point"]["unreached"]

@@ -7,8 +7,6 @@ from otdrg_hf.files import atomic_path
 from otdrg_hf.labeling import LABELS
 from otdrg_hf.metrics.report_card import ReportCard
 
-NAMED_POINTS = ("specific", "balanced", "sensitive")
-
 
 def plot_label_f1(cards: dict[str, ReportCard], path: str | os.PathLike) -> None:
     """
@@ -72,6 +70,8 @@ def plot_points(points: dict[str, dict], path: str | os.PathLike, recall: str, p
     require("matplotlib", "eval")
     from matplotlib.figure import Figure
 
+    from otdrg_hf.modeling.disease_states_otdrg import NAMED_POINTS
+
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.subplots()
     for style, is_given in (("-", True), ("--", False)):
@@ -81,11 +81,7 @@ def plot_points(points: dict[str, dict], path: str | os.PathLike, recall: str, p
         axes.plot([x for x, _ in joined], [y for _, y in joined], style, color="0.7", zorder=1)
     for position, (name, figures) in enumerate(points.items()):
         x, y = figures[recall], figures[precision]
-        color, marker = (
-            ("black", "x")
-            if name == "constant"
-            else (f"C{position}", "o" if name in NAMED_POINTS or "=" in name else "s")
-        )
+        color, marker = ("black", "x") if name == "constant" else (f"C{position}", "o")
         if f"{recall}_low" in figures:
             axes.hlines(y, figures[f"{recall}_low"], figures[f"{recall}_high"], color=color, linewidth=1.5)
             axes.vlines(x, figures[f"{precision}_low"], figures[f"{precision}_high"], color=color, linewidth=1.5)

@@ -37,24 +37,6 @@ class JudgedSentences(NamedTuple):
     is_right: np.ndarray
 
 
-def calibrate_sentences(
-    report: "Pipeline", studies: Iterable[dict], references: Sequence[str], **options
-) -> dict[str, float]:
-    """
-    Calibrates the confidence in sentences on validation studies, and sets `sentence_calibration` of the model's
-    configuration; a checkpoint has it when the configuration is saved.
-
-    Args:
-        report, studies, references, options: As of [`report_and_judge`].
-
-    Returns:
-        `dict[str, float]`: As of [`fit_sentence_calibration`].
-    """
-    weights = fit_sentence_calibration(report_and_judge(report, studies, references, **options))
-    report.model.config.sentence_calibration = weights
-    return weights
-
-
 def report_and_judge(
     report: "Pipeline",
     studies: Iterable[dict],

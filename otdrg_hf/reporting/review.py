@@ -1,8 +1,26 @@
 """Compares a written report with the label states that it was written from."""
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from otdrg_hf.labeling import LABELS, STATES, label_reports
 
 PRESENT = ("positive", "uncertain")
+UNREAD = -100
+
+
+def stated_states(texts: Sequence[str], label_names: Sequence[str]) -> np.ndarray:
+    """
+    The states that reports state, `[N, m]` int64, of the labels of a model; -100 of those that cannot be read off a
+    report: No Finding, which follows from the others, and labels that the labeler does not know.
+    """
+    written = label_reports(list(texts))  # [N, 14]
+    states = np.full((len(texts), len(label_names)), UNREAD, dtype=np.int64)
+    for column, label in enumerate(label_names):
+        if label in LABELS and label != "No Finding":
+            states[:, column] = written[:, LABELS.index(label)]
+    return states
 
 
 def find_disagreements(text: str, findings: list[dict]) -> list[dict]:

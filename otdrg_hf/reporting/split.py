@@ -35,6 +35,7 @@ def generate_predictions(
     candidates: int = 1,
     true_labels: bool = False,
     operating_point: str | dict | None = None,
+    reporter: "Pipeline | None" = None,
 ) -> Path:
     """
     Reports the studies of a split, each from its images, views, indication and earlier report, by default unsampled.
@@ -54,6 +55,7 @@ def generate_predictions(
         candidates (`int`): As of [`report_studies`].
         true_labels (`bool`): Prompt with the labels of the reference instead of predicted ones: an upper bound.
         operating_point (`str` or `dict`, *optional*): As of the pipeline; `generation.json` has its thresholds.
+        reporter ([`Pipeline`], *optional*): `model` as [`load_reporter`] loads it, where it is loaded already.
 
     Returns:
         `Path`: of `predictions.jsonl`.
@@ -64,7 +66,7 @@ def generate_predictions(
     """
     options = {"split": split, "data_dir": data_dir, "section": section, "num_studies": num_studies}
     options |= {"batch_size": batch_size, "device": device, "max_new_tokens": max_new_tokens, "candidates": candidates}
-    options |= {"true_labels": true_labels, "operating_point": operating_point}
+    options |= {"true_labels": true_labels, "operating_point": operating_point, "reporter": reporter}
     path, _ = write_share(model, dataset, output_dir, **options)
     return path
 
@@ -84,6 +86,7 @@ def write_share(
     candidates: int = 1,
     true_labels: bool = False,
     operating_point: str | dict | None = None,
+    reporter: "Pipeline | None" = None,
     share: tuple[int, int] = (0, 1),
     others: Sequence[Path] = (),
     ready: Callable[[], None] = lambda: None,
@@ -102,7 +105,7 @@ def write_share(
     """
     check_section(section)
     split = split_name(split) or split
-    report = load_reporter(model, device)
+    report = load_reporter(model, device) if reporter is None else reporter
     studies, left_out = _load_studies(report, dataset, split, data_dir, section, num_studies)
     settings = {
         "model": plain_name(model) if model else "bundled demo model",

@@ -13,6 +13,8 @@ from otdrg_hf.labeling import LABELS, label_reports
 from otdrg_hf.metrics.bootstrap import resampled_figures
 from otdrg_hf.metrics.clinical import clinical_statistics
 from otdrg_hf.metrics.report_card import disease_head_card
+from otdrg_hf.reporting import load_reporter, loading
+from otdrg_hf.reporting import split as reporting_split
 
 CURVE = [[0.9, 1.0, 0.2], [0.3, 0.7, 0.9], [0.01, 0.1, 1.0]]
 FITTED = {
@@ -48,7 +50,10 @@ def calibrated(folder, tmp_path):
     return copy
 
 
-def test_reports_at_each_point_are_scored_in_one_go(otdrg, calibrated, data, tmp_path):
+def test_reports_at_each_point_are_scored_in_one_go(otdrg, calibrated, data, tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(loading, "load_reporter", lambda *given: loaded.append(given) or load_reporter(*given))
+    monkeypatch.setattr(reporting_split, "load_reporter", loading.load_reporter)
     command = (
         "--model",
         calibrated,
@@ -63,17 +68,19 @@ def test_reports_at_each_point_are_scored_in_one_go(otdrg, calibrated, data, tmp
     )
     code, out, err = otdrg(*command, "--operating_points", "--num_bootstrap", 20)
     assert code == 0, err
+    assert len(loaded) == 1
     results = json.loads((tmp_path / "out/operating_points.json").read_text())
-    names = [point_name(point) for point in POINTS]
-    assert set(results) == {"without a point", "constant", *names}
+    # Those without a point are the balanced ones: they are reported once.
+    folders = {point_name(point): f"out/operating_points/{point_name(point)}" for point in POINTS} | {"balanced": "out"}
+    assert set(results) == {"constant", *folders} and "balanced" not in POINTS
+    assert sum(name.startswith("recall=") for name in folders) >= 5 and {"specific", "sensitive"} < set(folders)
     assert (tmp_path / "out/operating_points.png").stat().st_size > 1000
     assert "| balanced" in out and "| recall=0.95" in out and "could not reach it on validation" in out
-    for name in names:
-        folder = tmp_path / "out/operating_points" / name
-        rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-        settings = json.loads((folder / "generation.json").read_text())["operating_point"]
+    for name, folder in folders.items():
+        rows = [json.loads(line) for line in (tmp_path / folder / "predictions.jsonl").read_text().splitlines()]
+        settings = json.loads((tmp_path / folder / "generation.json").read_text()).get("operating_point", {})
         expected = set() if name == "balanced" else {"Edema"}
-        assert set(settings["unreached"]) == expected == set(results[name]["unreached"])
+        assert set(settings.get("unreached", {})) == expected == set(results[name]["unreached"])
         stated, true = (label_reports([row[column] for row in rows]) for column in ("generated_text", "reference"))
         part = clinical_statistics(stated, true)
         expected = part.figures(part.totals(), len(rows))

@@ -2,11 +2,12 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
-from transformers import pipeline
+from transformers import TextIteratorStreamer, pipeline
 
-from otdrg_hf import DEMO_CHECKPOINT, OTDRGConfig
+from otdrg_hf import DEMO_CHECKPOINT, OTDRGConfig, RadiologyReportPipeline
 from otdrg_hf.data import load_study_dataset
 from otdrg_hf.labeling import LABELS, label_reports
 from otdrg_hf.modeling.disease_states_otdrg import plausible_states, predict_states, thresholds_at
@@ -82,7 +83,7 @@ def test_what_cannot_be_reached_takes_the_nearest_and_is_said():
 @pytest.mark.parametrize(
     "point, message",
     [
-        ("careful", "'careful' is not an operating point: give balanced, sensitive, specific"),
+        ("careful", "'careful' is not an operating point: give specific, balanced, sensitive"),
         (0.9, "0.9 is not an operating point"),
         ({"recall": 0.9, "precision": 0.9}, "is not an operating point"),
         ({"Edema": 0.9}, "0.9 is not an operating point"),
@@ -202,6 +203,80 @@ def test_states_and_report_follow_the_point(report, studies):
             label: state for label, state in states_of(answer).items() if label not in ("Pneumothorax", "No Finding")
         }
         assert others.items() <= states_of(before).items()
+
+
+def overrides_of(report, monkeypatch, study, point, stated, **options):
+    """The labels that a report at a point is written with as overrides, where the one without it states `stated`."""
+    shown = []
+
+    def features(*args, **kwargs):
+        found = encode(*args, **kwargs)
+        shown.append(found.overridden)
+        return found
+
+    def read(texts, label_names):
+        assert list(label_names) == list(LABELS)
+        return np.array([[-100 if label == "No Finding" else stated.get(label, 0) for label in LABELS]] * len(texts))
+
+    encode = report.model.get_image_features
+    monkeypatch.setattr(report.model, "get_image_features", features)
+    monkeypatch.setattr(RadiologyReportPipeline, "read_states", staticmethod(read) if stated is not None else None)
+    answer = report(study, operating_point=point, **{**SHORT, **options})
+    last = torch.zeros(1, 14, dtype=torch.bool) if shown[-1] is None else shown[-1]
+    return {label for label, is_shown in zip(LABELS, last[0].tolist(), strict=True) if is_shown}, answer
+
+
+def test_what_the_report_without_the_point_states_is_not_overridden(report, studies, monkeypatch):
+    """It keeps what was seen of it, and its side; what it leaves out or contradicts is overridden, predicted or not."""
+    monkeypatch.setattr(report.model.config, "operating_curves", dict.fromkeys(FINDINGS, [[1e-9, 0.1, 1.0]]))
+    every = dict.fromkeys(FINDINGS, 1)
+    for missing in ([], ["Edema"], ["Fracture", "Pneumothorax"]):
+        stated = {label: state for label, state in every.items() if label not in missing}
+        overridden, answer = overrides_of(report, monkeypatch, studies[0], {"recall": 1.0}, stated)
+        assert overridden - {"No Finding"} == set(missing)
+        assert {label for label, state in states_of(answer).items() if state == "positive"} == set(FINDINGS)
+    # A denial and doubt are not what was asked for.
+    stated = {**every, "Edema": 2, "Fracture": 3}
+    overridden, _ = overrides_of(report, monkeypatch, studies[0], {"recall": 1.0}, stated)
+    assert overridden - {"No Finding"} == {"Edema", "Fracture"}
+
+
+def test_what_is_absent_at_the_point_is_overridden_where_the_report_states_it(report, studies, monkeypatch):
+    monkeypatch.setattr(report.model.config, "operating_curves", dict.fromkeys(FINDINGS, [[1.0, 1.0, 0.1]]))
+    overridden, _ = overrides_of(report, monkeypatch, studies[0], {"precision": 1.0}, {"Edema": 1, "Fracture": 2})
+    assert overridden - {"No Finding"} == {"Edema"}
+
+
+def test_labels_that_stay_balanced_are_reported_as_without_a_point(report, studies, monkeypatch):
+    read = overrides_of(report, monkeypatch, studies[0], {"Edema": {"precision": 1.0}}, {"Fracture": 1, "Edema": 1})
+    assert read[0] - {"No Finding"} == {"Edema"}
+    plain = report(studies[0], **SHORT)["generated_text"]
+    overridden, answer = overrides_of(report, monkeypatch, studies[0], "balanced", {"Fracture": 1})
+    assert overridden == set() and answer["generated_text"] == plain
+
+
+def test_where_no_report_is_read_all_that_the_point_changes_is_an_override(report, studies, monkeypatch):
+    """Without the labeler, as by remote code, and of samples."""
+    monkeypatch.setattr(report.model.config, "operating_curves", dict.fromkeys(FINDINGS, [[1e-9, 0.1, 1.0]]))
+    before = states_of(report(studies[0], **SHORT))
+    changed = {label for label in FINDINGS if before[label] != "positive"}
+    every = dict.fromkeys(FINDINGS, 1)
+    for stated, options in ((None, {}), (every, {"generate_kwargs": {"do_sample": True}})):
+        overridden, _ = overrides_of(report, monkeypatch, studies[0], {"recall": 1.0}, stated, **options)
+        assert overridden - {"No Finding"} == changed
+
+
+def test_a_given_label_stays_an_override_at_a_point(report, studies, monkeypatch):
+    monkeypatch.setattr(report.model.config, "operating_curves", dict.fromkeys(FINDINGS, [[1e-9, 0.1, 1.0]]))
+    study = {**studies[0], "disease_labels": {"Edema": "negative"}}
+    overridden, _ = overrides_of(report, monkeypatch, study, {"recall": 1.0}, dict.fromkeys(FINDINGS, 1))
+    assert overridden - {"No Finding"} == {"Edema"}
+
+
+def test_a_report_at_a_point_is_streamed_once_and_whole(report, studies):
+    streamer = TextIteratorStreamer(report.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=60)
+    answer = report(studies[0], operating_point={"recall": 0.9}, streamer=streamer, **SHORT)
+    assert "".join(streamer).strip() == answer["generated_text"]
 
 
 def test_balanced_has_the_states_of_no_point(report, studies):

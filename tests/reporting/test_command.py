@@ -339,7 +339,7 @@ def test_an_operating_point_on_the_command_line(otdrg, decided, films, written, 
 @pytest.mark.parametrize(
     "written, line",
     [
-        ("careful", "error: 'careful' is not an operating point: give balanced, sensitive, specific"),
+        ("careful", "error: 'careful' is not an operating point: give specific, balanced, sensitive"),
         ("recall=2", "error: An operating point with a recall of 2.0 is impossible"),
         ('{"Oedema": "sensitive"}', "error: The operating point names 'Oedema'; the labels are"),
     ],

@@ -9,7 +9,7 @@ from otdrg_hf import OTDRGConfig
 from otdrg_hf.labeling import LABELS, STATES, label_reports
 from otdrg_hf.modeling.disease_states_otdrg import resolve_states
 from otdrg_hf.reporting import label_overrides
-from otdrg_hf.reporting.review import find_disagreements, label_agreement, review_answer
+from otdrg_hf.reporting.review import find_disagreements, label_agreement, review_answer, stated_states
 
 TEXT = "The heart is enlarged. No pneumothorax. Possible pneumonia."
 
@@ -17,6 +17,15 @@ TEXT = "The heart is enlarged. No pneumothorax. Possible pneumonia."
 def findings(**states):
     given = {name.replace("_", " "): state for name, state in states.items()}
     return [{"label": label, "state": given.get(label, "blank"), "score": 0.5} for label in LABELS]
+
+
+def test_states_are_read_by_the_labels_of_a_model():
+    names = ["Pneumonia", "No Finding", "Scoliosis", "Cardiomegaly", "Pneumothorax", "Edema"]
+    assert stated_states([TEXT, "No acute process."], names).tolist() == [
+        [3, -100, -100, 1, 2, 0],
+        [0, -100, -100, 0, 0, 0],
+    ]
+    assert stated_states([], names).shape == (0, 6)
 
 
 def test_presence_is_what_counts():
