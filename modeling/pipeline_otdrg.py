@@ -124,6 +124,9 @@ class RadiologyReportPipeline(Pipeline):
                 of the LLM's context.
             streamer (`BaseStreamer`, *optional*): Gets the report of one study as it is written.
             generate_kwargs (`dict`, *optional*): Further arguments of `generate`.
+            sample_kwargs (`dict`, *optional*):
+                Arguments of `generate` for further reports of the same study, such as `{"do_sample": True,
+                "num_return_sequences": 4}`, which follow in `candidates`; the images are encoded once.
             seed (`int`, *optional*): Of the samples, with `do_sample`; each batch is sampled from this seed anew, so
                 that a study's reports do not depend on the batches before it.
             batch_size (`int`, *optional*, defaults to 1): Studies that go through the model together.
@@ -158,6 +161,7 @@ class RadiologyReportPipeline(Pipeline):
         max_new_tokens=None,
         streamer=None,
         generate_kwargs=None,
+        sample_kwargs=None,
         seed=None,
         begins_with=None,
         impression_of=None,
@@ -174,7 +178,7 @@ class RadiologyReportPipeline(Pipeline):
             forward["generate_kwargs"]["max_new_tokens"] = max_new_tokens
         if streamer is not None:
             forward["generate_kwargs"]["streamer"] = streamer
-        options = {"evidence": evidence, "sentences": sentences, "seed": seed}
+        options = {"evidence": evidence, "sentences": sentences, "sample_kwargs": sample_kwargs, "seed": seed}
         forward |= {name: value for name, value in options.items() if value is not None}
         postprocess: dict[str, Any] = {}
         if operating_point is not None:
@@ -239,6 +243,7 @@ class RadiologyReportPipeline(Pipeline):
         generate_kwargs: dict,
         evidence: bool = False,
         sentences: bool | None = None,
+        sample_kwargs: dict | None = None,
         seed: int | None = None,
         positive_thresholds: list[float] | None = None,
     ) -> dict:
@@ -256,27 +261,18 @@ class RadiologyReportPipeline(Pipeline):
         self._check_sections(studies, batch, features)
         if sentences is None:
             sentences = self.model.config.sentence_calibration is not None and type(self).read_sentences is not None
-        if sentences:
-            generate_kwargs = {**generate_kwargs, "return_dict_in_generate": True, "output_logits": True}
-        with torch.random.fork_rng(enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
-            written = self.model.generate(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                mm_encoder_outputs={"image": features},
-                **self._prepare_generate_kwargs(generate_kwargs),
-            )
-        prompt_length = batch["input_ids"].shape[1]
-        reports = self._decode(written, prompt_length, [study["draft"] for study in studies], sentences)
-        per_study = len(reports) // len(studies)
+        calls = [generate_kwargs]
+        if sample_kwargs is not None:
+            calls.append({**generate_kwargs, **sample_kwargs, "streamer": None})
+        written = [self._write(studies, batch, features, options, sentences, seed) for options in calls]
+        reports = [sum(of_study, []) for of_study in zip(*written, strict=True)]
         scores = features.disease_logits.softmax(-1)[..., POSITIVE]
         plausible = plausible_states(features.disease_logits, self.model.config)  # [B, m, states]
         answers = []
         for index, study in enumerate(studies):
             answers.append(
                 {
-                    "reports": reports[index * per_study : (index + 1) * per_study],
+                    "reports": reports[index],
                     "states": features.disease_states[index].tolist(),
                     "scores": scores[index].tolist(),
                     "plausible": None if plausible is None else plausible[index].tolist(),
@@ -289,6 +285,25 @@ class RadiologyReportPipeline(Pipeline):
                 }
             )
         return {"answers": answers}
+
+    def _write(
+        self, studies: list[dict], batch: dict[str, torch.Tensor], features, options: dict, sentences: bool, seed
+    ) -> list[list["WrittenReport"]]:
+        """The reports of each study by one call of `generate`."""
+        if sentences:
+            options = {**options, "return_dict_in_generate": True, "output_logits": True}
+        with torch.random.fork_rng(enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            written = self.model.generate(
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                mm_encoder_outputs={"image": features},
+                **self._prepare_generate_kwargs(options),
+            )
+        reports = self._decode(written, batch["input_ids"].shape[1], [study["draft"] for study in studies], sentences)
+        per_study = len(reports) // len(studies)
+        return [reports[start : start + per_study] for start in range(0, len(reports), per_study)]
 
     def _features(self, batch: dict[str, torch.Tensor], thresholds, overridden: torch.Tensor | None = None):
         encoded = {name: batch[name] for name in ("pixel_values", "vision_features") if name in batch}

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import tee
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
@@ -74,44 +73,32 @@ def report_studies(
     options: dict[str, Any] = {"batch_size": batch_size, "streamer": streamer, "generate_kwargs": generate_kwargs or {}}
     options |= {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     options |= {"evidence": True} if evidence else {}
+    options |= {} if candidates == 1 else {"sample_kwargs": sampling_options(candidates - 1), "seed": SEED}
     given = {"sentences": sentences, "begins_with": begins_with, "impression_of": impression_of}
     given["operating_point"] = operating_point
     options |= {name: value for name, value in given.items() if value is not None}
     with tqdm(total=total, initial=finished, desc=description, unit=unit, disable=description is None) as progress:
         ahead = _read_ahead(readable(), batch_size)
-        answers = report(ahead, **options) if candidates == 1 else _with_samples(report, ahead, candidates, options)
-        for answer in answers:
+        for answer in report(ahead, **options):
             while (error := errors.popleft()) is not None:
                 progress.update()
                 yield {"error": str(error)}
             progress.update()
-            yield answer
+            yield answer if candidates == 1 else _best_first(answer)
         for error in errors:
             progress.update()
             yield {"error": str(error)}
 
 
-def _with_samples(report: "Pipeline", studies: Iterator[Any], candidates: int, options: dict) -> Iterator[dict]:
-    """The answers with candidates, in the order of [`rank_candidates`], and the report that comes first."""
-    of_samples = {**options["generate_kwargs"], **sampling_options(candidates - 1)}
-    of_samples = {**options, "generate_kwargs": of_samples, "streamer": None, "evidence": False, "seed": SEED}
-    first, second = (
-        (study for study in each) for each in tee(studies)
-    )  # generators, which are answered as they are read
-    for answer, sampled in zip(report(first, **options), report(second, **of_samples), strict=True):
-        yield _best_first(answer, sampled)
-
-
-def _best_first(answer: dict, sampled: dict) -> dict:
+def _best_first(answer: dict) -> dict:
+    """The answer with its candidates in the order of [`rank_candidates`], and the report that comes first."""
     from otdrg_hf.modeling.pipeline_otdrg import report_sections
 
-    greedy = answer["generated_text"]
-    texts = [greedy, *sampled.get("candidates", [sampled["generated_text"]])]
+    greedy, texts = answer["generated_text"], answer["candidates"]
     ranked = rank_candidates(texts, answer["findings"], greedy)
     best = {**answer, "generated_text": ranked[0], "candidates": ranked}
     if "sentences" in answer:
-        of_texts = [answer["sentences"], *sampled.get("candidate_sentences", [sampled["sentences"]])]
-        best["sentences"] = of_texts[texts.index(ranked[0])]
+        best["sentences"] = best.pop("candidate_sentences")[texts.index(ranked[0])]
     best.pop("sections", None)
     sections = report_sections(ranked[0])
     return best if sections is None else {**best, "sections": sections}

@@ -84,6 +84,16 @@ def test_studies_get_the_best_of_their_candidates_always_the_same(report):
     assert again["candidates"] == answers[2]["candidates"]
 
 
+def test_candidates_encode_an_image_once(report):
+    tower, runs = report.model.model.vision_tower, []
+    hook = tower.register_forward_hook(lambda *_: runs.append(1))
+    try:
+        list(report_studies(report, [{"images": make_films(1)}], candidates=3, max_new_tokens=2, description=None))
+    finally:
+        hook.remove()
+    assert len(runs) == 1
+
+
 def test_a_seed_repeats_samples_and_leaves_the_random_state(report):
     image, options = make_films(1)[0], {"do_sample": True, "num_return_sequences": 3}
 
