@@ -265,7 +265,7 @@ class RadiologyReportPipeline(Pipeline):
         if sample_kwargs is not None:
             calls.append({**generate_kwargs, **sample_kwargs, "streamer": None})
         written = [self._write(studies, batch, features, options, sentences, seed) for options in calls]
-        reports = [sum(of_study, []) for of_study in zip(*written, strict=True)]
+        reports: list[list[WrittenReport]] = [sum(of_study, []) for of_study in zip(*written, strict=True)]
         scores = features.disease_logits.softmax(-1)[..., POSITIVE]
         plausible = plausible_states(features.disease_logits, self.model.config)  # [B, m, states]
         answers = []
