@@ -38,7 +38,7 @@ logger = logging.get_logger(__name__)
 
 
 def square_image_processor(size: int, mean=(0.5,) * 3, std=(0.5,) * 3, resample: int = 2) -> ViTImageProcessorPil:
-    """Resizes the whole film to a square, so that nothing at its border is lost and a patch maps back to the film."""
+    """Resizes the whole image to a square, so that nothing at its border is lost and a patch maps back to the image."""
     return ViTImageProcessorPil(
         size={"height": size, "width": size}, image_mean=list(mean), image_std=list(std), resample=resample
     )
@@ -144,7 +144,7 @@ def join_backbones(
 def scale_projectors(model: PreTrainedModel):
     """
     Brings the visual and label tokens of a new model to the scale of its LLM's words, which is 0.02 for one from
-    scratch and 0.1 to 1 for pretrained ones: tokens that are much larger drown the words beside them.
+    scratch and 0.1 to 1 for pretrained ones: tokens that are much larger drown the words around them.
     """
     body, config = model.model, model.config
     embedding = body.get_input_embeddings()
@@ -309,8 +309,8 @@ def _processor(cls, image_processor, text_id: str, config: dict) -> OTDRGProcess
 @torch.no_grad()
 def probe_patches(vision_tower: PreTrainedModel, image_processor: ViTImageProcessorPil) -> dict[str, Any]:
     """
-    `image_grid`, `patch_offset` and `vision_feature_size` of [`OTDRGConfig`], by encoding one black image: what an
-    encoder gives is told by what it gives.
+    `image_grid`, `patch_offset` and `vision_feature_size` of [`OTDRGConfig`], by encoding one black image: of what an
+    encoder gives, configurations do not tell.
     """
     size = image_processor.size["height"], image_processor.size["width"]
     pixels = torch.zeros(1, 3, *size, dtype=vision_tower.dtype, device=vision_tower.device)

@@ -1,4 +1,4 @@
-"""Which findings a study has: common company, common frequencies, every label also alone."""
+"""Which findings a study has: common co-occurrence and frequencies, every label also alone."""
 
 from __future__ import annotations
 
