@@ -14,7 +14,7 @@ demo: $(VENV)/.demo
 	$(BIN)/otdrg demo --output_dir demo_output $(IMAGE)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The model and the imports.
 test-fast: $(VENV)/.dev

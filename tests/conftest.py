@@ -65,6 +65,21 @@ def folder(tmp_path_factory, model, processor):
     return path
 
 
+@pytest.fixture(scope="session")
+def known(tmp_path_factory):
+    """The folder of a tiny model that knows rough chest radiographs."""
+    from otdrg_hf.training.input_statistics import add_input_statistics
+    from tests.support.other_images import chest_studies
+
+    folder = tmp_path_factory.mktemp("known")
+    model = make_model()
+    processor = make_processor(num_image_tokens=model.config.image_seq_length)
+    add_input_statistics(folder, chest_studies(120), model, processor, write=False)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def otdrg(capfd, monkeypatch, tmp_path):
     """Runs the `otdrg` command in this process, in the test's folder; gives its exit code, stdout and stderr."""

@@ -1,10 +1,27 @@
 """The page's pipelines, of a tiny model and of the bundled one, and the bundled one's page in a browser."""
 
+import html
+import json
+import re
+
 import pytest
 from transformers import pipeline
 
 from otdrg_hf import DEMO_CHECKPOINT
 from tests.support.served_app import start_site
+
+
+def page_after(updates) -> dict:
+    """What the parts hold when all updates are done."""
+    page = {}
+    for update in updates:
+        page |= update
+    return page
+
+
+def record_of(page: dict) -> dict:
+    """What the page offers as its download."""
+    return json.loads(html.unescape(re.search('data-record="(.*?)"', page["report"], re.DOTALL)[1]))
 
 
 @pytest.fixture(scope="session")

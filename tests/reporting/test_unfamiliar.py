@@ -6,25 +6,11 @@ import pytest
 
 from otdrg_hf.images.finding import find_images
 from otdrg_hf.reporting import REPORT_SCHEMA, load_reporter, report_image_files
-from otdrg_hf.training.input_statistics import add_input_statistics
-from tests.support.other_images import DRAWN, chest, chest_studies
-from tests.support.tiny_models import make_model, make_processor
+from tests.support.other_images import DRAWN, chest
 
 NAMES = ["chest.png", "page.png", "side.png", "turned.png"]
 STRANGE = {"page.png", "turned.png"}
 WARNING = "not one that the model knows"
-
-
-@pytest.fixture(scope="module")
-def known(tmp_path_factory):
-    """The folder of a tiny model that knows rough chest radiographs."""
-    folder = tmp_path_factory.mktemp("known")
-    model = make_model()
-    processor = make_processor(num_image_tokens=model.config.image_seq_length)
-    add_input_statistics(folder, chest_studies(60), model, processor, write=False)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
