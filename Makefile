@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 IMAGE ?=
 BIN := $(VENV)/bin
+# Python compiles what it imports; compiling all of torch and transformers beforehand takes most of a minute.
+PIP_INSTALL := $(BIN)/pip install --quiet --no-compile
 # A machine without a GPU is spared gigabytes of CUDA by TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 # The packages that users import.
@@ -14,7 +16,7 @@ demo: $(VENV)/.demo
 	$(BIN)/otdrg demo --output_dir demo_output $(IMAGE)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The model and the imports.
 test-fast: $(VENV)/.dev
@@ -22,7 +24,7 @@ test-fast: $(VENV)/.dev
 
 # With the tests of quantisation, which `make test` skips.
 test-slow: $(VENV)/.dev
-	$(BIN)/pip install -q -c constraints.txt "bitsandbytes>=0.46"
+	$(PIP_INSTALL) --constraint constraints.txt "bitsandbytes>=0.46"
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pytest tests/modeling/test_quantization.py tests/docs/test_transformers_guide.py
 
@@ -54,20 +56,20 @@ demo-checkpoint: $(VENV)/.dev
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(PIP_INSTALL) --upgrade pip
+	$(PIP_INSTALL) --constraint constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[eval]"
+	$(PIP_INSTALL) --constraint constraints.txt --editable ".[eval]"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[all,dev]"
+	$(PIP_INSTALL) --constraint constraints.txt --editable ".[all,dev]"
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.dev
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(PIP_INSTALL) --constraint constraints.txt --editable ".[docs]"
 	touch $@
 
 clean:

@@ -1,15 +1,21 @@
-"""Fixtures of all tests: a tiny model and processor, images and inputs."""
+"""Fixtures of all tests: a tiny model and processor, images and inputs, and the `otdrg` command."""
 
 import os
+import sys
 
-import hypothesis
-import numpy as np
-import pytest
-import torch
+# Matrices as small as these gain nothing from more threads, and those of two workers would wait for each other: before
+# torch is imported, and for every process that a test starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import otdrg_hf  # noqa: F401  (registers OTDRG with the Auto classes)
-from otdrg_hf import OTDRGForConditionalGeneration, OTDRGProcessor
-from tests.support.tiny_models import make_films, make_model, make_processor
+import hypothesis  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+import otdrg_hf  # noqa: E402, F401  (registers OTDRG with the Auto classes)
+from otdrg_hf import OTDRGForConditionalGeneration, OTDRGProcessor  # noqa: E402
+from otdrg_hf.cli import main  # noqa: E402
+from tests.support.tiny_models import make_films, make_model, make_processor  # noqa: E402
 
 # The same examples every time; `--hypothesis-profile=default` tries others.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
@@ -57,3 +63,33 @@ def folder(tmp_path_factory, model, processor):
     model.save_pretrained(path)
     processor.save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def known(tmp_path_factory):
+    """The folder of a tiny model that knows rough chest radiographs."""
+    from otdrg_hf.training.input_statistics import add_input_statistics
+    from tests.support.other_images import chest_studies
+
+    folder = tmp_path_factory.mktemp("known")
+    model = make_model()
+    processor = make_processor(num_image_tokens=model.config.image_seq_length)
+    add_input_statistics(folder, chest_studies(120), model, processor, write=False)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def otdrg(capfd, monkeypatch, tmp_path):
+    """Runs the `otdrg` command in this process, in the test's folder; gives its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["otdrg", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code or 0, *capfd.readouterr()
+
+    return run

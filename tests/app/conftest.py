@@ -1,13 +1,27 @@
-"""The pipelines behind the page: of a tiny model, and of the bundled one with all that it can say of its answers."""
+"""The page's pipelines, of a tiny model and of the bundled one, and the bundled one's page in a browser."""
 
+import html
 import json
-import shutil
+import re
 
 import pytest
 from transformers import pipeline
 
 from otdrg_hf import DEMO_CHECKPOINT
-from otdrg_hf.training.calibrate import run_calibrate
+from tests.support.served_app import start_site
+
+
+def page_after(updates) -> dict:
+    """What the parts hold when all updates are done."""
+    page = {}
+    for update in updates:
+        page |= update
+    return page
+
+
+def record_of(page: dict) -> dict:
+    """What the page offers as its download."""
+    return json.loads(html.unescape(re.search('data-record="(.*?)"', page["report"], re.DOTALL)[1]))
 
 
 @pytest.fixture(scope="session")
@@ -16,17 +30,25 @@ def report(model, processor):
 
 
 @pytest.fixture(scope="session")
-def calibrated_folder(tmp_path_factory):
-    """The bundled model, calibrated as `otdrg calibrate` does where it is not yet."""
-    folder = tmp_path_factory.mktemp("calibrated") / "model"
-    shutil.copytree(DEMO_CHECKPOINT, folder)
-    fields = ("operating_curves", "input_statistics", "sentence_calibration")
-    config = json.loads((folder / "config.json").read_text())
-    if any(config.get(field) is None for field in fields):
-        run_calibrate(folder, "phantom", num_studies=100)
-    return folder
+def calibrated():
+    """The bundled model, which is calibrated."""
+    return pipeline("radiology-report", model=str(DEMO_CHECKPOINT))
 
 
 @pytest.fixture(scope="session")
-def calibrated(calibrated_folder):
-    return pipeline("radiology-report", model=str(calibrated_folder))
+def site(tmp_path_factory):
+    """The page of the bundled model."""
+    site = start_site(DEMO_CHECKPOINT, tmp_path_factory.mktemp("served"))
+    yield site
+    site.process.terminate()
+    site.process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    from tests.support.browsing import CHROMIUM, DRIVER, NO_BROWSER, start_browser
+
+    assert CHROMIUM and DRIVER, NO_BROWSER
+    browser = start_browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.quit()

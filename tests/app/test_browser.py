@@ -16,31 +16,12 @@ if not REQUIRED:
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
-from otdrg_hf import DEMO_CHECKPOINT  # noqa: E402
 from otdrg_hf.app.study import EXAMPLE_SEEDS, study_of_phantom  # noqa: E402
 from otdrg_hf.labeling import LABELS  # noqa: E402
-from tests.support.browsing import CHROMIUM, DONE, DRIVER, Page, start_browser  # noqa: E402
-from tests.support.served_app import start_site  # noqa: E402
+from tests.support.browsing import CHROMIUM, DONE, DRIVER, NO_BROWSER, Page  # noqa: E402
 from tests.support.tiny_models import make_films  # noqa: E402
 
-NO_BROWSER = "no Chromium with chromedriver is installed"
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER or REQUIRED), reason=NO_BROWSER)
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    site = start_site(DEMO_CHECKPOINT, tmp_path_factory.mktemp("served"))
-    yield site
-    site.process.terminate()
-    site.process.communicate(timeout=60)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    assert CHROMIUM and DRIVER, NO_BROWSER
-    browser = start_browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.quit()
 
 
 @pytest.fixture

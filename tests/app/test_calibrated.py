@@ -12,6 +12,7 @@ from otdrg_hf.app import views
 from otdrg_hf.app.events import PageEvents
 from otdrg_hf.app.study import EXAMPLE_SEEDS, PageStudy
 from otdrg_hf.reporting import label_overrides
+from tests.app.conftest import page_after, record_of
 
 CHOICES = {"states": {}, "views": ["unknown"], "evidence": None}
 
@@ -19,17 +20,6 @@ CHOICES = {"states": {}, "views": ["unknown"], "evidence": None}
 @pytest.fixture
 def events(calibrated):
     return PageEvents(calibrated, "calibrated")
-
-
-def page_after(updates) -> dict:
-    page = {}
-    for update in updates:
-        page |= update
-    return page
-
-
-def record_of(page: dict) -> dict:
-    return json.loads(html.unescape(re.search('data-record="(.*?)"', page["report"], re.DOTALL)[1]))
 
 
 def points_of(report) -> list[str]:

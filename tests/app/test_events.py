@@ -1,9 +1,7 @@
 """What each event does to the parts of the page, without a browser."""
 
-import html
 import json
 import logging
-import re
 
 import pytest
 from PIL import Image
@@ -11,6 +9,7 @@ from PIL import Image
 from otdrg_hf.app import views
 from otdrg_hf.app.events import PageEvents
 from otdrg_hf.app.study import PageStudy
+from tests.app.conftest import page_after, record_of
 from tests.support.tiny_models import make_films
 
 
@@ -25,18 +24,6 @@ def upload(tmp_path):
     path.parent.mkdir()
     Image.fromarray(make_films(1)[0]).save(path)
     return str(path)
-
-
-def page_after(updates) -> dict:
-    """What the parts hold when all updates are done."""
-    page = {}
-    for update in updates:
-        page |= update
-    return page
-
-
-def record_of(page: dict) -> dict:
-    return json.loads(html.unescape(re.search('data-record="(.*?)"', page["report"], re.DOTALL)[1]))
 
 
 def choices(states=(), views=("unknown",), evidence=None) -> str:

@@ -113,7 +113,10 @@ def test_an_ended_server_leaves_nothing(folder, tmp_path, how):
     site = start_site(folder, tmp_path)
     assert any(path.name.startswith("otdrg-app-") for path in tmp_path.iterdir())
     site.process.send_signal(how)
-    printed, _ = site.process.communicate(timeout=60)
+    try:
+        printed, _ = site.process.communicate(timeout=60)
+    finally:
+        site.process.kill()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("otdrg-app-")]
     assert "Traceback" not in printed
 

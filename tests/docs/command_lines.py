@@ -29,6 +29,7 @@ if importlib.util.find_spec("highdicom") is None:
 SMALLER = {
     "otdrg report": "--max_new_tokens 8",
     "otdrg demo": "--num_studies 2",
+    "otdrg calibrate": "--num_studies 24",
     "otdrg evaluate": "--num_bootstrap 20 --max_new_tokens 8",
     "otdrg rexrank": "--max_new_tokens 8",
     "otdrg watch": "--once --max_new_tokens 8",

@@ -18,6 +18,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from otdrg_hf.modeling.backbones_otdrg import square_image_processor
 from tests.data.conftest import iu_report, write_tar
 from tests.data.mimic_tree import write_mimic_tree
+from tests.metrics.conftest import no_java  # noqa: F401
 from tests.support.dicom_files import make_dicom
 from tests.support.tiny_models import DECODER, make_films, make_text_config, make_tokenizer, make_vision_config
 
@@ -30,7 +31,7 @@ os.environ["CI"] = "true"  # TRL reports trainers to the Hub, except where this 
 
 
 @pytest.fixture
-def workplace(tmp_path, monkeypatch, folder):
+def workplace(tmp_path, monkeypatch, folder, no_java):  # noqa: F811
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     _films()

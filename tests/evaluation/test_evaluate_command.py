@@ -2,11 +2,11 @@
 
 import csv
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 
-from otdrg_hf import cli
 from otdrg_hf.evaluation.compare import evaluate_files
 from otdrg_hf.labeling import LABELS, label_reports
 from otdrg_hf.labeling.command import load_labeler
@@ -27,22 +27,9 @@ QUICK = ("--num_bootstrap", "0")
 
 
 @pytest.fixture
-def otdrg(monkeypatch, tmp_path, capsys, no_java):
-    """Runs `otdrg evaluate` in `tmp_path`: exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["otdrg", "evaluate", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        output = capsys.readouterr()
-        return code or 0, output.out, output.err
-
-    return run
+def otdrg(otdrg, no_java):
+    """Runs `otdrg evaluate`."""
+    return partial(otdrg, "evaluate")
 
 
 def write(path, rows):

@@ -2,11 +2,11 @@
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 
-from otdrg_hf import cli
 from otdrg_hf.evaluation.operating_points import POINTS, OperatingPoints, point_name
 from otdrg_hf.evaluation.plots import plot_points
 from otdrg_hf.labeling import LABELS, label_reports
@@ -24,21 +24,9 @@ FITTED = {
 
 
 @pytest.fixture
-def otdrg(monkeypatch, tmp_path, capsys, no_java):
-    """Runs `otdrg evaluate` in `tmp_path`: exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["otdrg", "evaluate", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        return code or 0, *capsys.readouterr()
-
-    return run
+def otdrg(otdrg, no_java):
+    """Runs `otdrg evaluate`."""
+    return partial(otdrg, "evaluate")
 
 
 @pytest.fixture

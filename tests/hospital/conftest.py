@@ -1,13 +1,11 @@
-"""DICOM phantoms with a telling header, an answer about one, and the command in this process."""
+"""DICOM phantoms with a telling header, and an answer about one."""
 
 import io
-import sys
 
 import numpy as np
 import pydicom
 import pytest
 
-from otdrg_hf.cli import main
 from otdrg_hf.hospital.structured_report import Algorithm
 from tests.support.dicom_files import SECRETS, make_dicom
 
@@ -44,17 +42,3 @@ def answer():
     evidence = {label: [heat] for label, state in states.items() if state in ("positive", "uncertain")}
     text = "Findings: A left pleural effusion.\nImpression: Effusion."
     return {"generated_text": text, "findings": findings, "evidence": evidence}
-
-
-@pytest.fixture
-def otdrg(capfd, monkeypatch, tmp_path):
-    """Runs the command in this process, in an empty folder; gives its exit code and what it printed."""
-
-    def run(*arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["otdrg", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code, *capfd.readouterr()
-
-    return run

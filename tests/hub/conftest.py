@@ -5,6 +5,7 @@ import shutil
 import socket
 from collections import Counter
 
+import huggingface_hub
 import pytest
 from transformers import pipeline
 
@@ -12,6 +13,7 @@ from otdrg_hf.data.preparing.summary import count_studies, describe_counts
 from otdrg_hf.evaluation.compare import evaluate_files
 from otdrg_hf.hub.model_card import read_scores, write_model_card
 from otdrg_hf.hub.provenance import FORMAT, RECORD_FILE
+from tests.hub.fake_hub import FakeHub
 
 PAIRS = (
     ("Small left pleural effusion.", "There is a small left pleural effusion."),
@@ -126,6 +128,15 @@ def saved_once(folder, tmp_path_factory):
     write_stages(path, stage())
     write_model_card(path, repo_id="org/tiny-otdrg")
     return path
+
+
+@pytest.fixture
+def hub(monkeypatch) -> FakeHub:
+    """A Hub that is made up, to which the user is logged in."""
+    fake = FakeHub()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: fake)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_of_the_test")
+    return fake
 
 
 @pytest.fixture

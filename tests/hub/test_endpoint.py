@@ -8,7 +8,6 @@ import re
 import runpy
 import sys
 
-import huggingface_hub
 import pytest
 import yaml
 from PIL import Image
@@ -20,15 +19,6 @@ from otdrg_hf.hub.command import run_push  # noqa: E402
 from otdrg_hf.hub.push import plan_push  # noqa: E402
 from otdrg_hf.hub.space import TEMPLATES, space_files  # noqa: E402
 from otdrg_hf.reporting import load_reporter, review_answer  # noqa: E402
-from tests.hub.fake_hub import FakeHub  # noqa: E402
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    fake = FakeHub()
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: fake)
-    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_of_the_test")
-    return fake
 
 
 @pytest.fixture

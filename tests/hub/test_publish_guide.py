@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 from peft import LoraConfig, get_peft_model
 from PIL import Image
@@ -12,7 +11,7 @@ from otdrg_hf.hub.model_card import write_model_card
 from tests.docs.command_lines import run_line
 from tests.docs.guide_blocks import blocks_of
 from tests.hub.conftest import prepared, stage, write_stages
-from tests.hub.fake_hub import FakeHub
+from tests.metrics.conftest import no_java  # noqa: F401
 from tests.support.tiny_models import make_films
 from tests.training.tiny_training import tiny_model
 
@@ -22,7 +21,7 @@ SMALLER = {"--num_studies 200": "--num_studies 3", "train=16000": "train=20"}
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(tmp_path, monkeypatch, hub, no_java):  # noqa: F811
     """The folders that the guide speaks of, and a Hub."""
     model, processor = tiny_model()
     for folder in ("my_model", "my_adapter/base"):
@@ -37,9 +36,6 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     prepared(tmp_path / "data" / "iu_xray", "iu_xray")
     Image.fromarray(make_films(1)[0]).save(tmp_path / "chest.png")
-    hub = FakeHub()
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
-    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_of_the_test")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
     return hub

@@ -11,7 +11,7 @@ from transformers import pipeline
 from otdrg_hf.hub.model_card import write_model_card
 from otdrg_hf.hub.push import plan_push, push_model
 from tests.hub.conftest import stage, write_stages
-from tests.hub.fake_hub import FakeHub, hub_error
+from tests.hub.fake_hub import hub_error
 
 CODE = {
     "configuration_otdrg.py",
@@ -31,14 +31,6 @@ MODEL = {
     "tokenizer_config.json",
     "training_record.json",
 }
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    fake = FakeHub()
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: fake)
-    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_of_the_test")
-    return fake
 
 
 def names(plan) -> set[str]:

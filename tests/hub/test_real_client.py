@@ -1,20 +1,15 @@
 """The Hub's own client, against a miniature of the Hub: a push, a second push, and what a stranger downloads."""
 
-import json
-import subprocess
-import sys
-
 import huggingface_hub
 import numpy as np
 from transformers import pipeline
 
 from otdrg_hf.hub.push import plan_push, push_model
 from tests.hub.hub_server import COMMIT, HubServer
+from tests.support.other_environment import run_without_package
 from tests.support.tiny_models import make_films
 
 DOWNLOAD = """
-import sys
-sys.modules["otdrg_hf"] = None  # as if it were not installed: importing it raises ImportError
 import json
 import numpy as np
 from transformers import pipeline
@@ -37,16 +32,8 @@ def test_a_push_and_what_a_stranger_gets(published, tmp_path, monkeypatch):
 
         film = make_films(1)[0]
         np.save(tmp_path / "film.npy", film)
-        environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-        process = subprocess.run(
-            [sys.executable, "-c", DOWNLOAD],
-            capture_output=True,
-            text=True,
-            env={**environment, "PATH": ""},
-            cwd=tmp_path,
-        )
-        assert process.returncode == 0, process.stderr
-        answer, package = json.loads(process.stdout.splitlines()[-1])
+        environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")}
+        answer, package = run_without_package(DOWNLOAD, folder=tmp_path, **environment)
         assert package == "transformers_modules"
         assert answer == pipeline("radiology-report", model=str(published))(film, max_new_tokens=8)
 

@@ -130,17 +130,19 @@ def test_view_in_a_file(tmp_path):
 # Other images, and other threads
 
 
-def test_other_images_open_as_before_and_import_no_pydicom(tmp_path):
+def test_other_images_open_as_before_and_need_no_pydicom(tmp_path):
     kinds = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "TGA", "PPM", "ICO", "JPEG2000")
     for kind in kinds:
         Image.fromarray(FILM).save(tmp_path / kind, kind)
     code = (
         "import sys, otdrg_hf.images; from PIL import Image\n"
-        "print([Image.open(path).format for path in sys.argv[1:]], 'pydicom' in sys.modules)"
+        "sys.modules['pydicom'] = sys.modules['imagecodecs'] = None\n"
+        "loaded = [otdrg_hf.images.load_radiograph(path) for path in sys.argv[1:]]\n"
+        "print([Image.open(path).format for path in sys.argv[1:]], {image.mode for image in loaded})"
     )
     command = [sys.executable, "-c", code, *(str(tmp_path / kind) for kind in kinds)]
     result = subprocess.run(command, capture_output=True, text=True)
-    assert result.stdout == f"{list(kinds)} False\n", result.stderr
+    assert result.stdout == f"{list(kinds)} {{'RGB'}}\n", result.stderr
 
 
 def test_header_is_quoted_in_no_warning_and_no_log(caplog):

@@ -19,24 +19,10 @@ from otdrg_hf.modeling.familiarity_otdrg import (
     describe_sharpness,
     study_inspection,
 )
-from otdrg_hf.training.input_statistics import add_input_statistics
-from tests.support.other_images import ALTERED, DRAWN, chest, chest_studies
-from tests.support.tiny_models import make_model, make_processor
+from tests.support.other_images import ALTERED, DRAWN, chest
 
 SHORT = {"max_new_tokens": 4}
 WARNING = "not one that the model knows"
-
-
-@pytest.fixture(scope="module")
-def known(tmp_path_factory):
-    """The folder of a tiny model that knows rough chest radiographs."""
-    folder = tmp_path_factory.mktemp("known")
-    model = make_model()
-    processor = make_processor(num_image_tokens=model.config.image_seq_length)
-    add_input_statistics(folder, chest_studies(120), model, processor, write=False)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

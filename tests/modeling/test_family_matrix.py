@@ -5,10 +5,7 @@ By default each family is met at least once, `-m slow` runs the full product. No
 modeling/: what holds for these folders holds for what else AutoModel and AutoModelForCausalLM load.
 """
 
-import json
 import os
-import subprocess
-import sys
 from itertools import product
 
 import pytest
@@ -28,6 +25,7 @@ from tests.support.families import (
     save_vision,
     why_not,
 )
+from tests.support.other_environment import run_without_package
 from tests.support.tiny_models import make_films
 
 # Twice the encoders' own side, so that positions are interpolated in all of them.
@@ -42,7 +40,6 @@ LABELS = [{"Edema": "positive", "Pneumonia": "negative"}, {"No Finding": "positi
 
 REMOTE = """
 import json, sys
-sys.modules["otdrg_hf"] = None  # as if it were not installed: importing it raises ImportError
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 answers = {}
@@ -197,12 +194,8 @@ def test_remote_code_of_each_family(backbones, tmp_path, record_property):
         torch.save(torch.stack([torch.from_numpy(film) for film in films]), folder / "films.pt")
         with torch.no_grad():
             expected[str(folder)] = model(**processor(images=films)).logits[:, -1]
-    search = {"PATH": "", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-    environment = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", REMOTE, *expected]
-    process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment | search)
-    assert process.returncode == 0, process.stderr[-3000:]
-    answers = json.loads(process.stdout.splitlines()[-1])
+    search = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    answers = run_without_package(REMOTE, *expected, folder=tmp_path, HF_HUB_OFFLINE="1", **search)
     for (vision, text), (folder, logits) in zip(pairs, expected.items(), strict=True):
         close(torch.tensor(answers[folder]), logits, 1e-5)
         record_property("remote code", f"{vision} + {text}")

@@ -1,7 +1,6 @@
 """Tests of a saved folder where otdrg_hf is not installed: `trust_remote_code=True` writes the same report."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,11 +10,11 @@ from transformers import pipeline
 from transformers.dynamic_module_utils import get_imports
 
 import otdrg_hf.modeling
+from tests.support.other_environment import run_without_package
 from tests.support.tiny_models import make_films
 
 WRITE = """
 import json, sys
-sys.modules["otdrg_hf"] = None  # as if it were not installed: importing it raises ImportError
 import numpy as np
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, pipeline
 folder, film = sys.argv[1:]
@@ -51,15 +50,8 @@ def written(folder, tmp_path_factory):
     report.save_pretrained(path / "model")
     film = make_films(1)[0]
     np.save(path / "film.npy", film)
-    process = subprocess.run(
-        [sys.executable, "-c", WRITE, str(path / "model"), str(path / "film.npy")],
-        capture_output=True,
-        text=True,
-        cwd=path,
-        env={"HF_MODULES_CACHE": str(path / "modules"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": ""},
-    )
-    assert process.returncode == 0, process.stderr
-    return path, report(film, max_new_tokens=8), json.loads(process.stdout.splitlines()[-1])
+    answers = run_without_package(WRITE, path / "model", path / "film.npy", folder=path, HF_HUB_OFFLINE="1")
+    return path, report(film, max_new_tokens=8), answers
 
 
 def test_remote_code_writes_the_same(written):

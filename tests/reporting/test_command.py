@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 from PIL import Image
 from transformers import pipeline
 
-from otdrg_hf.cli import main
 from otdrg_hf.data.phantom import make_phantom
 from otdrg_hf.images.finding import FoundImage, find_images
 from otdrg_hf.labeling import LABELS, STATES
@@ -24,17 +24,9 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 @pytest.fixture
-def otdrg(capfd, monkeypatch, tmp_path):
-    """Runs the command in this process, in an empty folder; gives its exit code and what it printed."""
-
-    def run(*arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["otdrg", "report", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code, *capfd.readouterr()
-
-    return run
+def otdrg(otdrg):
+    """Runs `otdrg report`."""
+    return partial(otdrg, "report")
 
 
 def lines_of(path):

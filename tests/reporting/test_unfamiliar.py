@@ -1,32 +1,16 @@
 """`otdrg report` of images that the model does not know: a line says so, and --refuse_unfamiliar leaves them out."""
 
 import json
-import sys
 
 import pytest
 
-from otdrg_hf.cli import main
 from otdrg_hf.images.finding import find_images
 from otdrg_hf.reporting import REPORT_SCHEMA, load_reporter, report_image_files
-from otdrg_hf.training.input_statistics import add_input_statistics
-from tests.support.other_images import DRAWN, chest, chest_studies
-from tests.support.tiny_models import make_model, make_processor
+from tests.support.other_images import DRAWN, chest
 
 NAMES = ["chest.png", "page.png", "side.png", "turned.png"]
 STRANGE = {"page.png", "turned.png"}
 WARNING = "not one that the model knows"
-
-
-@pytest.fixture(scope="module")
-def known(tmp_path_factory):
-    """The folder of a tiny model that knows rough chest radiographs."""
-    folder = tmp_path_factory.mktemp("known")
-    model = make_model()
-    processor = make_processor(num_image_tokens=model.config.image_seq_length)
-    add_input_statistics(folder, chest_studies(60), model, processor, write=False)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +24,9 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture
-def otdrg(capfd, monkeypatch, tmp_path):
-    """Runs `otdrg report` in this process; gives its exit code and what it printed."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["otdrg", "report", *map(str, arguments), "--max_new_tokens", "4"])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code, *capfd.readouterr()
-
-    return run
+def otdrg(otdrg):
+    """Runs `otdrg report`, for short reports."""
+    return lambda *arguments: otdrg("report", *arguments, "--max_new_tokens", 4)
 
 
 def rows_of(text: str) -> list[dict]:

@@ -1,4 +1,4 @@
-"""An environment of its own for packages that are compared with and that a user of this package need not have."""
+"""Python with packages that a user of this package need not have, and Python without this package."""
 
 import importlib.util
 import json
@@ -48,4 +48,23 @@ def run_json(python: str, code: str, **given) -> dict:
         [python, "-c", code], input=json.dumps(given), capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_without_package(code: str, *arguments, folder: Path, **environment: str):
+    """
+    What the last line of standard output of `code` is, as JSON, in an interpreter that cannot import otdrg_hf.
+
+    Args:
+        code (`str`): what is run.
+        *arguments: its `sys.argv[1:]`.
+        folder (`Path`): where it runs, and where transformers keeps the code that comes with a checkpoint.
+        **environment (`str`): further variables of its environment, which is empty otherwise.
+    """
+    # As if it were not installed: importing it raises ImportError.
+    code = f'import sys\nsys.modules["otdrg_hf"] = None\n{code}'
+    environment = {"HF_MODULES_CACHE": str(folder / "modules"), "OMP_NUM_THREADS": "1", "PATH": "", **environment}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])

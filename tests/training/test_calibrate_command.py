@@ -2,11 +2,10 @@
 
 import json
 import shutil
-import sys
+from functools import partial
 
 import pytest
 
-from otdrg_hf.cli import main
 from otdrg_hf.labeling import LABELS
 from otdrg_hf.reporting.loading import load_reporter
 from tests.support.tiny_models import make_films
@@ -17,20 +16,9 @@ PHANTOMS = ("--dataset", "phantom", "--num_studies", 24, "--device", "cpu")
 
 
 @pytest.fixture
-def otdrg(capfd, monkeypatch, tmp_path):
-    """Runs the command in this process: exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["otdrg", "calibrate", *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capfd.readouterr()
-
-    return run
+def otdrg(otdrg):
+    """Runs `otdrg calibrate`."""
+    return partial(otdrg, "calibrate")
 
 
 @pytest.fixture

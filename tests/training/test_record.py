@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
+import tiny_runs
 from huggingface_hub import ModelCard
+from tiny_runs import SAVED
 from tiny_training import LLAMA, OTDRG, VIT, tiny_rows
 from transformers import AutoModelForImageTextToText, pipeline
 
@@ -15,7 +16,6 @@ from otdrg_hf.hub.model_card import write_model_card
 from otdrg_hf.hub.provenance import read_stages
 from otdrg_hf.hub.push import plan_push
 from otdrg_hf.training.record import _public_name, _stated_license
-from otdrg_hf.training.sft import main
 from tests.support.families import save_text, save_vision
 
 
@@ -34,31 +34,20 @@ def data(tmp_path):
     return folder
 
 
-def train(data: Path, tmp_path: Path, name: str, **fields):
-    fields = {
-        "dataset": str(data),
-        "load_kwargs": {"cache_dir": str(tmp_path / "cache")},
-        "otdrg_config": {"background_mass": 0.4},
-        "output_dir": str(tmp_path / name),
-        "max_steps": 2,
-        "per_device_train_batch_size": 2,
-        "learning_rate": 1e-2,
-        "lr_scheduler_type": "cosine",
-        "bf16": False,
-        "use_cpu": True,
-        "gradient_checkpointing": False,
-        "save_strategy": "steps",
-        "save_steps": 1,
-        "eval_strategy": "steps",
-        "eval_steps": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
-        **fields,
-    }
-    recipe = tmp_path / f"{name}.yaml"
-    recipe.write_text(yaml.safe_dump(fields))
-    main(["--config", str(recipe)])
-    return tmp_path / name
+# Of the model as little as can be, so that its record is not of what the tests give.
+RUN = {
+    "labels_from": None,
+    "vision_config": None,
+    "text_config": None,
+    "otdrg_config": {"background_mass": 0.4},
+    "learning_rate": 1e-2,
+    "lr_scheduler_type": "cosine",
+    **SAVED,
+}
+
+
+def train(data: Path | str, tmp_path: Path, name: str, **changes) -> Path:
+    return tiny_runs.train(tmp_path, data, name=name, **{**RUN, **changes})
 
 
 @pytest.fixture

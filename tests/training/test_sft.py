@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from tiny_training import LLAMA, OTDRG, RESNET, VIT, tiny_rows, tiny_studies, write_study_folder
+from tiny_runs import write_recipe
+from tiny_training import OTDRG, RESNET, tiny_rows, tiny_studies, write_study_folder
 from transformers import AutoModel, AutoModelForImageTextToText
 
 from otdrg_hf import OTDRGForConditionalGeneration
@@ -36,39 +36,22 @@ def data(tmp_path_factory):
     return write_study_folder(tmp_path_factory.mktemp("data"), train=12, validation=4)
 
 
+# Long enough to be killed in the middle.
+RUN = {
+    "predicted_label_rate": 0.5,
+    "max_steps": STEPS,
+    "learning_rate": 1e-2,
+    "lr_scheduler_type": "cosine",
+    "save_strategy": "steps",
+    "save_steps": 4,
+    "logging_steps": 4,
+}
+
+
 @pytest.fixture
 def recipe(data, tmp_path):
     """Writes a recipe for a tiny run into `tmp_path/NAME` and returns its path."""
-
-    def write(name: str, **changes) -> str:
-        fields = {
-            "dataset": str(data),
-            "load_kwargs": {"cache_dir": str(tmp_path / "cache")},
-            "labels_from": "dataset",
-            "vision_config": VIT,
-            "text_config": LLAMA,
-            "otdrg_config": OTDRG,
-            "predicted_label_rate": 0.5,
-            "output_dir": str(tmp_path / name),
-            "max_steps": STEPS,
-            "per_device_train_batch_size": 2,
-            "learning_rate": 1e-2,
-            "lr_scheduler_type": "cosine",
-            "bf16": False,
-            "use_cpu": True,
-            "gradient_checkpointing": False,
-            "save_strategy": "steps",
-            "save_steps": 4,
-            "logging_steps": 4,
-            "report_to": "none",
-            "disable_tqdm": True,
-            **changes,
-        }
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump({key: value for key, value in fields.items() if value is not None}))
-        return str(path)
-
-    return write
+    return lambda name, **changes: write_recipe(tmp_path, data, name, **{**RUN, **changes})
 
 
 def launch(recipe: str) -> subprocess.Popen:

@@ -17,8 +17,8 @@ EVALUATED = {"eval_strategy": "steps", "eval_steps": 1}
 SAVED = {**EVALUATED, "save_strategy": "steps", "save_steps": 1}
 
 
-def write_recipe(folder: Path, data: Path, **changes) -> str:
-    """A recipe of 2 steps of 2 studies whose output_dir is `folder/out`; changes to `None` leave a field out."""
+def write_recipe(folder: Path, data: Path, name: str = "out", **changes) -> str:
+    """A recipe of 2 steps of 2 studies whose output_dir is `folder/name`; changes to `None` leave a field out."""
     fields = {
         "dataset": str(data),
         "load_kwargs": {"cache_dir": str(folder / "cache")},
@@ -26,7 +26,7 @@ def write_recipe(folder: Path, data: Path, **changes) -> str:
         "vision_config": VIT,
         "text_config": LLAMA,
         "otdrg_config": OTDRG,
-        "output_dir": str(folder / "out"),
+        "output_dir": str(folder / name),
         "max_steps": 2,
         "per_device_train_batch_size": 2,
         "per_device_eval_batch_size": 2,
@@ -39,15 +39,15 @@ def write_recipe(folder: Path, data: Path, **changes) -> str:
         "disable_tqdm": True,
         **changes,
     }
-    path = folder / "recipe.yaml"
+    path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump({key: value for key, value in fields.items() if value is not None}))
     return str(path)
 
 
-def train(folder: Path, data: Path, *arguments: str, **changes) -> Path:
+def train(folder: Path, data: Path, *arguments: str, name: str = "out", **changes) -> Path:
     """Runs such a recipe to its end and gives its output_dir."""
-    main(["--config", write_recipe(folder, data, **changes), *arguments])
-    return Path(changes.get("output_dir", folder / "out"))
+    main(["--config", write_recipe(folder, data, name, **changes), *arguments])
+    return Path(changes.get("output_dir", folder / name))
 
 
 def refusal(folder: Path, data: Path, *arguments: str, **changes) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +32,17 @@ def one_finding(label: str, number: int) -> list[Finding]:
     return sample_devices(rng, [], [])[:1] if label == "Support Devices" else [sample_finding(rng, label, set())]
 
 
+@cache
+def without_signs(number: int, view: int) -> np.ndarray:
+    plan = plan_study(number, "signs", lateral=True, findings=[])
+    return np.asarray(draw_view(plan, view, SIZE)[0], dtype=float)
+
+
 def change(number: int, findings: list[Finding], view: int) -> tuple[np.ndarray, dict]:
     """What the findings change on a film beyond grain [S, S], and the boxes."""
     plan = plan_study(number, "signs", lateral=True, findings=findings)
     with_sign, boxes = draw_view(plan, view, SIZE)
-    without, _ = draw_view(replace(plan, findings=()), view, SIZE)
-    difference = np.abs(np.asarray(with_sign, dtype=float) - np.asarray(without, dtype=float))
+    difference = np.abs(np.asarray(with_sign, dtype=float) - without_signs(number, view))
     return np.where(difference < 10, 0, difference), boxes
 
 

@@ -8,7 +8,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from otdrg_hf import cli
 from otdrg_hf.metrics.rexrank import rexrank_bleu_2
 from otdrg_hf.modeling.pipeline_otdrg import RadiologyReportPipeline
 from tests.support.other_environment import ROOT
@@ -53,17 +52,11 @@ def place(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def otdrg(monkeypatch, place, folder, capsys):
-    """Runs `otdrg rexrank` there: exit code, stdout and stderr."""
+def otdrg(otdrg, place, folder):
+    """Runs `otdrg rexrank` there."""
 
     def run(*arguments, model=folder):
-        line = [*arguments, *(("--model", model) if model else ())]
-        monkeypatch.setattr(sys, "argv", ["otdrg", "rexrank", *map(str, line)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        output = capsys.readouterr()
-        return stop.value.code or 0, output.out, output.err
+        return otdrg("rexrank", *arguments, *(("--model", model) if model else ()))
 
     return run
 
