@@ -32,7 +32,7 @@ from otdrg_hf.training.rewards import Reward, check_rewards, load_rewards
 from otdrg_hf.training.sft import save
 from otdrg_hf.training.stages import apply_stage, cast_backbones
 from otdrg_hf.training.studies import check_context, load_studies
-from otdrg_hf.training.transfer import TransferWatch, load_watched
+from otdrg_hf.training.transfer import COUNTS, TRANSFER_FILE, TransferWatch, load_watched
 
 PROBED = 4  # references that each reward is tried on before the first step
 
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     compared = watch.compare()
     save(trainer)
     if trainer.is_world_process_zero():
-        write_json(Path(training_args.output_dir, "transfer.json"), compared)
+        write_json(Path(training_args.output_dir, TRANSFER_FILE), compared, indent=None)
         write_record(trainer, args, model_args, describe_reward(args, trainer, compared, collapse.reason))
     PartialState().print(f"Samples left out: {describe_left_out(trainer)}.")
     PartialState().print(transfer_line(compared))
@@ -181,7 +181,8 @@ def describe_reward(args: RewardArguments, trainer: OTDRGRewardTrainer, compared
         },
         "left_out": trainer.left_out,
         "collapse": collapse,
-        "transfer": compared,
+        # The record travels with the weights, and what it says of studies is about all of them.
+        "transfer": [{key: value for key, value in each.items() if key != COUNTS} for each in compared],
     }
 
 
