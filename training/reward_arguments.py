@@ -19,6 +19,7 @@ SUPERVISED = (
     "predicted_label_rate",
     "changed_report_rate",
     "told_label_rate",
+    "indication_dropout",
     "finding_weight",
     "augment",
     "freeze_vision",

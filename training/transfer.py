@@ -25,6 +25,7 @@ from otdrg_hf.metrics.bootstrap import Statistics, resampled_figures
 from otdrg_hf.metrics.clinical import FINDINGS, finding_errors, is_positive
 from otdrg_hf.metrics.report_card import ReportCard, make_report_card
 from otdrg_hf.reporting.loading import plain_name
+from otdrg_hf.training.feature_cache import FeatureCache
 from otdrg_hf.training.report_metrics import ReportMetrics
 from otdrg_hf.training.reward_arguments import RewardArguments
 
@@ -89,12 +90,16 @@ class TransferWatch(TrainerCallback):
 
     Args:
         watched (`Sequence[Watched]`): The first of which is of the run's own data.
-        processor, max_new_tokens: Of [`ReportMetrics`].
+        processor, max_new_tokens, features: Of [`ReportMetrics`].
     """
 
-    def __init__(self, watched: Sequence[Watched], processor, max_new_tokens: int):
+    def __init__(
+        self, watched: Sequence[Watched], processor, max_new_tokens: int, features: FeatureCache | None = None
+    ):
         self.watched = watched
-        self.writers = [ReportMetrics(processor, each.section, len(each.studies), max_new_tokens) for each in watched]
+        self.writers = [
+            ReportMetrics(processor, each.section, len(each.studies), max_new_tokens, features) for each in watched
+        ]
         self.before: dict[str, list[str]] = {}
         self.trainer: Any = None
 

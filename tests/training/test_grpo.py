@@ -13,7 +13,7 @@ from tiny_training import write_study_folder
 from transformers import TrainerCallback
 from trl import GRPOConfig
 
-from otdrg_hf import OTDRGForConditionalGeneration
+from otdrg_hf import OTDRGForConditionalGeneration, OTDRGModel
 from otdrg_hf.hub.provenance import transfer_line
 from otdrg_hf.hub.push import plan_push
 from otdrg_hf.training import grpo, reward_trainer
@@ -182,6 +182,15 @@ def test_cached_features_give_the_same_run(data, start, tmp_path):
         torch.testing.assert_close(value, weights(cached)[name], atol=5e-3, rtol=0, msg=name)
 
 
+def test_cached_features_are_those_of_watched_studies_as_well(data, start, tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    cached = {"feature_cache": str(tmp_path / "features"), "watch": [f"{data}:test"], "max_steps": 1}
+    first = reward(tmp_path / "a", data, start, **cached)
+    monkeypatch.setattr(OTDRGModel, "encode_views", None)  # raises if it is run
+    again = reward(tmp_path / "b", data, start, **cached)
+    assert (first / "transfer.json").read_text() == (again / "transfer.json").read_text()
+
+
 @pytest.mark.parametrize(
     "logs, history, reason",
     [
@@ -247,7 +256,9 @@ def test_a_run_that_collapses_before_its_first_checkpoint_saves_nothing(data, st
         ({"rewards": {"clinical": 0.0}}, "nothing to learn from"),
         ({"rewards": {"clinical": "much"}}, "give a number"),
         ({"model_name_or_path": None}, "model_name_or_path is missing"),
+        ({"model_name_or_path": "/no/such/model"}, "/no/such/model is neither a folder here nor a model that the Hub"),
         ({"finding_weight": 2.0}, "finding_weight is for training/sft.py"),
+        ({"indication_dropout": 0.5}, "indication_dropout is for training/sft.py"),
         ({"top_p": 0.9}, "top_p 0.9 is not done here"),
         ({"generation_kwargs": {"top_k": 5}}, "generation_kwargs"),
         ({"eval_strategy": "steps", "eval_steps": 1}, "eval_strategy is not used here"),
