@@ -84,6 +84,9 @@ class ReportMetrics:
         model = trainer.model.eval()
         options = {"do_sample": False, "use_cache": True, "max_new_tokens": self._room(inputs["attention_mask"])}
         with trainer.compute_loss_context_manager():
+            if self.features is not None:  # which generate itself does not take
+                study = {name: inputs.pop(name) for name in ("vision_features", "view_mask")}
+                inputs["mm_encoder_outputs"] = {"image": model.get_image_features(**study, return_dict=True)}
             sequences = model.generate(**inputs, **options)
         return sequences[:, inputs["input_ids"].shape[1] :]
 

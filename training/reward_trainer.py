@@ -20,7 +20,7 @@ from otdrg_hf.labeling import label_reports
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration, OTDRGStudyFeatures
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 from otdrg_hf.training.feature_cache import FeatureCache, generation_inputs
-from otdrg_hf.training.rewards import Reward, call_reward, group_advantages
+from otdrg_hf.training.rewards import Reward, call_reward, group_advantages, varying_groups
 from otdrg_hf.training.rollout import Rollout, sample_reports, study_generators, token_log_probs
 from otdrg_hf.training.trainer import StudyTrainerMixin
 
@@ -213,6 +213,8 @@ class OTDRGRewardTrainer(StudyTrainerMixin, GRPOTrainer):
     def _log_rollout(self, rollout: Rollout, completions: list[str], rewards: torch.Tensor, kept: torch.Tensor) -> None:
         gathered = self.accelerator.gather(rewards)  # [N, k]
         values = {f"rewards/{name}": column.nanmean() for name, column in zip(self.rewards, gathered.T, strict=True)}
+        shares = varying_groups(gathered, self.num_generations).float().mean(0)  # [k]
+        values |= {f"rewards/{name}/varies": share for name, share in zip(self.rewards, shares, strict=True)}
         values["reward"] = (gathered.nanmean(0) * self.reward_weights.to(gathered.device)).nansum()
         lengths = self.accelerator.gather(rollout.completion_mask.sum(1).float())
         values["completions/mean_length"] = lengths.mean()

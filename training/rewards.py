@@ -174,6 +174,13 @@ def group_advantages(
     return advantages.float(), scored, varies
 
 
+def varying_groups(rewards: torch.Tensor, group: int) -> torch.Tensor:
+    """Whether samples of a study differ in a reward, `[B, k]`, from rewards `[B * G, k]`, NaN where there is none."""
+    grouped = rewards.unflatten(0, (-1, group))  # [B, G, k]
+    highest = grouped.nan_to_num(nan=-math.inf).amax(1)
+    return highest - grouped.nan_to_num(nan=math.inf).amin(1) > LEAST_SPREAD
+
+
 def _own_reward(name: str) -> Reward:
     module, _, function = name.partition(":")
     if not function:

@@ -55,11 +55,14 @@ def test_the_llm_alone_is_trained_and_the_record_says_by_what(data, start, tmp_p
     steps = [entry for entry in log if "kl" in entry]
     named = {"kl", "entropy", "distinct", "left_out", "completions/mean_length", "rewards/rouge_l", "reward"}
     assert len(steps) == 2 and all(named <= step.keys() for step in steps)
+    assert all(step["rewards/rouge_l/varies"] in (0, 0.5, 1) for step in steps)
     assert steps[0]["kl"] == pytest.approx(0, abs=1e-6) and steps[1]["kl"] > 0
     stage = json.loads((out / "training_record.json").read_text())["stages"][-1]
     assert stage["stage"] == "reward" and stage["rewards"] == {"tiny_rewards:seen_words": 1.0, "rouge_l": 0.5}
     transfer = json.loads((out / "transfer.json").read_text())
+    counts = [each.pop("counts") for each in transfer]
     assert stage["transfer"] == transfer
+    assert all(len(each[time]) == 3 for each in counts for time in ("before", "after"))
     assert [each["name"].split(" ", 1)[1] for each in transfer] == ["validation report", "test report"]
     assert [each["studies"] for each in transfer] == [3, 3]
     assert str(tmp_path) not in (out / "training_record.json").read_text()
@@ -263,6 +266,8 @@ def test_a_run_that_collapses_before_its_first_checkpoint_saves_nothing(data, st
         ({"generation_kwargs": {"top_k": 5}}, "generation_kwargs"),
         ({"eval_strategy": "steps", "eval_steps": 1}, "eval_strategy is not used here"),
         ({"recall_emphasis": 0.0}, "recall_emphasis is 0.0"),
+        ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"max_completion_length": 0}, "max_completion_length is 0"),
         ({"watch": ["phantom:test:report:more"]}, "is not DATASET"),
         ({"watch": ["phantom:no_such_split"]}, "no_such_split"),
         ({"target": "impression"}, "No validation study"),
