@@ -126,7 +126,8 @@ def check_rewards(rewards: dict[str, Reward], columns: dict) -> None:
         except ValueError:
             raise
         except Exception as error:  # of a function that is not ours: whatever it raises is the user's to see in a line
-            raise ValueError(f"The reward {name!r} fails: {type(error).__name__}: {error}") from error
+            hint = ". It is called with keywords, and has to take **columns" if isinstance(error, TypeError) else ""
+            raise ValueError(f"The reward {name!r} fails: {type(error).__name__}: {error}{hint}") from error
 
 
 def call_reward(name: str, reward: Reward, columns: dict) -> torch.Tensor:

@@ -267,6 +267,7 @@ def test_a_run_that_collapses_before_its_first_checkpoint_saves_nothing(data, st
         ({"eval_strategy": "steps", "eval_steps": 1}, "eval_strategy is not used here"),
         ({"recall_emphasis": 0.0}, "recall_emphasis is 0.0"),
         ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"beta": -0.1}, "beta is -0.1"),
         ({"max_completion_length": 0}, "max_completion_length is 0"),
         ({"watch": ["phantom:test:report:more"]}, "is not DATASET"),
         ({"watch": ["phantom:no_such_split"]}, "no_such_split"),
