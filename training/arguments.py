@@ -130,7 +130,7 @@ class StudyArguments:
         default=None,
         metadata={
             "help": "Folder for features of a frozen vision encoder (stage finetune, or freeze_vision), so that it is "
-            "run once per image instead of in every epoch. Without generate_eval_studies."
+            "run once per image instead of in every epoch."
         },
     )
     frozen_dtype: str | None = field(
@@ -166,10 +166,10 @@ class StudyArguments:
             self._check_warmup()
         self._check_vision()
         frozen = self.freeze_vision or self.stage in ("finetune", "reward")
-        if self.feature_cache and (not frozen or self.lora_vision or self.generate_eval_studies):
+        if self.feature_cache and (not frozen or self.lora_vision):
             raise ValueError(
                 "--feature_cache needs a frozen vision encoder: --freeze_vision or the stage 'finetune', without "
-                "--lora_vision; and images are needed for --generate_eval_studies."
+                "--lora_vision."
             )
         if self.feature_cache and self.augment:
             raise ValueError(

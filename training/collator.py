@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn.utils.rnn import pad_sequence
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 from otdrg_hf.modeling.prompt_otdrg import FINDING_TOKEN
 from otdrg_hf.training.augmentation import Augmentation
 from otdrg_hf.training.draws import StudyDraws
-from otdrg_hf.training.feature_cache import FeatureCache
+from otdrg_hf.training.feature_cache import FeatureCache, blank_image
 from otdrg_hf.training.shown_labels import ShownLabels, finding_weights
 from otdrg_hf.training.studies import check_context
 
@@ -139,8 +138,7 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
             batch["told_labels"] = torch.from_numpy(np.stack([each.told for each in shown]))
         if self.features is not None:
             del batch["pixel_values"]
-            maps = [self.features.read(study) for study in examples]
-            batch["vision_features"] = pad_sequence(maps, batch_first=True)  # [B, V, rows, columns, c]
+            batch["vision_features"] = self.features.read_batch(examples)
         return batch
 
     def _prompt(self, study: dict[str, Any]) -> str:
@@ -163,9 +161,3 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
                 completion, self.processor.tokenizer, self.finding_weight
             )
         return weights
-
-
-def blank_image(processor: OTDRGProcessor) -> Image.Image:
-    """Stands for an image whose pixels are not used: of the final size, so that nothing is resized."""
-    size = processor.image_processor.size
-    return Image.new("RGB", (size["width"], size["height"]))

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset, Image, List
 from safetensors.torch import load_file, save_file
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
+from otdrg_hf.data.schema import INPUT_COLUMNS
 from otdrg_hf.files import atomic_path
 from otdrg_hf.modeling.image_loading import load_views
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
@@ -76,6 +78,10 @@ class FeatureCache:
                 f"Study {study['id']!r} has no features: its images have changed since they were made."
             ) from None
 
+    def read_batch(self, studies: Sequence[dict[str, Any]]) -> torch.Tensor:
+        """Features of B studies, `[B, V, rows, columns, c]`, 0 where one has fewer views than another."""
+        return pad_sequence([self.read(study) for study in studies], batch_first=True)
+
     def missing(self, studies: Dataset) -> list[int]:
         """Indices of the studies without features."""
         return [index for index, study in enumerate(undecoded(studies)) if not self.path(study).is_file()]
@@ -133,6 +139,25 @@ def fill_cache(
                 print(f"Features of {num_views} images: {cache_size(model, num_views) / 1e9:.2f} GB in {cache.folder}.")
             cache.fill(model, processor, studies, indices)
     return cache
+
+
+def generation_inputs(
+    processor: OTDRGProcessor, studies: Sequence[dict[str, Any]], features: FeatureCache | None
+) -> dict[str, torch.Tensor]:
+    """What a model writes the reports of studies from: prompts, and their images or, with a cache, their features."""
+    context = {name: [study[name] for study in studies] for name in INPUT_COLUMNS}
+    if features is None:
+        return dict(processor(**context))
+    blank = blank_image(processor)
+    inputs = dict(processor(**{**context, "images": [[blank] * len(study["images"]) for study in studies]}))
+    del inputs["pixel_values"]
+    return {**inputs, "vision_features": features.read_batch(studies)}
+
+
+def blank_image(processor: OTDRGProcessor) -> PIL.Image.Image:
+    """Stands for an image whose pixels are not used: of the final size, so that nothing is resized."""
+    size = processor.image_processor.size
+    return PIL.Image.new("RGB", (size["width"], size["height"]))
 
 
 def cache_size(model: OTDRGForConditionalGeneration, num_views: int) -> int:

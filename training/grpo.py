@@ -8,6 +8,7 @@ command line wins over the file. An interrupted run resumes from its last comple
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import PartialState
@@ -18,13 +19,12 @@ from yaml import YAMLError
 
 from otdrg_hf.files import write_json
 from otdrg_hf.hub.provenance import transfer_line
-from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
 from otdrg_hf.training.adapters import policy_adapter_config, put_on_base
 from otdrg_hf.training.arguments import RecipeParser
 from otdrg_hf.training.checkpoints import check_same_run, last_complete_checkpoint, starting_checkpoint
 from otdrg_hf.training.dry_run import dry_run
 from otdrg_hf.training.feature_cache import fill_cache, undecoded
-from otdrg_hf.training.model_setup import prepare_model
+from otdrg_hf.training.model_setup import checkpoint_fields, prepare_model
 from otdrg_hf.training.record import training_data, write_record
 from otdrg_hf.training.reward_arguments import RewardArguments, check_reward_options
 from otdrg_hf.training.reward_trainer import CollapseStop, OTDRGRewardTrainer, reward_columns
@@ -32,7 +32,7 @@ from otdrg_hf.training.rewards import Reward, check_rewards, load_rewards
 from otdrg_hf.training.sft import save
 from otdrg_hf.training.stages import apply_stage, cast_backbones
 from otdrg_hf.training.studies import check_context, load_studies
-from otdrg_hf.training.transfer import TransferWatch, load_watched
+from otdrg_hf.training.transfer import COUNTS, TRANSFER_FILE, TransferWatch, load_watched
 
 PROBED = 4  # references that each reward is tried on before the first step
 
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     compared = watch.compare()
     save(trainer)
     if trainer.is_world_process_zero():
-        write_json(Path(training_args.output_dir, "transfer.json"), compared)
+        write_json(Path(training_args.output_dir, TRANSFER_FILE), compared, indent=None)
         write_record(trainer, args, model_args, describe_reward(args, trainer, compared, collapse.reason))
     PartialState().print(f"Samples left out: {describe_left_out(trainer)}.")
     PartialState().print(transfer_line(compared))
@@ -110,10 +110,11 @@ def set_up(
     features = None
     if args.feature_cache:
         model.to(training_args.device)
-        features = fill_cache(args.feature_cache, model, processor, (train,))
+        features = fill_cache(args.feature_cache, model, processor, (train, *(each.studies for each in watched)))
         train = undecoded(train)
+        watched = [replace(each, studies=undecoded(each.studies)) for each in watched]
 
-    watch = TransferWatch(watched, processor, training_args.max_completion_length)
+    watch = TransferWatch(watched, processor, training_args.max_completion_length, features)
     if checkpoint:
         watch.read_before(training_args.output_dir)
     collapse = CollapseStop(args.min_distinct_share, args.min_entropy_share)
@@ -137,8 +138,7 @@ def check_start(path: str) -> None:
     """`ValueError` for an adapter, and for a checkpoint whose LLM was not trained to write reports."""
     if Path(path, "adapter_config.json").is_file():
         raise ValueError(f"model_name_or_path {path} is an adapter: merge it, by otdrg merge {path} {path}_merged.")
-    fields, _ = OTDRGConfig.get_config_dict(path)
-    if fields.get("model_type") == OTDRGConfig.model_type and not fields.get("trained_on_reports", True):
+    if not checkpoint_fields(path).get("trained_on_reports", True):
         raise ValueError(
             f"model_name_or_path {path} was not trained to write reports: fine-tune it by training/sft.py first."
         )
@@ -181,7 +181,8 @@ def describe_reward(args: RewardArguments, trainer: OTDRGRewardTrainer, compared
         },
         "left_out": trainer.left_out,
         "collapse": collapse,
-        "transfer": compared,
+        # The record travels with the weights, and what it says of studies is about all of them.
+        "transfer": [{key: value for key, value in each.items() if key != COUNTS} for each in compared],
     }
 
 

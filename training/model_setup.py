@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -203,13 +204,27 @@ def _check_source(args: StudyArguments, model_args: ModelConfig):
         raise ValueError(f"otdrg_config names {', '.join(read_off)}, which the backbones and their tokenizer decide.")
 
 
-def _changed_checkpoint(path: str, args: StudyArguments) -> tuple[OTDRGConfig, OTDRGProcessor]:
-    """The checkpoint's configuration with the run's changes, validated again, and the processor that goes with it."""
-    fields, _ = OTDRGConfig.get_config_dict(path)
+def checkpoint_fields(path: str) -> dict[str, Any]:
+    """The fields of an OTDRG checkpoint's configuration; `ValueError` where there is none."""
+    try:
+        fields, _ = OTDRGConfig.get_config_dict(path)
+    except (OSError, ValueError) as error:
+        if os.path.isdir(path):
+            raise
+        raise ValueError(
+            f"model_name_or_path {path} is neither a folder here nor a model that the Hub gives: if another stage "
+            "writes it, run that one first."
+        ) from error
     if fields.get("model_type") != OTDRGConfig.model_type:
         raise ValueError(
             f"model_name_or_path {path} is not an OTDRG checkpoint; for backbones use vision_model, text_model."
         )
+    return fields
+
+
+def _changed_checkpoint(path: str, args: StudyArguments) -> tuple[OTDRGConfig, OTDRGProcessor]:
+    """The checkpoint's configuration with the run's changes, validated again, and the processor that goes with it."""
+    fields = checkpoint_fields(path)
     config = OTDRGConfig.from_dict({**fields, **args.otdrg_config})
     processor = OTDRGProcessor.from_pretrained(path)
     if args.image_size not in (None, processor.image_processor.size["height"]):

@@ -7,9 +7,9 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import Trainer
 
-from otdrg_hf.data.schema import INPUT_COLUMNS
 from otdrg_hf.metrics import evaluate_reports
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
+from otdrg_hf.training.feature_cache import FeatureCache, generation_inputs
 
 LOGGED = (
     "bleu_1",
@@ -34,10 +34,18 @@ class ReportMetrics:
         target (`str`): The column that is the reference.
         num_studies (`int`): How many of the first studies.
         max_new_tokens (`int`, *optional*, defaults to 256): Bound on a report's length.
+        features ([`FeatureCache`], *optional*): Of the vision encoder, instead of images.
     """
 
-    def __init__(self, processor: OTDRGProcessor, target: str, num_studies: int, max_new_tokens: int = 256):
-        self.processor, self.target = processor, target
+    def __init__(
+        self,
+        processor: OTDRGProcessor,
+        target: str,
+        num_studies: int,
+        max_new_tokens: int = 256,
+        features: FeatureCache | None = None,
+    ):
+        self.processor, self.target, self.features = processor, target, features
         self.num_studies, self.max_new_tokens = num_studies, max_new_tokens
 
     def __call__(self, trainer: Trainer, studies) -> dict[str, float]:
@@ -70,12 +78,15 @@ class ReportMetrics:
 
     def _generate(self, trainer: Trainer, batch: list[dict[str, Any]]) -> torch.Tensor:
         """New tokens `[B, T]` of a batch of studies."""
-        context = {name: [study[name] for study in batch] for name in INPUT_COLUMNS}
-        inputs = self.processor(**context).to(trainer.args.device)
+        inputs = generation_inputs(self.processor, batch, self.features)
+        inputs = {name: value.to(trainer.args.device) for name, value in inputs.items()}
         # The model itself: a wrapper for distributed training cannot generate.
         model = trainer.model.eval()
         options = {"do_sample": False, "use_cache": True, "max_new_tokens": self._room(inputs["attention_mask"])}
         with trainer.compute_loss_context_manager():
+            if self.features is not None:  # which generate itself does not take
+                study = {name: inputs.pop(name) for name in ("vision_features", "view_mask")}
+                inputs["mm_encoder_outputs"] = {"image": model.get_image_features(**study, return_dict=True)}
             sequences = model.generate(**inputs, **options)
         return sequences[:, inputs["input_ids"].shape[1] :]
 

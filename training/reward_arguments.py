@@ -19,6 +19,7 @@ SUPERVISED = (
     "predicted_label_rate",
     "changed_report_rate",
     "told_label_rate",
+    "indication_dropout",
     "finding_weight",
     "augment",
     "freeze_vision",
@@ -140,6 +141,12 @@ def check_reward_options(args: RewardArguments, training_args: GRPOConfig, model
             raise ValueError(f"{name} {given!r} is not done here: {reason}.")
     if training_args.eval_strategy != IntervalStrategy.NO or training_args.eval_on_start:
         raise ValueError("eval_strategy is not used here: the studies of watch are scored at each save.")
+    if not training_args.temperature > 0:
+        raise ValueError(f"temperature is {training_args.temperature}: samples are drawn at one above 0.")
+    if training_args.beta < 0:
+        raise ValueError(f"beta is {training_args.beta}: give 0, or the weight of the distance to the reference.")
+    if (training_args.max_completion_length or 0) < 1:
+        raise ValueError(f"max_completion_length is {training_args.max_completion_length}: give 1 or more tokens.")
     per_process = training_args.per_device_train_batch_size * training_args.steps_per_generation
     if per_process % training_args.num_generations:
         raise ValueError(

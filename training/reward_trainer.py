@@ -12,18 +12,15 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object, is_peft_model
 from datasets import Dataset
-from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from otdrg_hf.data.schema import INPUT_COLUMNS
 from otdrg_hf.files import write_json
 from otdrg_hf.labeling import label_reports
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration, OTDRGStudyFeatures
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
-from otdrg_hf.training.collator import blank_image
-from otdrg_hf.training.feature_cache import FeatureCache
-from otdrg_hf.training.rewards import Reward, call_reward, group_advantages
+from otdrg_hf.training.feature_cache import FeatureCache, generation_inputs
+from otdrg_hf.training.rewards import Reward, call_reward, group_advantages, varying_groups
 from otdrg_hf.training.rollout import Rollout, sample_reports, study_generators, token_log_probs
 from otdrg_hf.training.trainer import StudyTrainerMixin
 
@@ -128,7 +125,8 @@ class OTDRGRewardTrainer(StudyTrainerMixin, GRPOTrainer):
         return batch
 
     def _sample(self, studies: Sequence[dict[str, Any]]) -> Rollout:
-        inputs = self.study_inputs(studies)
+        inputs = generation_inputs(self.processing_class, studies, self.features)
+        inputs = {name: value.to(self.accelerator.device) for name, value in inputs.items()}
         ids = [study["id"] for study in studies]
         generators = study_generators(ids, self.args.seed, self.state.global_step, self.accelerator.device)
         context = self.processing_class.context_length
@@ -141,19 +139,6 @@ class OTDRGRewardTrainer(StudyTrainerMixin, GRPOTrainer):
                 return sample_reports(self.body, inputs, generators, self.num_generations, room, self.temperature)
         finally:
             self.model.train()
-
-    def study_inputs(self, studies: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """What the model takes of studies, on its device."""
-        context = {name: [study[name] for study in studies] for name in INPUT_COLUMNS}
-        if self.features is not None:
-            blank = blank_image(self.processing_class)
-            context["images"] = [[blank] * len(study["images"]) for study in studies]
-        inputs = dict(self.processing_class(**context))
-        if self.features is not None:
-            del inputs["pixel_values"]
-            maps = [self.features.read(study) for study in studies]
-            inputs["vision_features"] = pad_sequence(maps, batch_first=True)  # [B, V, rows, columns, c]
-        return {name: value.to(self.accelerator.device) for name, value in inputs.items()}
 
     def _score(self, studies, completions: list[str], rollout: Rollout) -> torch.Tensor:
         """`[N, k]`"""
@@ -228,6 +213,8 @@ class OTDRGRewardTrainer(StudyTrainerMixin, GRPOTrainer):
     def _log_rollout(self, rollout: Rollout, completions: list[str], rewards: torch.Tensor, kept: torch.Tensor) -> None:
         gathered = self.accelerator.gather(rewards)  # [N, k]
         values = {f"rewards/{name}": column.nanmean() for name, column in zip(self.rewards, gathered.T, strict=True)}
+        shares = varying_groups(gathered, self.num_generations).float().mean(0)  # [k]
+        values |= {f"rewards/{name}/varies": share for name, share in zip(self.rewards, shares, strict=True)}
         values["reward"] = (gathered.nanmean(0) * self.reward_weights.to(gathered.device)).nansum()
         lengths = self.accelerator.gather(rollout.completion_mask.sum(1).float())
         values["completions/mean_length"] = lengths.mean()

@@ -126,7 +126,8 @@ def check_rewards(rewards: dict[str, Reward], columns: dict) -> None:
         except ValueError:
             raise
         except Exception as error:  # of a function that is not ours: whatever it raises is the user's to see in a line
-            raise ValueError(f"The reward {name!r} fails: {type(error).__name__}: {error}") from error
+            hint = ". It is called with keywords, and has to take **columns" if isinstance(error, TypeError) else ""
+            raise ValueError(f"The reward {name!r} fails: {type(error).__name__}: {error}{hint}") from error
 
 
 def call_reward(name: str, reward: Reward, columns: dict) -> torch.Tensor:
@@ -172,6 +173,13 @@ def group_advantages(
     advantages = (normalised * weights.double()).sum(-1).flatten()  # [N]
     varies = (tells & (weights != 0)).any(-1).expand(-1, group).flatten()  # [N]
     return advantages.float(), scored, varies
+
+
+def varying_groups(rewards: torch.Tensor, group: int) -> torch.Tensor:
+    """Whether samples of a study differ in a reward, `[B, k]`, from rewards `[B * G, k]`, NaN where there is none."""
+    grouped = rewards.unflatten(0, (-1, group))  # [B, G, k]
+    highest = grouped.nan_to_num(nan=-math.inf).amax(1)
+    return highest - grouped.nan_to_num(nan=math.inf).amin(1) > LEAST_SPREAD
 
 
 def _own_reward(name: str) -> Reward:

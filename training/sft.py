@@ -127,7 +127,7 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
         peft_config=peft_config,
         stage=args.stage,
         frozen_modules=frozen,
-        report_metrics=ReportMetrics(processor, args.target, num_reports) if num_reports else None,
+        report_metrics=ReportMetrics(processor, args.target, num_reports, features=features) if num_reports else None,
     )
 
 

@@ -1,10 +1,13 @@
 """The command lines of docs/reward.md run as they stand, on few phantoms, from the bundled model."""
 
+import json
 import shlex
+from pathlib import Path
 
 import pytest
 
 from otdrg_hf import DEMO_CHECKPOINT
+from otdrg_hf.training import transfer
 from otdrg_hf.training.grpo import main
 
 from .guide_blocks import blocks_of
@@ -27,6 +30,18 @@ def test_command_lines_run(line, workplace):
     if "iu_xray" in line:
         arguments += ["--watch", "phantom:test", "--feature_cache", "features"]
     main([*(word for word in arguments if word != "data/mine:test:impression"), *shlex.split(SMALLER)])
+
+
+def test_runs_are_averaged(workplace, capsys):
+    [line] = [line for block in blocks_of(GUIDE) for line in block.lines() if "training/transfer.py" in line]
+    [script, *folders] = line.split()[1:]
+    assert script == "training/transfer.py" and len(folders) == 3
+    for folder in folders:
+        Path(folder).mkdir(parents=True)
+        counts = {"before": [[0, 0, 1], [1, 0, 0]], "after": [[1, 0, 0], [1, 0, 0]]}
+        Path(folder, transfer.TRANSFER_FILE).write_text(json.dumps([{"name": "x test report", "counts": counts}]))
+    transfer.main(folders)
+    assert capsys.readouterr().out.startswith("3 runs. CE13 micro-F1 of reports after the reward minus before")
 
 
 def test_the_guide_has_lines_to_run():

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from tiny_training import tiny_model, tiny_trainer
+from tiny_training import speak_up, tiny_model, tiny_trainer
 
+from otdrg_hf import OTDRGModel
 from otdrg_hf.modeling.backbones_otdrg import square_image_processor
 from otdrg_hf.training.collator import StudyCollator
 from otdrg_hf.training.feature_cache import FeatureCache, encoder_checksum, fill_cache, undecoded
+from otdrg_hf.training.report_metrics import ReportMetrics
 
 
 @pytest.fixture
@@ -32,6 +34,16 @@ def test_steps_are_those_without_it(filled, studies, tmp_path, monkeypatch):
     for plain, cached in zip(*logs, strict=True):
         expected = {name: plain[name] for name in losses if name in plain}
         assert {name: cached[name] for name in losses if name in cached} == pytest.approx(expected, abs=1e-5)
+
+
+def test_reports_are_those_without_it(filled, studies, tmp_path, monkeypatch):
+    model, processor, cache = filled
+    speak_up(model)
+    trainer = tiny_trainer(tmp_path, studies, studies, built=(model, processor))
+    written = ReportMetrics(processor, "report", len(studies), 8).write_reports(trainer, studies)
+    monkeypatch.setattr(OTDRGModel, "encode_views", None)  # raises if it is run
+    from_cache = ReportMetrics(processor, "report", len(studies), 8, cache).write_reports(trainer, undecoded(studies))
+    assert len(set(written)) > 1 and from_cache == written
 
 
 def test_only_what_is_missing_is_made(filled, studies):

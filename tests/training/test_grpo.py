@@ -13,7 +13,7 @@ from tiny_training import write_study_folder
 from transformers import TrainerCallback
 from trl import GRPOConfig
 
-from otdrg_hf import OTDRGForConditionalGeneration
+from otdrg_hf import OTDRGForConditionalGeneration, OTDRGModel
 from otdrg_hf.hub.provenance import transfer_line
 from otdrg_hf.hub.push import plan_push
 from otdrg_hf.training import grpo, reward_trainer
@@ -55,11 +55,14 @@ def test_the_llm_alone_is_trained_and_the_record_says_by_what(data, start, tmp_p
     steps = [entry for entry in log if "kl" in entry]
     named = {"kl", "entropy", "distinct", "left_out", "completions/mean_length", "rewards/rouge_l", "reward"}
     assert len(steps) == 2 and all(named <= step.keys() for step in steps)
+    assert all(step["rewards/rouge_l/varies"] in (0, 0.5, 1) for step in steps)
     assert steps[0]["kl"] == pytest.approx(0, abs=1e-6) and steps[1]["kl"] > 0
     stage = json.loads((out / "training_record.json").read_text())["stages"][-1]
     assert stage["stage"] == "reward" and stage["rewards"] == {"tiny_rewards:seen_words": 1.0, "rouge_l": 0.5}
     transfer = json.loads((out / "transfer.json").read_text())
+    counts = [each.pop("counts") for each in transfer]
     assert stage["transfer"] == transfer
+    assert all(len(each[time]) == 3 for each in counts for time in ("before", "after"))
     assert [each["name"].split(" ", 1)[1] for each in transfer] == ["validation report", "test report"]
     assert [each["studies"] for each in transfer] == [3, 3]
     assert str(tmp_path) not in (out / "training_record.json").read_text()
@@ -182,6 +185,15 @@ def test_cached_features_give_the_same_run(data, start, tmp_path):
         torch.testing.assert_close(value, weights(cached)[name], atol=5e-3, rtol=0, msg=name)
 
 
+def test_cached_features_are_those_of_watched_studies_as_well(data, start, tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    cached = {"feature_cache": str(tmp_path / "features"), "watch": [f"{data}:test"], "max_steps": 1}
+    first = reward(tmp_path / "a", data, start, **cached)
+    monkeypatch.setattr(OTDRGModel, "encode_views", None)  # raises if it is run
+    again = reward(tmp_path / "b", data, start, **cached)
+    assert (first / "transfer.json").read_text() == (again / "transfer.json").read_text()
+
+
 @pytest.mark.parametrize(
     "logs, history, reason",
     [
@@ -247,11 +259,16 @@ def test_a_run_that_collapses_before_its_first_checkpoint_saves_nothing(data, st
         ({"rewards": {"clinical": 0.0}}, "nothing to learn from"),
         ({"rewards": {"clinical": "much"}}, "give a number"),
         ({"model_name_or_path": None}, "model_name_or_path is missing"),
+        ({"model_name_or_path": "/no/such/model"}, "/no/such/model is neither a folder here nor a model that the Hub"),
         ({"finding_weight": 2.0}, "finding_weight is for training/sft.py"),
+        ({"indication_dropout": 0.5}, "indication_dropout is for training/sft.py"),
         ({"top_p": 0.9}, "top_p 0.9 is not done here"),
         ({"generation_kwargs": {"top_k": 5}}, "generation_kwargs"),
         ({"eval_strategy": "steps", "eval_steps": 1}, "eval_strategy is not used here"),
         ({"recall_emphasis": 0.0}, "recall_emphasis is 0.0"),
+        ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"beta": -0.1}, "beta is -0.1"),
+        ({"max_completion_length": 0}, "max_completion_length is 0"),
         ({"watch": ["phantom:test:report:more"]}, "is not DATASET"),
         ({"watch": ["phantom:no_such_split"]}, "no_such_split"),
         ({"target": "impression"}, "No validation study"),

@@ -17,6 +17,7 @@ from otdrg_hf.training.rewards import (
     group_advantages,
     load_rewards,
     rare_label_weights,
+    varying_groups,
 )
 
 REFERENCES = (
@@ -161,6 +162,13 @@ def test_advantages_are_normalised_per_reward_and_then_weighted():
     # Whatever the scale of a reward.
     scaled, *_ = group_advantages(rewards * torch.tensor([1.0, 100.0]), torch.tensor([1.0, 2.0]), 4)
     torch.testing.assert_close(both, scaled)
+
+
+def test_what_varies_is_counted_for_each_reward():
+    nan = float("nan")
+    rewards = torch.tensor([[1.0, 0.5], [1.0, 0.7], [nan, nan], [0.2, nan]])
+    assert varying_groups(rewards, 2).tolist() == [[False, True], [False, False]]
+    assert varying_groups(torch.tensor([[nan], [0.1], [0.2], [0.2]]), 4).tolist() == [[True]]
 
 
 def test_groups_without_variation_and_samples_without_reward_are_left_out():

@@ -6,7 +6,14 @@ import pytest
 from tiny_training import tiny_studies, write_study_folder
 
 from otdrg_hf.training.reward_arguments import RewardArguments
-from otdrg_hf.training.transfer import BEFORE_FILE, TransferWatch, load_watched
+from otdrg_hf.training.transfer import (
+    BEFORE_FILE,
+    TRANSFER_FILE,
+    TransferWatch,
+    difference_over_runs,
+    load_watched,
+    main,
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +83,54 @@ def test_scores_before_and_after_are_compared_study_by_study(data, tmp_path):
     assert same["before"] == same["after"] and same["difference"]["rouge_l"]["difference"] == 0
     assert any(f"watch/{own.name}/rouge_l" in logs for logs in watch.trainer.logs)
     json.dumps([gained, same])
+    [over_one] = difference_over_runs([[gained]])
+    change = gained["difference"]["ce13_micro_f1"]
+    assert over_one["difference"]["ce13_micro_f1"] == {name: change[name] for name in ("difference", "low", "high")}
+
+
+def run_of(before, after, name="d test report"):
+    return [{"name": name, "counts": {"before": before, "after": after}}]
+
+
+WRONG, RIGHT, NONE = [0, 0, 1], [1, 0, 0], [0, 0, 0]
+
+
+def test_runs_are_averaged_over_the_same_resampled_studies():
+    one = run_of([WRONG, RIGHT, NONE], [RIGHT, RIGHT, NONE])
+    other = run_of([WRONG, RIGHT, NONE], [WRONG, RIGHT, NONE])
+    [found] = difference_over_runs([one, other])
+    assert found["difference"]["ce13_micro_f1"]["difference"] == pytest.approx((1 - 2 / 3) / 2)
+    # A gain in one study and as much of a loss in it, in the other run, is nothing in every sample.
+    [cancelled] = difference_over_runs([one, run_of([RIGHT, RIGHT, NONE], [WRONG, RIGHT, NONE])])
+    assert cancelled["difference"]["ce13_micro_f1"] == {"difference": 0, "low": 0, "high": 0}
+    # What one run alone has watched is left out.
+    assert [each["name"] for each in difference_over_runs([one, [*other, *run_of([], [], "x")]])] == ["d test report"]
+
+
+@pytest.mark.parametrize(
+    "second, message",
+    [
+        (run_of([WRONG, NONE, NONE], [WRONG, NONE, NONE]), "same studies of d test report"),
+        (run_of([WRONG], [WRONG]), "same studies of d test report"),
+        ([{"name": "d test report"}], "kept no counts"),
+    ],
+)
+def test_runs_that_cannot_be_averaged_are_named(second, message, tmp_path, capsys):
+    for folder, run in (("one", run_of([WRONG, RIGHT, NONE], [RIGHT, RIGHT, NONE])), ("other", second)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / TRANSFER_FILE).write_text(json.dumps(run))
+    main([str(tmp_path / "one")])
+    assert capsys.readouterr().out.startswith("1 run. CE13 micro-F1 of reports after the reward minus before")
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path / "one"), str(tmp_path / "other")])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folders", [[], ["no/such/run"]])
+def test_no_runs_are_one_line(folders, capsys):
+    with pytest.raises(SystemExit):
+        main(folders)
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_reports_of_before_are_those_of_the_same_studies(data, tmp_path):
