@@ -91,8 +91,9 @@ class OTDRGStudyFeatures(BaseModelOutputWithPooling):  # trf-ignore: TRF057
         predicted_finding_embeds (`torch.FloatTensor` of shape `[B, label_words + m, hidden]`, *optional*):
             As `finding_embeds`, of the predicted states, where a label overrides the prediction.
         is_revision (`torch.BoolTensor` of shape `[B]`, *optional*):
-            With `predicted_finding_embeds`: whether some, but not all, labels of the study are overridden, so that its
-            report is a revision of the one that would be written without.
+            With `predicted_finding_embeds`: whether some labels of the study are overridden or in another state than
+            predicted, but not all of them given, so that its report is a revision of the one that would be written
+            without.
         overridden (`torch.BoolTensor` of shape `[B, m]`, *optional*):
             With `predicted_finding_embeds`: the labels that are shown as overrides.
         drafts (`torch.LongTensor` of shape `[B, T]`, *optional*):

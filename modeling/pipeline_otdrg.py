@@ -117,8 +117,8 @@ class RadiologyReportPipeline(Pipeline):
                 What to choose between missing and overcalling: `"balanced"` (the thresholds as without a point),
                 `"sensitive"`, `"specific"`, `{"recall": 0.95}`, `{"precision": 0.9}`, or one of these by label, as in
                 `{"Pneumothorax": {"recall": 0.95}}` (see [`thresholds_at`]). The report is a revision of the one
-                without a point, which takes as long again: states that it contradicts are overridden. What a label
-                cannot reach is warned of once, and in the answer.
+                without a point, which takes as long again or twice: states that it contradicts are overridden. What a
+                label cannot reach is warned of once, and in the answer.
             max_new_tokens (`int`, *optional*, defaults to 256):
                 Bound on the length of the report, in tokens. It is lowered, with a warning, to what the prompt leaves
                 of the LLM's context.
@@ -255,17 +255,18 @@ class RadiologyReportPipeline(Pipeline):
             batch = self._pad(studies)
         generate_kwargs = self._within_context(batch, generate_kwargs)
         features = self._features(batch, positive_thresholds)
-        if positive_thresholds is not None:
-            beginnings = [study["draft"] for study in studies]
-            features = self._following_point(features, batch, positive_thresholds, beginnings, generate_kwargs)
         self._check_sections(studies, batch, features)
         if sentences is None:
             sentences = self.model.config.sentence_calibration is not None and type(self).read_sentences is not None
         calls = [generate_kwargs]
         if sample_kwargs is not None:
             calls.append({**generate_kwargs, **sample_kwargs, "streamer": None})
-        written = [self._write(studies, batch, features, options, sentences, seed) for options in calls]
-        reports: list[list[WrittenReport]] = [sum(of_study, []) for of_study in zip(*written, strict=True)]
+        reports: list[list[WrittenReport]] = [[] for _ in studies]
+        for options in calls:
+            features, written = self._write_reports(
+                studies, batch, features, options, positive_thresholds, sentences, seed
+            )
+            reports = [before + added for before, added in zip(reports, written, strict=True)]
         scores = features.disease_logits.softmax(-1)[..., POSITIVE]
         plausible = plausible_states(features.disease_logits, self.model.config)  # [B, m, states]
         answers = []
@@ -286,24 +287,23 @@ class RadiologyReportPipeline(Pipeline):
             )
         return {"answers": answers}
 
-    def _write(
-        self, studies: list[dict], batch: dict[str, torch.Tensor], features, options: dict, sentences: bool, seed
-    ) -> list[list["WrittenReport"]]:
-        """The reports of each study by one call of `generate`."""
+    def _write_reports(
+        self, studies: list[dict], batch: dict[str, torch.Tensor], features, options: dict, thresholds, sentences, seed
+    ):
+        """The features that reports were written from in the end, and the reports of each study."""
         if sentences:
             options = {**options, "return_dict_in_generate": True, "output_logits": True}
+        options, beginnings = self._prepare_generate_kwargs(options), [study["draft"] for study in studies]
         with torch.random.fork_rng(enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
-            written = self.model.generate(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                mm_encoder_outputs={"image": features},
-                **self._prepare_generate_kwargs(options),
-            )
-        reports = self._decode(written, batch["input_ids"].shape[1], [study["draft"] for study in studies], sentences)
+            if thresholds is None or not self._follows_point(thresholds, options):
+                written = self._write(batch, features, options)
+            else:
+                features, written = self._write_at_point(batch, features, thresholds, beginnings, options)
+        reports = self._decode(written, batch["input_ids"].shape[1], beginnings, sentences)
         per_study = len(reports) // len(studies)
-        return [reports[start : start + per_study] for start in range(0, len(reports), per_study)]
+        return features, [reports[start : start + per_study] for start in range(0, len(reports), per_study)]
 
     def _features(self, batch: dict[str, torch.Tensor], thresholds, overridden: torch.Tensor | None = None):
         encoded = {name: batch[name] for name in ("pixel_values", "vision_features") if name in batch}
@@ -316,34 +316,69 @@ class RadiologyReportPipeline(Pipeline):
             return_dict=True,
         )
 
-    def _following_point(
-        self, features, batch: dict[str, torch.Tensor], thresholds: list[float], beginnings: list[str], options: dict
-    ):
-        """
-        `features` of an operating point with overrides of those labels alone that the report without it contradicts.
+    def _write(self, batch: dict[str, torch.Tensor], features, options: dict):
+        prompts = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        return self.model.generate(**prompts, mm_encoder_outputs={"image": features}, **options)
 
-        An override shows nothing of the image: a finding that this report states already keeps what was seen, and its
-        side. Samples have no such report, and without the labeler none can be read: whatever the point changes is an
-        override then.
+    def _follows_point(self, thresholds: list[float], options: dict) -> bool:
         """
-        config, reader = self.model.config, type(self).read_states
-        balanced = config.positive_thresholds or thresholds
-        moved = torch.tensor([at != before for at, before in zip(thresholds, balanced, strict=True)])  # [m]
-        options, prompts = self._prepare_generate_kwargs(options), batch["input_ids"]
-        if reader is None or not moved.any() or draws_samples(self.model, options):
-            return features
-        options = {**draft_options(options), "mm_encoder_outputs": {"image": features.as_predicted()}}
-        written = self.model.generate(input_ids=prompts, attention_mask=batch["attention_mask"], **options)
-        reports = self._decode(written, prompts.shape[1], beginnings, with_tokens=False)
-        stated = torch.from_numpy(reader([report.text for report in reports], config.label_names)).to(prompts.device)
-        states, changed = features.disease_states, features.overridden
-        contradicts = stated.where(stated != NEGATIVE, BLANK) != states.where(states != NEGATIVE, BLANK)  # [B, m]
-        decided = moved.to(prompts.device) & (stated >= 0) & (batch["disease_labels"] < 0)
-        overridden = contradicts.where(decided, torch.zeros_like(decided) if changed is None else changed)
+        Whether reports at an operating point are read, to override what they contradict. Samples are not revised, and
+        without the labeler no report can be read: all that the point changes is an override then.
+        """
+        is_read = type(self).read_states is not None and not draws_samples(self.model, options)
+        return is_read and thresholds != self.model.config.positive_thresholds
+
+    def _write_at_point(self, batch, features, thresholds: list[float], beginnings: list[str], options: dict):
+        """
+        Reports at an operating point: those without it, revised where they contradict its states, and once more where
+        the revision does.
+
+        Only what is contradicted is overridden. An override shows nothing of the image: a finding that is stated
+        already keeps what was seen of it, and its side.
+        """
+        streamer = options.pop("streamer", None)
+        plain = self._write(batch, features.as_predicted(), draft_options(options))
+        may_override = self._at_own_point(thresholds, batch["disease_labels"])  # [B, m]
+        contradicted = self._contradicted(plain, features, batch, beginnings)
+        changed = torch.zeros_like(may_override) if features.overridden is None else features.overridden
+        overridden = contradicted.where(may_override, changed)
+        features = self._revised_features(batch, thresholds, overridden, plain)
+        written = self._write(batch, features, options)
+        contradicted = self._contradicted(written, features, batch, beginnings) & may_override & ~overridden
+        if contradicted.any():
+            features = self._revised_features(batch, thresholds, overridden | contradicted, plain)
+            return features, self._write(batch, features, {**options, "streamer": streamer})
+        if streamer is not None:
+            for tokens in getattr(written, "sequences", written)[:, batch["input_ids"].shape[1] - 1 :].T.cpu():
+                streamer.put(tokens)  # the first of them stands for the prompt, as in `generate`
+            streamer.end()
+        return features, written
+
+    def _revised_features(self, batch, thresholds: list[float], overridden: torch.Tensor, plain: torch.Tensor):
         features = self._features(batch, thresholds, overridden)
         if features.is_revision is not None:
-            features.drafts = written[:, prompts.shape[1] :]
+            features.drafts = plain[:, batch["input_ids"].shape[1] :]
         return features
+
+    def _at_own_point(self, thresholds: list[float], disease_labels: torch.Tensor) -> torch.Tensor:
+        """Labels that do not stay balanced and were not given, `[B, m]`."""
+        balanced = self.model.config.positive_thresholds or [None] * len(thresholds)
+        moved = [threshold != before for threshold, before in zip(thresholds, balanced, strict=True)]
+        moved = torch.tensor(moved, device=disease_labels.device)
+        return moved & (disease_labels < 0)
+
+    def _contradicted(self, written, features, batch: dict[str, torch.Tensor], beginnings: list[str]) -> torch.Tensor:
+        """
+        Labels of which the reports state another of positive, uncertain and absent than `features` has, `[B, m]`; of
+        those that cannot be read off a report, what the features show as overrides.
+        """
+        reports = self._decode(written, batch["input_ids"].shape[1], beginnings, with_tokens=False)
+        texts = [report.text for report in reports[:: len(reports) // len(beginnings)]]
+        stated = torch.from_numpy(type(self).read_states(texts, self.model.config.label_names))
+        stated, states = stated.to(features.disease_states.device), features.disease_states
+        differs = stated.where(stated != NEGATIVE, BLANK) != states.where(states != NEGATIVE, BLANK)
+        shown = torch.zeros_like(differs) if features.overridden is None else features.overridden
+        return differs.where(stated >= 0, shown)
 
     def _decode(self, written, prompt_length: int, drafts: list[str], with_tokens: bool) -> list["WrittenReport"]:
         """The reports of what `generate` wrote, behind the drafts of their studies."""

@@ -206,8 +206,11 @@ def test_states_and_report_follow_the_point(report, studies):
 
 
 def overrides_of(report, monkeypatch, study, point, stated, **options):
-    """The labels that a report at a point is written with as overrides, where the one without it states `stated`."""
-    shown = []
+    """
+    The labels that a report at a point is written with as overrides, where the one without it states `stated`, and so
+    does its revision, unless the two are given.
+    """
+    shown, reads = [], list(stated if isinstance(stated, tuple) else (stated, stated))
 
     def features(*args, **kwargs):
         found = encode(*args, **kwargs)
@@ -216,7 +219,8 @@ def overrides_of(report, monkeypatch, study, point, stated, **options):
 
     def read(texts, label_names):
         assert list(label_names) == list(LABELS)
-        return np.array([[-100 if label == "No Finding" else stated.get(label, 0) for label in LABELS]] * len(texts))
+        states = reads.pop(0)
+        return np.array([[-100 if label == "No Finding" else states.get(label, 0) for label in LABELS]] * len(texts))
 
     encode = report.model.get_image_features
     monkeypatch.setattr(report.model, "get_image_features", features)
@@ -241,15 +245,34 @@ def test_what_the_report_without_the_point_states_is_not_overridden(report, stud
     assert overridden - {"No Finding"} == {"Edema", "Fracture"}
 
 
+def test_what_a_revision_loses_is_overridden_as_well(report, studies, monkeypatch):
+    monkeypatch.setattr(report.model.config, "operating_curves", dict.fromkeys(FINDINGS, [[1e-9, 0.1, 1.0]]))
+    first = {label: 1 for label in FINDINGS if label != "Edema"}
+    # Fracture gives way to Edema; what is stated neither before nor after stays an override.
+    for second, expected in (({**first, "Fracture": 0, "Edema": 1}, {"Edema", "Fracture"}), (first, {"Edema"})):
+        streamer = TextIteratorStreamer(report.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=60)
+        streamed = {"streamer": streamer}
+        overridden, answer = overrides_of(report, monkeypatch, studies[0], {"recall": 1.0}, (first, second), **streamed)
+        assert overridden - {"No Finding"} == expected
+        assert "".join(streamer).strip() == answer["generated_text"]
+
+
 def test_what_is_absent_at_the_point_is_overridden_where_the_report_states_it(report, studies, monkeypatch):
     monkeypatch.setattr(report.model.config, "operating_curves", dict.fromkeys(FINDINGS, [[1.0, 1.0, 0.1]]))
-    overridden, _ = overrides_of(report, monkeypatch, studies[0], {"precision": 1.0}, {"Edema": 1, "Fracture": 2})
-    assert overridden - {"No Finding"} == {"Edema"}
+    for state in (1, 2):
+        stated = dict.fromkeys(FINDINGS, state)
+        overridden, answer = overrides_of(report, monkeypatch, studies[0], {"precision": 1.0}, stated)
+        states = {label: state for label, state in states_of(answer).items() if label in FINDINGS}
+        agreeing = ("positive",) if state == 1 else ("blank", "negative")
+        assert overridden - {"No Finding"} == {label for label, each in states.items() if each not in agreeing}
+        # What is likely, but not likely enough, is uncertain.
+        assert {"blank", "uncertain"} <= set(states.values())
 
 
 def test_labels_that_stay_balanced_are_reported_as_without_a_point(report, studies, monkeypatch):
-    read = overrides_of(report, monkeypatch, studies[0], {"Edema": {"precision": 1.0}}, {"Fracture": 1, "Edema": 1})
-    assert read[0] - {"No Finding"} == {"Edema"}
+    stated = {"Fracture": 1, "Edema": 1}
+    overridden, _ = overrides_of(report, monkeypatch, studies[0], {"Edema": {"precision": 1.0}}, stated)
+    assert overridden - {"No Finding"} == {"Edema"}
     plain = report(studies[0], **SHORT)["generated_text"]
     overridden, answer = overrides_of(report, monkeypatch, studies[0], "balanced", {"Fracture": 1})
     assert overridden == set() and answer["generated_text"] == plain
