@@ -10,6 +10,7 @@ from otdrg_hf.serving.limits import Refusal
 
 Indication = Annotated[str, StringConstraints(max_length=4_000)]
 Comparison = Annotated[str, StringConstraints(max_length=20_000)]
+Draft = Annotated[str, StringConstraints(max_length=20_000)]
 View = Literal["frontal", "lateral", "unknown"]
 NOT_SUPPORTED = ("tools", "functions", "logprobs", "top_logprobs", "stop", "audio", "prediction")
 
@@ -37,6 +38,10 @@ class StudyRequest(BaseModel):
     )
     operating_point: str | dict[str, Any] | None = Field(
         default=None, description="As the pipeline takes it, of a model that has been calibrated."
+    )
+    begins_with: Draft | None = Field(default=None, description="The beginning of the report, which is continued.")
+    impression_of: Draft | None = Field(
+        default=None, description="Findings whose impression is asked for, of a model that writes both sections."
     )
     evidence: Literal["png", "arrays"] | None = Field(default=None, description="Add heat maps, in this form.")
     max_new_tokens: int | None = Field(default=None, ge=1, description="Bound on the length of the report.")

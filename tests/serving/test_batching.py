@@ -17,10 +17,10 @@ from tests.serving.conftest import chat, data_url
 def service(report):
     services = []
 
-    def start(**limits) -> ReportService:
+    def start(of=report, **limits) -> ReportService:
         sizes: list[int] = []
         service = ReportService(
-            report, "tiny", Limits(**({"max_new_tokens": 12} | limits)), lambda jobs: sizes.append(len(jobs))
+            of, "tiny", Limits(**({"max_new_tokens": 12} | limits)), lambda jobs: sizes.append(len(jobs))
         )
         service.sizes = sizes
         services.append(service)
@@ -63,6 +63,26 @@ def test_what_waits_runs_together_with_the_texts_of_each_alone(service, report, 
     short = running.finish(other, study(pictures[0])).row["generated_text"]
     assert short == report(films[0], max_new_tokens=3)["generated_text"]
     assert running.sizes[:2] == [1, len(pictures)]
+
+
+def test_a_batch_in_which_some_reports_are_revised(service, calibrated, films, pictures, gate):
+    """At an operating point, the reports whose states change are written twice; a beginning comes with its study."""
+    running = service(of=calibrated, max_batch=8)
+    drafts = [None, "The heart", None, "Clear."]
+    studies = [
+        study(picture, operating_point="sensitive", begins_with=draft)
+        for picture, draft in zip(pictures, drafts, strict=True)
+    ]
+    jobs = [running.start(each) for each in studies]
+    gate.set()
+    texts = [running.finish(job, each).row["generated_text"] for job, each in zip(jobs, studies, strict=True)]
+    alone = [
+        calibrated({"images": [film], "begins_with": draft}, operating_point="sensitive", max_new_tokens=12)
+        for film, draft in zip(films, drafts, strict=True)
+    ]
+    assert texts == [answer["generated_text"] for answer in alone] and sum(running.sizes) == 4
+    plain = [answer["generated_text"] for answer in calibrated(films, max_new_tokens=12)]
+    assert texts[0] != plain[0] or texts[2] != plain[2]
 
 
 def test_batches_have_a_bound(service, pictures, gate):
