@@ -67,17 +67,18 @@ def test_what_waits_runs_together_with_the_texts_of_each_alone(service, report, 
 
 def test_a_batch_in_which_some_reports_are_revised(service, calibrated, films, pictures, gate):
     """At an operating point, the reports whose states change are written twice; a beginning comes with its study."""
+    all_of_them = {"recall": 1.0}
     running = service(of=calibrated, max_batch=8)
     drafts = [None, "The heart", None, "Clear."]
     studies = [
-        study(picture, operating_point="sensitive", begins_with=draft)
+        study(picture, operating_point=all_of_them, begins_with=draft)
         for picture, draft in zip(pictures, drafts, strict=True)
     ]
     jobs = [running.start(each) for each in studies]
     gate.set()
     texts = [running.finish(job, each).row["generated_text"] for job, each in zip(jobs, studies, strict=True)]
     alone = [
-        calibrated({"images": [film], "begins_with": draft}, operating_point="sensitive", max_new_tokens=12)
+        calibrated({"images": [film], "begins_with": draft}, operating_point=all_of_them, max_new_tokens=12)
         for film, draft in zip(films, drafts, strict=True)
     ]
     assert texts == [answer["generated_text"] for answer in alone] and sum(running.sizes) == 4
