@@ -36,7 +36,7 @@ def report(model, processor):
 @pytest.fixture(scope="session")
 def calibrated(processor):
     """The pipeline of a model that knows operating points."""
-    curve = [[0.9, 1.0, 0.2], [0.6, 0.8, 0.7], [0.3, 0.7, 0.9], [0.01, 0.1, 1.0]]
+    curve = [[1.0, 1.0, 0.1], [0.6, 0.8, 0.7], [0.3, 0.7, 0.9], [1e-9, 0.1, 1.0]]
     curves = {label: curve for label in LABELS if label != "No Finding"}
     fitted = make_model(positive_thresholds=[0.5] * len(LABELS), operating_curves=curves)
     return pipeline("radiology-report", model=fitted, processor=processor)
