@@ -12,6 +12,8 @@ Indication = Annotated[str, StringConstraints(max_length=4_000)]
 Comparison = Annotated[str, StringConstraints(max_length=20_000)]
 Draft = Annotated[str, StringConstraints(max_length=20_000)]
 View = Literal["frontal", "lateral", "unknown"]
+# Below it, a sample is the most likely report, and logits divided by it overflow.
+LEAST_TEMPERATURE = 0.01
 NOT_SUPPORTED = ("tools", "functions", "logprobs", "top_logprobs", "stop", "audio", "prediction")
 
 
@@ -141,7 +143,7 @@ class ChatRequest(BaseModel):
 
     def sampling(self) -> dict[str, Any]:
         """Options of the pipeline: none for the most likely report."""
-        if not self.temperature:
+        if not self.temperature or self.temperature < LEAST_TEMPERATURE:
             return {}
         sampling = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p or 1.0, "top_k": 0}
         return {"generate_kwargs": sampling} | ({} if self.seed is None else {"seed": self.seed})
