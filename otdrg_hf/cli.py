@@ -99,12 +99,14 @@ def watch(
     since: Annotated[str | None, typer.Option("--since", help="Of a PACS: studies from this day on, YYYYMMDD.")] = None,
     interval: Annotated[float, typer.Option("--interval", min=0.1, help="Seconds between two looks.")] = 10.0,
     once: Annotated[bool, typer.Option("--once", help="Report what is there, then end.")] = False,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1, help="Images that run together.")] = 8,
     max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", min=1, help="Bound on a report's length.")] = 256,
 ) -> None:
     """Report new radiographs of a folder or PACS as DICOM structured reports, each once, until interrupted."""
     from otdrg_hf.hospital.command import run_watch
 
-    options = {"since": since, "interval": interval, "once": once, "max_new_tokens": max_new_tokens}
+    options = {"since": since, "interval": interval, "once": once}
+    options |= {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
     raise typer.Exit(1 if run_watch(folder, dicomweb, out, ledger, model, device, **options) else 0)
 
 

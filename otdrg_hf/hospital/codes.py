@@ -20,7 +20,8 @@ class Coded(NamedTuple):
     site: str | None = None
 
 
-SITES = {"lung": Coded("39607008", "SCT", "Lung")}
+SITES = {"lung": Coded("39607008", "SCT", "Lung structure")}
+PROCEDURE = Coded("399208008", "SCT", "Plain chest X-ray")
 NOTHING_PRESENT = Coded("NONE-PRESENT", OWN_SCHEME, "No label is positive or uncertain")
 STATE_CODES = {
     "positive": Coded("52101004", "SCT", "Present"),

@@ -122,6 +122,7 @@ def run_watch(
     since: str | None = None,
     interval: float = 10.0,
     once: bool = False,
+    batch_size: int = 8,
     max_new_tokens: int = 256,
 ) -> int:
     """
@@ -138,7 +139,7 @@ def run_watch(
         since (`str`, *optional*): Of a PACS, `YYYYMMDD`: only studies of this day and later.
         interval (`float`): Seconds between two rounds.
         once (`bool`): One round only.
-        max_new_tokens (`int`): Bound on a report's length.
+        batch_size, max_new_tokens (`int`): As of [`Watch`].
 
     Returns:
         `int`: How many images could not be reported in the last round.
@@ -162,7 +163,8 @@ def run_watch(
         report = load_reporter(model, device)
         algorithm = algorithm_of(report, model)
         outbox = DicomwebOutbox(client) if out == "dicomweb" else FolderOutbox(Path(out))
-        watch = Watch(report, algorithm, inbox, outbox, results, max_new_tokens=max_new_tokens, say=_say)
+        options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+        watch = Watch(report, algorithm, inbox, outbox, results, say=_say, **options)
         while True:
             _, refused = watch.round()
             if once:

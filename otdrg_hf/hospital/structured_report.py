@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from otdrg_hf.extras import require
 from otdrg_hf.hospital import MANUFACTURER, RESEARCH_USE, notice_of
-from otdrg_hf.hospital.codes import NOTHING_PRESENT, OWN_SCHEME, SITES, STATE_CODES, Coded, label_code
+from otdrg_hf.hospital.codes import NOTHING_PRESENT, OWN_SCHEME, PROCEDURE, SITES, STATE_CODES, Coded, label_code
 from otdrg_hf.hospital.regions import outline
 from otdrg_hf.hospital.source import header_kept
 from otdrg_hf.reporting.review import PRESENT
@@ -112,7 +112,7 @@ def _content(answer: dict, sources, algorithm: Algorithm):
         observation_context=sr.ObservationContext(
             observer_device_context=sr.ObserverContext(codes.DCM.Device, device),
         ),
-        procedure_reported=sr.CodedConcept("399208008", "SCT", "Plain chest X-ray"),
+        procedure_reported=_concept(PROCEDURE),
         imaging_measurements=groups or [_nothing_present(sources, identification)],
         title=codes.DCM.ImagingMeasurementReport,
     )

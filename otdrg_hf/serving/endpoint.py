@@ -42,6 +42,8 @@ class EndpointHandler:
             ValueError: in one line, which the toolkit answers with status 400.
         """
         inputs, parameters = data.get("inputs"), data.get("parameters") or {}
+        if not isinstance(parameters, dict):
+            raise ValueError("parameters: an object is needed, such as {'max_new_tokens': 100}.")
         try:
             studies = inputs if isinstance(inputs, list) else [inputs]
             started = [self._start(study, parameters) for study in studies]

@@ -88,6 +88,8 @@ class ReportService:
         options = self._options(study) | (sampling or {})
         try:
             preprocess, forward, postprocess = self.report._sanitize_parameters(**options)
+        except RecursionError:
+            raise Refusal(422, "operating_point: too deep.", "invalid_request") from None
         except (ValueError, TypeError) as error:
             raise Refusal(422, _one_line(error), "invalid_request") from None
         try:
@@ -129,6 +131,7 @@ class ReportService:
             images.append(read_image(content, name, self.limits))
         given = {"images": images, "views": study.views, "indication": study.indication}
         given |= {"comparison": study.comparison, "disease_labels": study.disease_labels}
+        given |= {"begins_with": study.begins_with, "impression_of": study.impression_of}
         return {key: value for key, value in given.items() if value is not None}
 
     # Within the event loop

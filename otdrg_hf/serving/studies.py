@@ -10,7 +10,10 @@ from otdrg_hf.serving.limits import Refusal
 
 Indication = Annotated[str, StringConstraints(max_length=4_000)]
 Comparison = Annotated[str, StringConstraints(max_length=20_000)]
+Draft = Annotated[str, StringConstraints(max_length=20_000)]
 View = Literal["frontal", "lateral", "unknown"]
+# Below it, a sample is the most likely report, and logits divided by it overflow.
+LEAST_TEMPERATURE = 0.01
 NOT_SUPPORTED = ("tools", "functions", "logprobs", "top_logprobs", "stop", "audio", "prediction")
 
 
@@ -37,6 +40,10 @@ class StudyRequest(BaseModel):
     )
     operating_point: str | dict[str, Any] | None = Field(
         default=None, description="As the pipeline takes it, of a model that has been calibrated."
+    )
+    begins_with: Draft | None = Field(default=None, description="The beginning of the report, which is continued.")
+    impression_of: Draft | None = Field(
+        default=None, description="Findings whose impression is asked for, of a model that writes both sections."
     )
     evidence: Literal["png", "arrays"] | None = Field(default=None, description="Add heat maps, in this form.")
     max_new_tokens: int | None = Field(default=None, ge=1, description="Bound on the length of the report.")
@@ -136,7 +143,7 @@ class ChatRequest(BaseModel):
 
     def sampling(self) -> dict[str, Any]:
         """Options of the pipeline: none for the most likely report."""
-        if not self.temperature:
+        if not self.temperature or self.temperature < LEAST_TEMPERATURE:
             return {}
         sampling = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p or 1.0, "top_k": 0}
         return {"generate_kwargs": sampling} | ({} if self.seed is None else {"seed": self.seed})

@@ -1,7 +1,8 @@
 """Requests per second of `otdrg serve` by number of clients, next to the pipeline's batches; memory; lost answers.
 
 A script. Every request is a synthetic phantom as PNG with a name of its own; its answer must bear that name and the
-text that the pipeline writes for that phantom.
+text that the pipeline writes for that phantom. The ratio of CPU time, what the pipeline needs for a film over what the
+server needs for a request, says more than that of the clock where other programs run.
 """
 
 from __future__ import annotations
@@ -28,31 +29,32 @@ _PIPELINE = """
 import json, sys, time
 from otdrg_hf.images.finding import find_images
 from otdrg_hf.reporting import load_reporter, report_image_files
-folder, batch_size, device = sys.argv[1], int(sys.argv[2]), sys.argv[3] or None
+folder, batch_size, tokens, device = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] or None
 report, films = load_reporter(None, device), find_images([folder])
-list(report_image_files(report, films[:batch_size], "demo", batch_size))
-start = time.perf_counter()
-texts = [row["generated_text"] for row in report_image_files(report, films, "demo", batch_size)]
-print(json.dumps([len(films) / (time.perf_counter() - start), texts]))
+list(report_image_files(report, films[:batch_size], "demo", batch_size, tokens))
+start, used = time.perf_counter(), time.process_time()
+texts = [row["generated_text"] for row in report_image_files(report, films, "demo", batch_size, tokens)]
+took = [(time.perf_counter() - start) / len(films), (time.process_time() - used) / len(films)]
+print(json.dumps([*took, texts]))
 """
 
 
-def pipeline_rate(films: list[bytes], batch_size: int, device: str) -> tuple[float, list[str]]:
-    """Films per second of `otdrg report` in a process of its own, and the reports."""
+def pipeline_time(films: list[bytes], batch_size: int, tokens: int, device: str) -> tuple[float, float, list[str]]:
+    """Seconds per film of `otdrg report` in a process of its own, by the clock and of the CPU, and the reports."""
     with tempfile.TemporaryDirectory() as folder:
         for index, film in enumerate(films):
             (Path(folder) / f"{index:05d}.png").write_bytes(film)
-        command = [sys.executable, "-c", _PIPELINE, folder, str(batch_size), device]
+        command = [sys.executable, "-c", _PIPELINE, folder, str(batch_size), str(tokens), device]
         printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    rate, texts = json.loads(printed.splitlines()[-1])
-    return rate, texts
+    seconds, used, texts = json.loads(printed.splitlines()[-1])
+    return seconds, used, texts
 
 
 class Load:
     """Clients that each send the next request as soon as they have an answer."""
 
-    def __init__(self, address: str, films: list[bytes], texts: list[str]):
-        self.address, self.texts, self.sent = address, texts, 0
+    def __init__(self, address: str, films: list[bytes], texts: list[str], tokens: int):
+        self.address, self.texts, self.tokens, self.sent = address, texts, tokens, 0
         self.bodies = [base64.b64encode(film).decode() for film in films]
         self.seconds: list[float] = []
         self.answered: dict[str, int] = {}
@@ -71,7 +73,8 @@ class Load:
     async def _client(self, client: httpx.AsyncClient, numbers) -> None:
         for number in numbers:
             which, name = number % len(self.bodies), f"request {number}"
-            content = json.dumps({"images": [{"data": self.bodies[which], "name": name}]}).encode()
+            study = {"images": [{"data": self.bodies[which], "name": name}], "max_new_tokens": self.tokens}
+            content = json.dumps(study).encode()
             start = time.perf_counter()
             while True:
                 answer = await client.post(
@@ -97,25 +100,32 @@ def films_of(count: int, image_size: int) -> list[bytes]:
 def measure(arguments: argparse.Namespace) -> None:
     films = films_of(arguments.films, arguments.image_size)
     device = arguments.device or ""
-    rate, texts = pipeline_rate(films, arguments.batch_size, device)
-    print(f"pipeline, batches of {arguments.batch_size}: {rate:.2f} films/s", flush=True)
+    of_pipeline = (films, arguments.batch_size, arguments.max_new_tokens, device)
+    seconds, used, texts = pipeline_time(*of_pipeline)
+    print(
+        f"pipeline, batches of {arguments.batch_size}: {1 / seconds:.2f} films/s, {used:.3f} s of CPU a film",
+        flush=True,
+    )
     start = time.perf_counter()
     server = start_server("--max_batch", str(arguments.batch_size), *(["--device", device] if device else []))
-    load = Load(server.address, films, texts)
+    load = Load(server.address, films, texts, arguments.max_new_tokens)
     try:
         asyncio.run(load.run(1, 1))
         print(f"cold start to first answer: {time.perf_counter() - start:.1f} s", flush=True)
         process = psutil.Process(server.process.pid)
-        print(f"{'clients':>8}{'requests':>10}{'req/s':>8}{'ratio':>7}{'p50, s':>9}{'p99, s':>9}{'RSS, MB':>9}")
+        print(f"{'clients':>8}{'requests':>10}{'req/s':>8}{'ratio':>7}{'of CPU':>8}{'p50, s':>9}{'p99, s':>9}{'MB':>7}")
         for clients in arguments.clients:
             load.seconds.clear()
             requests = arguments.requests or max(clients * 4, 64)
-            again = rate if arguments.no_rerun else pipeline_rate(films, arguments.batch_size, device)[0]
+            if not arguments.no_rerun:
+                seconds, used, _ = pipeline_time(*of_pipeline)
+            before = sum(process.cpu_times()[:2])
             done = asyncio.run(load.run(clients, requests))
+            of_cpu = used * requests / (sum(process.cpu_times()[:2]) - before)
             p50, p99 = np.percentile(load.seconds, [50, 99])
             memory = process.memory_info().rss / 1e6
-            row = f"{clients:>8}{requests:>10}{done:>8.2f}{done / again:>7.2f}{p50:>9.2f}{p99:>9.2f}{memory:>9.0f}"
-            print(row, flush=True)
+            ratios = f"{done:>8.2f}{done * seconds:>7.2f}{of_cpu:>8.2f}"
+            print(f"{clients:>8}{requests:>10}{ratios}{p50:>9.2f}{p99:>9.2f}{memory:>7.0f}", flush=True)
     finally:
         server.stop()
     twice = sum(count > 1 for count in load.answered.values())
@@ -132,6 +142,7 @@ if __name__ == "__main__":
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 128])
     parser.add_argument("--requests", type=int, help="Per number of clients. Default: 4 a client, at least 64.")
+    parser.add_argument("--max_new_tokens", type=int, default=256)
     parser.add_argument("--no_rerun", action="store_true", help="Measure the pipeline once, not before each row.")
     parser.add_argument("--device")
     measure(parser.parse_args())

@@ -19,6 +19,16 @@ class Block(NamedTuple):
         joined = self.text.replace("\\\n", " ").splitlines()
         return [line for line in (re.sub(r"(^|\s)#.*", "", line).strip() for line in joined) if line]
 
+    def shows(self, printed: str) -> bool:
+        """Whether this is what was printed, but for scores, line breaks and what `...` stands for."""
+        of_output = _plain(printed)
+        pieces = [_plain(piece) for piece in self.text.split("...") if piece.strip()]
+        return bool(re.search(".*?".join(map(re.escape, pieces)), of_output, re.DOTALL))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\d+\.\d+", "0.0", "".join(text.split()))
+
 
 def blocks_of(guide: str) -> list[Block]:
     """The blocks of a guide, in order."""

@@ -1,5 +1,6 @@
 """A structured report is read back as what it was made of, and belongs to the study of its image."""
 
+import contextlib
 import io
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 from pydicom.sr.codedict import codes
 
 from otdrg_hf.hospital import RESEARCH_USE
-from otdrg_hf.hospital.codes import label_code
+from otdrg_hf.hospital.codes import PROCEDURE, SITES, STATE_CODES, label_code
 from otdrg_hf.hospital.fhir import diagnostic_report
 from otdrg_hf.hospital.regions import outline
 from otdrg_hf.hospital.source import read_source
@@ -147,10 +148,20 @@ def test_codes():
         assert len(code.value) <= 16 and len(code.meaning) <= 64
         if code.scheme == "SCT":
             assert code.value.isdecimal() and _verhoeff(code.value)
-    from pydicom.sr.codedict import codes as known
 
-    for label, name in {"Pleural Effusion": "PleuralEffusion", "Pneumothorax": "Pneumothorax"}.items():
-        assert label_code(label).value == getattr(known.SCT, name).value
+
+def test_meanings_are_those_of_pydicom():
+    """Of each SNOMED CT code that pydicom's dictionary has, without the kind of concept that it puts behind some."""
+    known = {}
+    for name in codes.SCT.dir():
+        with contextlib.suppress(RuntimeError):  # a name of two codes
+            code = getattr(codes.SCT, name)
+            known[code.value] = code.meaning.partition(" (")[0]
+    ours = [label_code(label) for label in LABELS] + [*SITES.values(), *STATE_CODES.values(), PROCEDURE]
+    shared = [code for code in ours if code.scheme == "SCT" and code.value in known]
+    assert {code.meaning for code in shared} >= {"Pulmonary edema", "Pneumothorax", "Pleural effusion", "Present"}
+    for code in shared:
+        assert code.meaning == known[code.value]
 
 
 def _verhoeff(number: str) -> bool:

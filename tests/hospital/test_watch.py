@@ -80,7 +80,7 @@ def make_watch(inbox, tmp_path, answer):
     (tmp_path / "out").mkdir()
 
     @contextlib.contextmanager
-    def make(step=lambda: None, lines=None, box=None):
+    def make(step=lambda: None, lines=None, box=None, batch_size=8):
         with ResultsFile(tmp_path / "ledger.jsonl", "report") as ledger:
             outbox = FragileOutbox(box or FolderOutbox(tmp_path / "out"), step)
             append = ledger.append
@@ -93,7 +93,7 @@ def make_watch(inbox, tmp_path, answer):
             ledger.append = fragile_append
             say = (lambda line: None) if lines is None else lines.append
             arguments = (model, ALGORITHM, FolderInbox(inbox, wait=False), outbox, ledger)
-            yield Watch(*arguments, say=say, wait=lambda failures: None)
+            yield Watch(*arguments, batch_size=batch_size, say=say, wait=lambda failures: None)
 
     make.reported = reported
     return make
@@ -132,10 +132,11 @@ def test_each_image_once(make_watch, inbox, tmp_path):
         assert watch.round() == (0, 0)
 
 
-def test_killed_at_every_point(make_watch, tmp_path):
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_killed_at_every_point(make_watch, tmp_path, batch_size):
     kills = 0
     for fuse in (*range(8), *range(60)):
-        with contextlib.suppress(Killed), make_watch(Bombs(fuse).step) as watch:
+        with contextlib.suppress(Killed), make_watch(Bombs(fuse).step, batch_size=batch_size) as watch:
             watch.round()
             break
         kills += 1
@@ -144,6 +145,46 @@ def test_killed_at_every_point(make_watch, tmp_path):
     assert kills > 7
     assert reported_images(tmp_path / "out") == images_of(*range(5))
     assert len((tmp_path / "ledger.jsonl").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 5), (2, [2, 1, 2, 1, 1]), (8, [5, 1, 1, 1, 1])])
+def test_images_run_together(make_watch, tmp_path, answer, batch_size, sizes):
+    """Where the model refuses a batch after its first report, the others run alone, and none is reported again."""
+    batches = []
+
+    def model(studies, **options):
+        batches.append(len(list(studies)))
+        assert options["batch_size"] == batches[-1]
+        yield answer
+        if batches[-1] > 1:
+            raise ValueError("too much together")
+
+    with make_watch(batch_size=batch_size) as watch:
+        watch._report = model
+        assert watch.round() == (5, 0)
+    assert batches == sizes
+    assert reported_images(tmp_path / "out") == images_of(*range(5))
+
+
+def test_a_study_that_the_model_refuses(make_watch):
+    def model(studies, **options):
+        raise ValueError("no room for a report")
+        yield
+
+    lines = []
+    with make_watch(lines=lines) as watch:
+        watch._report = model
+        assert watch.round() == (0, 6)
+    assert lines == ["An image was not reported: no room for a report"] * 6
+
+
+def test_a_copy_that_can_be_read(make_watch, inbox, tmp_path):
+    """Of two files of one image, one of which is damaged, in one batch."""
+    (inbox / "1_damaged").write_bytes(radiograph(20)[:-1000])
+    (inbox / "2_whole").write_bytes(radiograph(20))
+    with make_watch() as watch:
+        assert watch.round() == (6, 1)
+    assert reported_images(tmp_path / "out") == images_of(0, 1, 2, 3, 4, 20)
 
 
 def test_killed_while_a_report_is_written(make_watch, tmp_path, monkeypatch):

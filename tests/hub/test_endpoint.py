@@ -32,20 +32,19 @@ def deployed(published, hub, tmp_path):
     return folder
 
 
-def load_handler(folder):
-    """As `check_and_register_custom_pipeline_from_directory` of Hugging Face's inference toolkit does."""
-    spec = importlib.util.spec_from_file_location("handler", folder / "handler.py")
-    sys.path.insert(0, str(folder))
-    try:
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(folder))
+def load_handler(folder, monkeypatch):
+    """As `check_and_register_custom_pipeline_from_directory` of Hugging Face's inference toolkit 0.5.6 does."""
+    name = "handler.EndpointHandler"
+    spec = importlib.util.spec_from_file_location(name, folder / "handler.py")
+    monkeypatch.syspath_prepend(str(folder))
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
     return module.EndpointHandler(str(folder))
 
 
-def test_endpoint(deployed, films):
-    handler = load_handler(deployed)
+def test_endpoint(deployed, films, monkeypatch):
+    handler = load_handler(deployed, monkeypatch)
     file = io.BytesIO()
     Image.fromarray(films[0]).save(file, "PNG")
     encoded = base64.b64encode(file.getvalue()).decode()
@@ -65,6 +64,8 @@ def test_endpoint(deployed, films):
         {"inputs": "/etc/passwd"},
         {"inputs": {"images": []}},
         {"inputs": encoded, "parameters": {"x": 1}},
+        {"inputs": encoded, "parameters": [1]},
+        {"inputs": encoded, "parameters": {"operating_point": "best"}},
     ):
         with pytest.raises(ValueError) as error:
             handler(wrong)

@@ -12,8 +12,10 @@ pytest.importorskip("prometheus_client")
 
 from starlette.testclient import TestClient  # noqa: E402
 
+from otdrg_hf.labeling import LABELS  # noqa: E402
 from otdrg_hf.serving.application import make_application  # noqa: E402
 from otdrg_hf.serving.limits import Limits  # noqa: E402
+from tests.support.tiny_models import make_model  # noqa: E402
 
 
 def png(film: np.ndarray) -> bytes:
@@ -32,6 +34,15 @@ def report(model, processor):
 
 
 @pytest.fixture(scope="session")
+def calibrated(processor):
+    """The pipeline of a model that knows operating points."""
+    curve = [[1.0, 1.0, 0.1], [0.6, 0.8, 0.7], [0.3, 0.7, 0.9], [1e-9, 0.1, 1.0]]
+    curves = {label: curve for label in LABELS if label != "No Finding"}
+    fitted = make_model(positive_thresholds=[0.5] * len(LABELS), operating_curves=curves)
+    return pipeline("radiology-report", model=fitted, processor=processor)
+
+
+@pytest.fixture(scope="session")
 def pictures(films) -> list[bytes]:
     return [png(film) for film in films]
 
@@ -41,8 +52,8 @@ def serve(report):
     """Starts a server with these bounds; gives a client."""
     clients = []
 
-    def start(keys=None, local=False, **limits) -> TestClient:
-        application = make_application(report, "tiny", Limits(**({"max_new_tokens": 12} | limits)), keys, local)
+    def start(keys=None, local=False, of=report, **limits) -> TestClient:
+        application = make_application(of, "tiny", Limits(**({"max_new_tokens": 12} | limits)), keys, local)
         clients.append(TestClient(application, base_url="http://127.0.0.1:8000", raise_server_exceptions=False))
         return clients[-1].__enter__()
 

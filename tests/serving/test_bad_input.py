@@ -85,6 +85,56 @@ def test_studies(client, body, fault):
     assert fault in refused(client.post(REPORTS, json=body), 422)
 
 
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({"operating_point": "best"}, "'best' is not an operating point"),
+        ({"operating_point": ""}, "'' is not an operating point"),
+        ({"operating_point": {}}, "empty"),
+        ({"operating_point": []}, "operating_point"),
+        ({"operating_point": {"recall": 2}}, "a recall of 2 is impossible"),
+        ({"operating_point": {"recall": float("nan")}}, "impossible"),
+        ({"operating_point": {"recall": True}}, "impossible"),
+        ({"operating_point": {"recall": "0.9"}}, "impossible"),
+        ({"operating_point": {"recall": 10**400}}, "impossible"),
+        ({"operating_point": {"recall": 0.9, "precision": 0.9}}, "not an operating point"),
+        ({"operating_point": {"Edema": {"recall": None}}}, "impossible"),
+        ({"operating_point": {"Edema": [["\n"]]}}, "not an operating point"),
+        ({"operating_point": {"Gout\n": "sensitive"}}, "Gout"),
+        ({"operating_point": {"No Finding": "sensitive"}}, "No Finding"),
+        ({"operating_point": {"x" * 100_000: "sensitive"}}, "names 'xxx"),
+        ({"begins_with": 5}, "begins_with"),
+        ({"begins_with": "a" * 20_001}, "begins_with"),
+        ({"begins_with": "heart " * 3000}, "leaves no room"),
+        ({"impression_of": "heart " * 3000}, "leaves no room"),
+        ({"begins_with": "The heart", "impression_of": "Clear."}, "not both"),
+        ({"impression_of": "Findings: Clear. Impression: Normal."}, "findings alone"),
+        ({"impression_of": "The heart is large.", "operating_point": "sensitive"}, "cannot write an impression"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_points_and_drafts(serve, calibrated, pictures, given, fault):
+    client = serve(of=calibrated)
+    content = json.dumps({"images": [data_url(pictures[0])], **given})
+    said = refused(client.post(REPORTS, content=content, headers={"Content-Type": "application/json"}), 422)
+    assert fault in said and len(said) <= 500
+    fields = {key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
+    if all(fields.values()) and fields.get("begins_with") != "5":  # a form has text alone, and no empty field
+        refused(client.post(REPORTS, files={"images": ("a.png", pictures[0])}, data=fields), 422)
+
+
+def test_a_point_of_a_model_that_knows_none(client, pictures):
+    study = {"images": [data_url(pictures[0])], "operating_point": "sensitive"}
+    assert "no operating curves" in refused(client.post(REPORTS, json=study), 422)
+
+
+@pytest.mark.parametrize("depth", [100, 900, 50_000])
+def test_a_deep_point(serve, calibrated, pictures, depth):
+    deep = '{"Edema": ' * depth + "1" + "}" * depth
+    files = {"images": ("a.png", pictures[0])}
+    refused(serve(of=calibrated).post(REPORTS, files=files, data={"operating_point": deep}), 422)
+
+
 def test_labels_that_the_model_does_not_have(client, pictures):
     study = {"images": [data_url(pictures[0])], "disease_labels": {"Gout": "positive"}}
     assert "Gout" in refused(client.post(REPORTS, json=study), 422)
@@ -177,10 +227,10 @@ def mutated(valid: dict):
 
 
 @pytest.fixture(scope="module")
-def one_server(report):
+def one_server(calibrated):
     from starlette.testclient import TestClient
 
-    application = make_application(report, "tiny", Limits(max_new_tokens=2))
+    application = make_application(calibrated, "tiny", Limits(max_new_tokens=2))
     with TestClient(application, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
         yield client
 
@@ -188,7 +238,8 @@ def one_server(report):
 def fuzz(one_server, pictures, examples: int) -> None:
     url = data_url(pictures[0])
     study = {"images": [url], "views": ["frontal"], "indication": "a", "comparison": "b", "evidence": "arrays"}
-    study |= {"disease_labels": {"Edema": "positive"}, "max_new_tokens": 2}
+    study |= {"disease_labels": {"Edema": "positive"}, "max_new_tokens": 2, "begins_with": "The heart"}
+    study |= {"operating_point": {"Edema": {"recall": 0.9}, "Fracture": "sensitive"}}
     talk = chat(pictures[0], "Cough.", stream=False, temperature=0, max_tokens=2, seed=1)
 
     @hypothesis.settings(max_examples=examples, suppress_health_check=list(hypothesis.HealthCheck))
@@ -229,10 +280,12 @@ def test_many_mutated_bodies(one_server, pictures):
 
 
 @pytest.mark.slow
-def test_requests_made_from_the_schema(report):
+def test_requests_made_from_the_schema(calibrated):
     """schemathesis reads the server's OpenAPI, and sends what follows it and what does not."""
     schemathesis = pytest.importorskip("schemathesis")
-    schema = schemathesis.openapi.from_asgi("/openapi.json", make_application(report, "tiny", Limits(max_new_tokens=2)))
+    schema = schemathesis.openapi.from_asgi(
+        "/openapi.json", make_application(calibrated, "tiny", Limits(max_new_tokens=2))
+    )
     from schemathesis import GenerationMode, checks
 
     conformance = [checks.content_type_conformance, checks.response_schema_conformance, checks.status_code_conformance]

@@ -17,10 +17,10 @@ from tests.serving.conftest import chat, data_url
 def service(report):
     services = []
 
-    def start(**limits) -> ReportService:
+    def start(of=report, **limits) -> ReportService:
         sizes: list[int] = []
         service = ReportService(
-            report, "tiny", Limits(**({"max_new_tokens": 12} | limits)), lambda jobs: sizes.append(len(jobs))
+            of, "tiny", Limits(**({"max_new_tokens": 12} | limits)), lambda jobs: sizes.append(len(jobs))
         )
         service.sizes = sizes
         services.append(service)
@@ -63,6 +63,33 @@ def test_what_waits_runs_together_with_the_texts_of_each_alone(service, report, 
     short = running.finish(other, study(pictures[0])).row["generated_text"]
     assert short == report(films[0], max_new_tokens=3)["generated_text"]
     assert running.sizes[:2] == [1, len(pictures)]
+
+
+def test_a_batch_in_which_some_reports_are_revised(service, calibrated, films, pictures, gate):
+    """At an operating point, the reports whose states change are written twice; a beginning comes with its study."""
+    all_of_them = {"recall": 1.0}
+    running = service(of=calibrated, max_batch=8)
+    drafts = [None, "The heart", None, "Clear."]
+    studies = [
+        study(picture, operating_point=all_of_them, begins_with=draft)
+        for picture, draft in zip(pictures, drafts, strict=True)
+    ]
+    jobs = [running.start(each) for each in studies]
+    gate.set()
+    rows = [running.finish(job, each).row for job, each in zip(jobs, studies, strict=True)]
+    alone = [
+        calibrated({"images": [film], "begins_with": draft}, operating_point=all_of_them, max_new_tokens=12)
+        for film, draft in zip(films, drafts, strict=True)
+    ]
+    assert [row["generated_text"] for row in rows] == [answer["generated_text"] for answer in alone]
+    assert sum(running.sizes) == 4
+    plain = calibrated(films, max_new_tokens=12)
+    changed = [states(row) != states(answer) for row, answer in zip(rows, plain, strict=True)]
+    assert any(changed), states(plain[0])
+
+
+def states(answer: dict) -> list[str]:
+    return [finding["state"] for finding in answer["findings"]]
 
 
 def test_batches_have_a_bound(service, pictures, gate):

@@ -75,6 +75,12 @@ def test_samples_of_a_seed_are_the_same(official, pictures):
     assert len({sample(seed).content for seed in range(4)}) > 1
 
 
+@pytest.mark.parametrize("temperature", [1e-300, 1.0547300902222347e-52, 1e-6])
+def test_a_temperature_next_to_none_is_none(official, report, films, pictures, temperature):
+    answer = official.chat.completions.create(**chat(pictures[0]), temperature=temperature)
+    assert answer.choices[0].message.content == expected(report, films[0])["generated_text"]
+
+
 def test_the_study_is_what_the_user_said_last(client, report, films, pictures):
     first, second = chat(pictures[0], "Fever.")["messages"], chat(pictures[1], "Cough.")["messages"]
     system = {"role": "system", "content": "You are a radiologist."}

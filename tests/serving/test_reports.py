@@ -48,6 +48,20 @@ def test_all_of_a_study(client, report, films, pictures):
     assert without_names(answer.json()) == expected(report, {"images": [films[0], films[1]], **study})
 
 
+def test_operating_points_and_beginnings(serve, calibrated, films, pictures):
+    client = serve(of=calibrated)
+    point = {"Edema": {"recall": 0.9}}
+    for asked in ("sensitive", point):
+        row = client.post(REPORTS, json={"images": [data_url(pictures[0])], "operating_point": asked}).json()
+        assert without_names(row) == expected(calibrated, films[0], operating_point=asked)
+        assert row["operating_point"] == {"asked": asked, "unreached": {}}
+    files = {"images": ("a.png", pictures[0])}
+    begun = client.post(REPORTS, files=files, data={"begins_with": "The heart", "operating_point": json.dumps(point)})
+    study = {"images": [films[0]], "begins_with": "The heart"}
+    assert without_names(begun.json()) == expected(calibrated, study, operating_point=point)
+    assert begun.json()["generated_text"].startswith("The heart")
+
+
 def test_form(client, report, films, pictures):
     files = [("images", ("pa.png", pictures[0])), ("images", ("lateral.png", pictures[1]))]
     fields = {"views": "frontal, lateral", "indication": "Cough.", "comparison": "", "max_new_tokens": "12"}
