@@ -214,6 +214,33 @@ def _threshold_reaching(point: dict[str, float], curve: list[list[float]]) -> tu
     return best[0], best[1]
 
 
+def moved_labels(thresholds: Sequence[float], disease_labels: torch.Tensor, config: OTDRGConfig) -> torch.Tensor:
+    """
+    Labels that do not stay balanced at an operating point and were not given, `[B, m]` (bool).
+
+    Args:
+        thresholds (`Sequence[float]`): Of the point, as of [`thresholds_at`].
+        disease_labels (`torch.Tensor` of shape `[B, m]`): Given states, -100 where predicted.
+    """
+    balanced = config.positive_thresholds
+    moved = [balanced is None or threshold != balanced[label] for label, threshold in enumerate(thresholds)]
+    return torch.tensor(moved, device=disease_labels.device) & (disease_labels < 0)
+
+
+def contradicted_labels(stated: torch.Tensor, states: torch.Tensor, overridden: torch.Tensor | None) -> torch.Tensor:
+    """
+    Labels of which reports state another of positive, uncertain and absent, `[B, m]` (bool).
+
+    Args:
+        stated (`torch.LongTensor` of shape `[B, m]`): What the reports state, negative where that cannot be read off.
+        states (`torch.LongTensor` of shape `[B, m]`): What they were written from.
+        overridden (`torch.BoolTensor` of shape `[B, m]`, *optional*): The answer where nothing can be read off.
+    """
+    stated = stated.to(states.device)
+    differs = stated.where(stated != NEGATIVE, BLANK) != states.where(states != NEGATIVE, BLANK)
+    return differs.where(stated >= 0, torch.zeros_like(differs) if overridden is None else overridden)
+
+
 def plausible_states(logits: torch.Tensor, config: OTDRGConfig) -> torch.Tensor | None:
     """
     The conformal set of states of each label, `[..., m, states]` -> bool of the same shape; `None` for a model without

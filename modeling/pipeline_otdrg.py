@@ -13,7 +13,14 @@ from transformers import GenerationConfig, Pipeline
 from transformers.utils import ModelOutput, logging
 
 from .configuration_otdrg import STATES
-from .disease_states_otdrg import BLANK, NEGATIVE, POSITIVE, UNCERTAIN, plausible_states, thresholds_at
+from .disease_states_otdrg import (
+    POSITIVE,
+    UNCERTAIN,
+    contradicted_labels,
+    moved_labels,
+    plausible_states,
+    thresholds_at,
+)
 from .familiarity_otdrg import InputStatistics, Inspection, inspect_images, study_inspection
 from .image_loading import load_views, view_in
 from .revision_otdrg import draft_options, draws_samples
@@ -338,7 +345,7 @@ class RadiologyReportPipeline(Pipeline):
         """
         streamer = options.pop("streamer", None)
         plain = self._write(batch, features.as_predicted(), draft_options(options))
-        may_override = self._at_own_point(thresholds, batch["disease_labels"])  # [B, m]
+        may_override = moved_labels(thresholds, batch["disease_labels"], self.model.config)  # [B, m]
         contradicted = self._contradicted(plain, features, batch, beginnings)
         changed = torch.zeros_like(may_override) if features.overridden is None else features.overridden
         overridden = contradicted.where(may_override, changed)
@@ -360,25 +367,14 @@ class RadiologyReportPipeline(Pipeline):
             features.drafts = plain[:, batch["input_ids"].shape[1] :]
         return features
 
-    def _at_own_point(self, thresholds: list[float], disease_labels: torch.Tensor) -> torch.Tensor:
-        """Labels that do not stay balanced and were not given, `[B, m]`."""
-        balanced = self.model.config.positive_thresholds or [None] * len(thresholds)
-        moved = [threshold != before for threshold, before in zip(thresholds, balanced, strict=True)]
-        moved = torch.tensor(moved, device=disease_labels.device)
-        return moved & (disease_labels < 0)
-
     def _contradicted(self, written, features, batch: dict[str, torch.Tensor], beginnings: list[str]) -> torch.Tensor:
-        """
-        Labels of which the reports state another of positive, uncertain and absent than `features` has, `[B, m]`; of
-        those that cannot be read off a report, what the features show as overrides.
-        """
+        """Labels of which the reports state another state than `features` has, `[B, m]`; see `contradicted_labels`."""
+        reader = type(self).read_states
+        assert reader is not None  # by `_follows_point`
         reports = self._decode(written, batch["input_ids"].shape[1], beginnings, with_tokens=False)
         texts = [report.text for report in reports[:: len(reports) // len(beginnings)]]
-        stated = torch.from_numpy(type(self).read_states(texts, self.model.config.label_names))
-        stated, states = stated.to(features.disease_states.device), features.disease_states
-        differs = stated.where(stated != NEGATIVE, BLANK) != states.where(states != NEGATIVE, BLANK)
-        shown = torch.zeros_like(differs) if features.overridden is None else features.overridden
-        return differs.where(stated >= 0, shown)
+        stated = torch.from_numpy(reader(texts, self.model.config.label_names))
+        return contradicted_labels(stated, features.disease_states, features.overridden)
 
     def _decode(self, written, prompt_length: int, drafts: list[str], with_tokens: bool) -> list["WrittenReport"]:
         """The reports of what `generate` wrote, behind the drafts of their studies."""
