@@ -35,7 +35,8 @@ def calibrated():
     return pipeline("radiology-report", model=str(DEMO_CHECKPOINT))
 
 
-@pytest.fixture(scope="session")
+# Of a module: an open page keeps its server busy, which would take time from all tests that follow.
+@pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The page of the bundled model."""
     site = start_site(DEMO_CHECKPOINT, tmp_path_factory.mktemp("served"))
@@ -44,7 +45,7 @@ def site(tmp_path_factory):
     site.process.communicate(timeout=60)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     from tests.support.browsing import CHROMIUM, DRIVER, NO_BROWSER, start_browser
 
