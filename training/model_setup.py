@@ -92,7 +92,7 @@ def load_model_and_processor(
     Raises:
         ValueError: if none or several of checkpoint, backbones and configurations are given, or a field is unknown.
     """
-    _check_source(args, model_args)
+    check_source(args, model_args)
     dtype = model_args.dtype or "float32"
     attention = {"attn_implementation": model_args.attn_implementation} if model_args.attn_implementation else {}
     if model_args.model_name_or_path:
@@ -123,7 +123,7 @@ def empty_model_and_processor(
     if path and (args.vision_model or args.vision_config):
         model_args = dataclasses.replace(model_args, model_name_or_path=None)
         path = None
-    _check_source(args, model_args)
+    check_source(args, model_args)
     dtype = getattr(torch, model_args.dtype or "float32", None)  # None for "auto"
     if args.vision_model and args.text_model:
         backbones = (args.vision_model, args.text_model)
@@ -186,7 +186,8 @@ def _backbone_fields(args: StudyArguments) -> dict:
     return {"image_size": args.image_size, "label_encoder": args.label_encoder, **args.otdrg_config}
 
 
-def _check_source(args: StudyArguments, model_args: ModelConfig):
+def check_source(args: StudyArguments, model_args: ModelConfig):
+    """`ValueError` unless it is said, once, what the model is made of; no study or weight is read for that."""
     vision, text = (args.vision_model, args.vision_config), (args.text_model, args.text_config)
     counts = [sum(bool(each) for each in backbone) for backbone in (vision, text)]
     if counts != ([0, 0] if model_args.model_name_or_path else [1, 1]):
@@ -212,8 +213,8 @@ def checkpoint_fields(path: str) -> dict[str, Any]:
         if os.path.isdir(path):
             raise
         raise ValueError(
-            f"model_name_or_path {path} is neither a folder here nor a model that the Hub gives: if another stage "
-            "writes it, run that one first."
+            f"Cannot load {path}: model_name_or_path is neither a folder here nor a model that the Hub gives; if "
+            "another stage writes it, run that one first."
         ) from error
     if fields.get("model_type") != OTDRGConfig.model_type:
         raise ValueError(

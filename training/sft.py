@@ -28,7 +28,7 @@ from otdrg_hf.training.collator import IndicationDropout, OtherStates, StudyColl
 from otdrg_hf.training.disease_metrics import disease_metrics
 from otdrg_hf.training.dry_run import dry_run
 from otdrg_hf.training.feature_cache import fill_cache, undecoded
-from otdrg_hf.training.model_setup import prepare_model
+from otdrg_hf.training.model_setup import check_source, prepare_model
 from otdrg_hf.training.options import check_batches, check_options, check_packages
 from otdrg_hf.training.record import training_data, write_record
 from otdrg_hf.training.report_metrics import ReportMetrics
@@ -76,6 +76,7 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
     # Image tokens are part of the prompt: truncation to TRL's default length would drop them.
     training_args.max_length = None
     check_packages(training_args, model_args)
+    check_source(args, model_args)
     checkpoint = starting_checkpoint(training_args, args.resume)
     if checkpoint:
         check_same_run(training_args.output_dir, checkpoint, args.stage, model_args.use_peft)

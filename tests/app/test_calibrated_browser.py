@@ -51,7 +51,7 @@ def test_unfamiliar_image(page, film, tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (300, 300), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     page.report(tmp_path / "noise.png")
-    assert page.record()["input"]["why"] in page.wait(".otdrg-unfamiliar").text
+    assert page.record()["input"]["why"] in page.read(".otdrg-unfamiliar", lambda element: element.text)
     assert page.in_window(".otdrg-unfamiliar")
     page.report(film)
     WebDriverWait(page.browser, 60).until(lambda _: not page.all(".otdrg-unfamiliar"))

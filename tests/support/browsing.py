@@ -2,10 +2,13 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
@@ -45,13 +48,18 @@ class Page:
     def wait(self, selector: str):
         return WebDriverWait(self.browser, 60, 0.05).until(lambda _: (self.all(selector) or [None])[0])
 
+    def read(self, selector: str, get: Callable[[WebElement], str]) -> str:
+        """What `get` reads of the first such element; the page may replace it at any time."""
+        waiting = WebDriverWait(self.browser, 60, 0.05, [NoSuchElementException, StaleElementReferenceException])
+        return waiting.until(lambda _: [get(self.browser.find_element(By.CSS_SELECTOR, selector))])[0]
+
     def drop(self, *paths):
         self.wait("#otdrg-drop input[type=file]").send_keys("\n".join(map(str, paths)))
 
     def report(self, *paths) -> str:
         """The report of the films."""
         self.drop(*paths)
-        return self.wait(DONE).text
+        return self.read(DONE, lambda element: element.text)
 
     def choose(self, label: str, state: str):
         self.wait(f'tr[data-label="{label}"] input[value={state}]').click()
@@ -60,10 +68,10 @@ class Page:
         """The report after the label was given."""
         self.wait("#otdrg-rewrite:enabled").click()
         self.wait(f'tr[data-label="{label}"][data-given=true]')
-        return self.wait(DONE).text
+        return self.read(DONE, lambda element: element.text)
 
     def record(self) -> dict:
-        return json.loads(self.wait(DONE).get_attribute("data-record"))
+        return json.loads(self.read(DONE, lambda element: element.get_attribute("data-record")))
 
     def overflow(self) -> int:
         """By how many pixels it is wider than the window."""
