@@ -261,6 +261,9 @@ class RadiologyReportPipeline(Pipeline):
             studies = self._inspected(studies, batch, self.input_statistics)
             batch = self._pad(studies)
         generate_kwargs = self._within_context(batch, generate_kwargs)
+        if positive_thresholds is not None and "pixel_values" in batch:  # a report may be revised more than once
+            pixel_values = batch.pop("pixel_values").to(self.model.dtype)
+            batch["vision_features"] = self.model.model.get_vision_features(pixel_values, batch["view_mask"])
         features = self._features(batch, positive_thresholds)
         self._check_sections(studies, batch, features)
         if sentences is None:

@@ -80,6 +80,17 @@ def known(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A headless Chromium."""
+    from tests.support.browsing import CHROMIUM, DRIVER, NO_BROWSER, start_browser
+
+    assert CHROMIUM and DRIVER, NO_BROWSER
+    browser = start_browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.quit()
+
+
 @pytest.fixture
 def otdrg(capfd, monkeypatch, tmp_path):
     """Runs the `otdrg` command in this process, in the test's folder; gives its exit code, stdout and stderr."""

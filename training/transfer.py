@@ -22,7 +22,7 @@ from otdrg_hf.data.phantom import PHANTOM_NAMES
 from otdrg_hf.files import write_json
 from otdrg_hf.hub.provenance import transfer_line
 from otdrg_hf.metrics.bootstrap import Statistics, resampled_figures
-from otdrg_hf.metrics.clinical import FINDINGS, finding_errors, is_positive
+from otdrg_hf.metrics.clinical import FINDINGS, count_scores, finding_errors, is_positive
 from otdrg_hf.metrics.report_card import ReportCard, make_report_card
 from otdrg_hf.reporting.loading import plain_name
 from otdrg_hf.training.feature_cache import FeatureCache
@@ -201,9 +201,8 @@ def _mean_difference(name: str, runs: Sequence[dict[str, Any]]) -> dict[str, flo
 
     def figures(totals: np.ndarray, num_studies: int) -> dict[str, np.ndarray]:
         hits, wrong, missed = np.moveaxis(totals.reshape(*totals.shape[:-1], len(runs), 2, 3), -1, 0)
-        whole = 2 * hits + wrong + missed
-        scores = np.divide(2 * hits, whole, out=np.zeros_like(whole), where=whole > 0)  # [..., runs, 2]
-        return {"difference": (scores[..., 1] - scores[..., 0]).mean(-1)}
+        _, _, f1 = count_scores(hits, wrong, missed)  # [..., runs, 2]
+        return {"difference": (f1[..., 1] - f1[..., 0]).mean(-1)}
 
     columns = np.concatenate(counts, axis=1).astype(np.float64)  # [N, 6 * runs]
     found = resampled_figures(Statistics(columns, figures), NUM_BOOTSTRAP, seed=0).with_intervals(CONFIDENCE)

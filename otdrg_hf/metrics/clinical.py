@@ -79,7 +79,7 @@ def clinical_statistics(predicted: np.ndarray, referred: np.ndarray, uncertain_p
     """
     found, true = is_positive(predicted, uncertain_positive), is_positive(referred, uncertain_positive)
     counts = np.stack([found & true, found & ~true, ~found & true]).astype(np.float64)  # [3, N, 14]
-    examples = [np.stack(_scores(*counts[..., chosen].sum(axis=-1)), axis=1) for chosen in _SETS.values()]
+    examples = [np.stack(count_scores(*counts[..., chosen].sum(axis=-1)), axis=1) for chosen in _SETS.values()]
     errors = np.stack(finding_errors(predicted, referred, uncertain_positive), axis=1)  # [N, 2]
     suffix = UNCERTAIN_POSITIVE if uncertain_positive else ""
     return Statistics(
@@ -123,8 +123,8 @@ def _figures(totals: np.ndarray, num: int) -> dict[str, np.ndarray]:
     width = 3 * len(LABELS)
     named = {}
     for position, (prefix, chosen) in enumerate(_SETS.items()):
-        micro = _scores(*(part[..., chosen].sum(axis=-1) for part in counts))
-        macro = [score.mean(axis=-1) for score in _scores(*(part[..., chosen] for part in counts))]
+        micro = count_scores(*(part[..., chosen].sum(axis=-1) for part in counts))
+        macro = [score.mean(axis=-1) for score in count_scores(*(part[..., chosen] for part in counts))]
         example = [totals[..., width + 3 * position + column] / num for column in range(3)]
         for average, scores in (("micro", micro), ("macro", macro), ("example", example)):
             named.update({f"{prefix}_{average}_{name}": s for name, s in zip(_MEASURES, scores, strict=True)})
@@ -139,7 +139,8 @@ def _label_counts(totals: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return totals[..., :width], totals[..., width : 2 * width], totals[..., 2 * width : 3 * width]
 
 
-def _scores(hits: np.ndarray, false: np.ndarray, missed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def count_scores(hits: np.ndarray, false: np.ndarray, missed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision, recall and F1 of counts of any shape, 0 where nothing is counted."""
     return _ratio(hits, hits + false), _ratio(hits, hits + missed), _ratio(2 * hits, 2 * hits + false + missed)
 
 
@@ -151,7 +152,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 def label_scores(totals: np.ndarray) -> dict[str, np.ndarray]:
     """Counts, precision, recall and F1 of each label, all `[..., 14]`, from sums of `clinical_statistics` columns."""
     hits, false, missed = _label_counts(totals)
-    scores = dict(zip(_MEASURES, _scores(hits, false, missed), strict=True))
+    scores = dict(zip(_MEASURES, count_scores(hits, false, missed), strict=True))
     return {"true_positives": hits, "false_positives": false, "false_negatives": missed, **scores}
 
 

@@ -43,13 +43,3 @@ def site(tmp_path_factory):
     yield site
     site.process.terminate()
     site.process.communicate(timeout=60)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    from tests.support.browsing import CHROMIUM, DRIVER, NO_BROWSER, start_browser
-
-    assert CHROMIUM and DRIVER, NO_BROWSER
-    browser = start_browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.quit()

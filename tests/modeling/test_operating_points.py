@@ -302,6 +302,17 @@ def test_a_report_at_a_point_is_streamed_once_and_whole(report, studies):
     assert "".join(streamer).strip() == answer["generated_text"]
 
 
+def test_a_point_encodes_an_image_once(report, studies, monkeypatch):
+    monkeypatch.setattr(report, "input_statistics", None)  # else it is encoded to look at it
+    runs = []
+    hook = report.model.model.vision_tower.register_forward_hook(lambda *_: runs.append(1))
+    try:
+        report(studies[0], operating_point={"recall": 0.95}, max_new_tokens=4)
+    finally:
+        hook.remove()
+    assert len(runs) == 1
+
+
 def test_balanced_has_the_states_of_no_point(report, studies):
     for answer, plain in zip(
         report(studies[:2], operating_point="balanced", **SHORT), report(studies[:2], **SHORT), strict=True

@@ -15,10 +15,9 @@ from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 from otdrg_hf.data.phantom import make_phantom  # noqa: E402
 from otdrg_hf.reporting import load_reporter  # noqa: E402
 from tests.docs.guide_blocks import blocks_of  # noqa: E402
-from tests.support.browsing import CHROMIUM, DRIVER, start_browser  # noqa: E402
+from tests.support.browsing import CHROMIUM, DRIVER, NO_BROWSER  # noqa: E402
 from tests.support.served_api import start_server  # noqa: E402
 
-NO_BROWSER = "no Chromium with chromedriver is installed"
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER or REQUIRED), reason=NO_BROWSER)
 
 
@@ -27,14 +26,6 @@ def server():
     server = start_server()
     yield server
     server.stop()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    assert CHROMIUM and DRIVER, NO_BROWSER
-    browser = start_browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.quit()
 
 
 def addresses(browser) -> set[str]:
