@@ -15,6 +15,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ViTImageProcessorPil,
@@ -31,6 +32,7 @@ PROCESSOR_FIELDS = ("label_names",)
 ADAPTER_WEIGHTS, MAGNITUDE, PEFT_PREFIX = "adapter_model.safetensors", ".lora_magnitude_vector", "base_model.model."
 MOST_LABEL_WORDS = 40  # a study that states more leaves out the last of its doubts
 ROW_MULTIPLE = 64
+SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # The parts between the backbones, by their names in `OTDRGModel`: small, trained in full, and never quantised unasked.
 PROJECTORS = ("patch_projection", "label_encoder", "alignment", "disease_head", "fusion")
 
@@ -260,7 +262,9 @@ def _assemble(
     model.lm_head = text_model.get_output_embeddings()
     model.tie_weights()
     _check_same_logits(model, text_model)
-    model.generation_config = text_model.generation_config
+    # Its special tokens alone: those of chat models sample and penalise repetitions, which no report asked for.
+    special = {name: getattr(text_model.generation_config, name) for name in SPECIAL_TOKENS}
+    model.generation_config = GenerationConfig(**special)
     model.suppress_placeholders()
     model.config.dtype = model.dtype
     return model.eval()

@@ -125,9 +125,10 @@ def thresholds_at(
 
     Args:
         point (`str` or `dict`):
-            `"balanced"`, the thresholds of the configuration; `"sensitive"` or `"specific"`, the best by F2 or F0.5,
-            and on the right side of balanced; `{"recall": r}`, the highest that reach it; `{"precision": p}`, the
-            lowest that reach it; or one of these by label, where labels that are not named stay balanced.
+            `"balanced"`, the thresholds of the configuration; `"sensitive"` or `"specific"`, the best by F2 or F0.5
+            that calls at most four times as many studies as are positive, and on the right side of balanced;
+            `{"recall": r}`, the highest that reach it; `{"precision": p}`, the lowest that reach it; or one of these
+            by label, where labels that are not named stay balanced.
         config ([`OTDRGConfig`]): With `operating_curves`, except for `"balanced"`.
 
     Returns:

@@ -11,7 +11,7 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 MIN_SIDE = 16
 MAX_BYTES, MAX_PIXELS = 200_000_000, 15_000 * 10_000
+TIMEOUT = 30.0  # seconds to fetch an image in
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 DICOM, VIEW = "DICOM", "radiograph_view"  # the name of the Pillow plugin, and its key in `image.info`
 INSTALL = "pip install 'otdrg-hf[dicom]'"
@@ -152,7 +153,7 @@ def _as_array(tensor) -> np.ndarray:
 
 def _from_location(location: str) -> Image.Image:
     if is_url(location):
-        return _from_content(fetch(location, MAX_BYTES))
+        return _from_content(fetch(location, MAX_BYTES, TIMEOUT))
     if os.path.isdir(location):
         raise ValueError("is a folder, not an image file.")
     if not os.path.exists(location):
@@ -404,14 +405,18 @@ def _full_scale(pixels: np.ndarray, high: float) -> float:
 # Download
 
 
-def fetch(url: str, max_bytes: int, timeout: float = 30.0) -> bytes:
+class NotFetched(OSError):
+    """Why an address is not fetched, in words that do not quote it."""
+
+
+def fetch(url: str, max_bytes: int, timeout: float = TIMEOUT, open_url: Callable = urllib.request.urlopen) -> bytes:
     """
     The content at an address, at most one byte more than `max_bytes` of it, within `timeout` seconds, however slowly it
     trickles in. Raises `ValueError`, which never quotes the address: it may hold a key.
     """
     answer: dict = {}
     # A socket's own timeout starts anew with each byte; only another thread can bound the whole.
-    worker = threading.Thread(target=_download, args=(url, max_bytes, timeout, answer), daemon=True)
+    worker = threading.Thread(target=_download, args=(url, max_bytes, timeout, open_url, answer), daemon=True)
     worker.start()
     worker.join(timeout)
     answer["stop"] = True
@@ -421,10 +426,10 @@ def fetch(url: str, max_bytes: int, timeout: float = 30.0) -> bytes:
     raise ValueError(f"could not be fetched {reason}.")
 
 
-def _download(url: str, max_bytes: int, timeout: float, answer: dict) -> None:
+def _download(url: str, max_bytes: int, timeout: float, open_url: Callable, answer: dict) -> None:
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "otdrg-hf"})
-        with urllib.request.urlopen(request, timeout=timeout) as response:
+        with open_url(request, timeout=timeout) as response:
             content = bytearray()
             while len(content) <= max_bytes and "stop" not in answer:
                 chunk = response.read1(min(1 << 16, max_bytes + 1 - len(content)))
@@ -439,6 +444,9 @@ def _download(url: str, max_bytes: int, timeout: float, answer: dict) -> None:
         answer["problem"] = f"HTTP {error.code}" + (", which asks for permission" if error.code in (401, 403) else "")
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
+        if isinstance(reason, NotFetched):
+            answer["problem"] = str(reason)
+            return
         kind = type(reason if isinstance(reason, Exception) else error)
         known = (_FETCH_PROBLEMS[each.__name__] for each in kind.__mro__ if each.__name__ in _FETCH_PROBLEMS)
         answer["problem"] = next(known, kind.__name__)

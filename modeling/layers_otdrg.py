@@ -350,16 +350,18 @@ class LabelTokens(nn.Module):
         return self.output(self.act(self.phrase_dense(phrases) + seen))
 
 
-def label_positions(evidence: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+def label_positions(evidence: torch.Tensor, view_mask: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     """
-    Where each label was seen: the mean position code of its evidence in the first view, `[B, N, m]` -> `[B, m, p]`.
+    Where each label was seen: the mean position code of its evidence in the first view that is there, `[B, N, m]` and
+    `[B, V]` -> `[B, m, p]`.
 
     Left and right are read off the first view alone, the frontal one by convention: a lateral view shows neither, and
     a mean over both would hide them.
     """
     positions = grid_positions(rows, columns, POSITION_SIZE, evidence.device, evidence.dtype).flatten(0, 1)  # [n, p]
-    first_view = evidence[:, : rows * columns]  # [B, n, m]
-    weights = first_view / first_view.sum(1, keepdim=True).clamp(min=1e-12)
+    first = view_mask.to(evidence.device).int().argmax(1)  # [B]
+    first_view = evidence.unflatten(1, (-1, rows * columns))[torch.arange(len(first), device=first.device), first]
+    weights = first_view / first_view.sum(1, keepdim=True).clamp(min=1e-12)  # [B, n, m]
     return weights.transpose(1, 2) @ positions
 
 

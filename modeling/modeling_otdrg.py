@@ -192,6 +192,11 @@ class Seen(NamedTuple):
         """`[B, V * n, d]`"""
         return self.maps.flatten(1, 3)
 
+    @property
+    def view_mask(self) -> torch.Tensor:
+        """`[B, V]`"""
+        return self.patch_mask.unflatten(1, (self.maps.shape[1], -1))[..., 0]
+
 
 class OTDRGPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
     """Weight initialisation and capabilities shared by the OTDRG models."""
@@ -474,10 +479,9 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
         shown = shown_states(states, self.config)  # [B, m]
         masses = torch.tensor(self.config.state_masses, device=shown.device)[shown]  # [B, m]
         aligned = self.alignment(seen.patches, seen.patch_mask, _phrases_of(seen.phrases, shown), masses)
-        view_mask = seen.patch_mask.unflatten(1, (seen.maps.shape[1], -1))[..., 0]  # [B, V]
         return OTDRGStudyFeatures(
             image_embeds=self.fusion.visual_tokens(seen.maps),
-            view_mask=view_mask,
+            view_mask=seen.view_mask,
             finding_embeds=self._seen_findings(seen, states, overridden),
             disease_logits=seen.disease_logits,
             disease_states=states,
@@ -487,7 +491,8 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
 
     def _seen_findings(self, seen: Seen, states: torch.Tensor, overridden: torch.Tensor) -> torch.Tensor:
         """[`OTDRGModel.finding_embeds`] of what was seen."""
-        positions = label_positions(seen.alignment.evidence, *seen.maps.shape[2:4]).to(seen.maps.dtype)  # [B, m, p]
+        positions = label_positions(seen.alignment.evidence, seen.view_mask, *seen.maps.shape[2:4])  # [B, m, p]
+        positions = positions.to(seen.maps.dtype)
         return self.finding_embeds(seen.phrases, states, overridden, seen.alignment.label_patches, positions)
 
     def finding_embeds(
@@ -665,6 +670,19 @@ def _by_study(maps: torch.Tensor, view_mask: torch.Tensor) -> torch.Tensor:
     return by_study
 
 
+def _shares(
+    losses: dict[str, torch.Tensor | None], targets: torch.Tensor | None, num_items_in_batch: int | torch.Tensor | None
+) -> dict[str, torch.Tensor | None]:
+    """
+    Losses of the studies of one step, by its share of the tokens of all steps and devices where these are counted: the
+    trainer then adds steps up without dividing.
+    """
+    if targets is None or num_items_in_batch is None:
+        return losses
+    share = (targets != -100).sum() / torch.as_tensor(num_items_in_batch, device=targets.device).clamp(min=1)
+    return {name: None if loss is None else loss * share.to(loss.device) for name, loss in losses.items()}
+
+
 def _phrases_of(phrases: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
     """Features `[B, m, d]` of the phrases, among `[m, states, d]`, of `states` `[B, m]`."""
     return phrases[torch.arange(states.shape[1], device=states.device), states]
@@ -790,15 +808,20 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):  # t
             **kwargs,
         )
         hidden, logits, lm_loss = outputs.last_hidden_state, None, None  # [B, T, hidden]; `None` without a prompt
-        if hidden is not None and (labels is not None or shift_labels is not None):
-            lm_loss = self._language_loss(hidden, labels, shift_labels, label_weights, num_items_in_batch)
+        if shift_labels is not None and label_weights is not None:
+            raise ValueError("`label_weights` belong to `labels`: with `shift_labels` give none.")
+        targets = F.pad(labels[:, 1:], (0, 1), value=-100) if labels is not None else None
+        targets = targets if shift_labels is None else shift_labels  # [B, T]
+        if hidden is not None and targets is not None:
+            lm_loss = self._language_loss(hidden, targets, label_weights, num_items_in_batch)
         if hidden is not None and not skip_logits:
             logits = self._project(slice_logits_to_keep(hidden, logits_to_keep))
         features = outputs.study_features
-        losses = {"lm_loss": lm_loss, "ot_loss": outputs.ot_loss, "disease_loss": outputs.disease_loss}
+        of_studies = {"ot_loss": outputs.ot_loss, "disease_loss": outputs.disease_loss}
         return OTDRGCausalLMOutputWithPast(
-            loss=weighted_sum(self.config, **losses),
-            **losses,
+            loss=weighted_sum(self.config, lm_loss, **_shares(of_studies, targets, num_items_in_batch)),
+            lm_loss=lm_loss,
+            **of_studies,
             logits=logits,
             disease_logits=None if features is None else features.disease_logits,
             disease_states=None if features is None else features.disease_states,
@@ -813,9 +836,9 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):  # t
         self, inputs: torch.Tensor | None = None, generation_config=None, logits_processor=None, **kwargs
     ) -> torch.Tensor | ModelOutput:
         """
-        As in transformers. With `disease_labels` that override predictions, the report is written without them first,
-        and then revised: it keeps the words of the first one where the labels leave it (see [`KeepDraft`]). Samples
-        (`do_sample`) are not revised.
+        As in transformers; `vision_features` may stand for `pixel_values`. With `disease_labels` that override
+        predictions, the report is written without them first, and then revised: it keeps the words of the first one
+        where the labels leave it (see [`KeepDraft`]). Samples (`do_sample`) are not revised.
         """
         is_assistant = getattr(generation_config, "is_assistant", False)
         encoded = self._encode_once(kwargs, is_assistant)
@@ -826,7 +849,8 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):  # t
         kwargs["generation_config"] = generation_config
         is_revision = features is not None and features.is_revision is not None and not is_assistant
         if input_ids is not None and is_revision:
-            drafts = keep_drafts(self, super().generate, input_ids, features, kwargs)
+            write = partial(super().generate, logits_processor=logits_processor)
+            drafts = keep_drafts(self, write, input_ids, features, kwargs)
             if drafts is not None:
                 logits_processor = LogitsProcessorList([*(logits_processor or []), drafts])
         return super().generate(input_ids, logits_processor=logits_processor, **kwargs)
@@ -834,7 +858,8 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):  # t
     def _encode_once(self, kwargs: dict[str, Any], is_assistant: bool) -> dict[str, OTDRGStudyFeatures]:
         """
         Features that are needed more than once, in place of the study in `kwargs`: of a revision, and of an assistant,
-        which has an encoder of its own and may be of another width. What is needed once is left to transformers.
+        which has an encoder of its own and may be of another width. So are features that come as `vision_features`,
+        which transformers does not know; images that are needed once are left to it.
         """
         encoded = kwargs.get("mm_encoder_outputs") or {}
         if is_assistant and "assistant" in encoded:
@@ -842,12 +867,15 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):  # t
         assistant = kwargs.get("assistant_model")
         if assistant is self or getattr(getattr(assistant, "config", None), "model_type", None) != "otdrg":
             assistant = None
-        images = [kwargs.get(name) for name in ("pixel_values", "vision_features")]
-        if kwargs.get("disease_labels") is not None and all(each is None for each in images):
-            raise ValueError("`disease_labels` belong to images: give `pixel_values` as well.")
-        if kwargs.get("pixel_values") is None or (assistant is None and kwargs.get("disease_labels") is None):
+        labels, vision_features = kwargs.get("disease_labels"), kwargs.get("vision_features")
+        if kwargs.get("pixel_values") is None and vision_features is None:
+            if labels is not None:
+                raise ValueError("`disease_labels` belong to images: give `pixel_values` as well.")
             return encoded
-        study = {name: kwargs.pop(name, None) for name in ("pixel_values", "view_mask", "disease_labels")}
+        if assistant is None and labels is None and vision_features is None:
+            return encoded
+        names = ("pixel_values", "vision_features", "view_mask", "disease_labels")
+        study = {name: kwargs.pop(name, None) for name in names}
         encoded = {"image": self.get_image_features(**study, return_dict=True)}
         if assistant is not None:
             study = {name: None if value is None else value.to(assistant.device) for name, value in study.items()}
@@ -885,10 +913,7 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):  # t
         logits, cap = self.lm_head(hidden), self._logit_cap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
-    def _language_loss(self, hidden, labels, shift_labels, label_weights, num_items_in_batch) -> torch.Tensor:
-        if shift_labels is not None and label_weights is not None:
-            raise ValueError("`label_weights` belong to `labels`: with `shift_labels` give none.")
-        targets = F.pad(labels[:, 1:], (0, 1), value=-100) if shift_labels is None else shift_labels
+    def _language_loss(self, hidden, targets, label_weights, num_items_in_batch) -> torch.Tensor:
         targets = targets.to(hidden.device)
         supervised = targets != -100  # [B, T]
         hidden, targets = hidden[supervised], targets[supervised]

@@ -212,9 +212,10 @@ class RadiologyReportPipeline(Pipeline):
         impression_of = _text(study.get("impression_of", impression_of), "impression_of")
         draft = self._beginning(prompt, begins_with, impression_of)
         begun = self.processor.build_beginning(draft) if draft else ""
-        inputs = self.processor([pictures], text=[prompt + begun], disease_labels=labels or {})
+        inputs = self.processor([pictures], text=[prompt + begun], disease_labels={} if labels is None else labels)
         # One opaque entry: batches of studies with different numbers of views are padded in `_forward`.
         inputs = {key: value[0] for key, value in inputs.items()}
+        self._check_room(inputs["input_ids"])  # here, where it is a mistake of this study alone
         inputs |= {"draft": draft, "prompt_length": self.processor.count_tokens(prompt) if impression_of else None}
         inputs |= {"prompt": prompt + begun, "views": [views] if isinstance(views, str) else list(views)}
         sizes = [(picture.height, picture.width) for picture in pictures]
@@ -244,23 +245,30 @@ class RadiologyReportPipeline(Pipeline):
             )
         return draft
 
-    def _forward(
+    def _forward(self, model_inputs: dict, generate_kwargs: dict, **options) -> dict:
+        studies = model_inputs["study"]
+        studies = studies if isinstance(studies, list) else [studies]
+        if self.input_statistics is not None:
+            studies = self._inspected(studies, self._pad(studies), self.input_statistics)
+        answers: list[dict] = [{} for _ in studies]
+        for indices, within_context in self._by_room(studies, generate_kwargs):
+            together = self._answers([studies[index] for index in indices], within_context, **options)
+            for index, answer in zip(indices, together, strict=True):
+                answers[index] = answer
+        return {"answers": answers}
+
+    def _answers(
         self,
-        model_inputs: dict,
+        studies: list[dict],
         generate_kwargs: dict,
         evidence: bool = False,
         sentences: bool | None = None,
         sample_kwargs: dict | None = None,
         seed: int | None = None,
         positive_thresholds: list[float] | None = None,
-    ) -> dict:
-        studies = model_inputs["study"]
-        studies = studies if isinstance(studies, list) else [studies]
+    ) -> list[dict]:
+        """What is reported of a batch of studies, from one pass of the model."""
         batch = self._pad(studies)
-        if self.input_statistics is not None:
-            studies = self._inspected(studies, batch, self.input_statistics)
-            batch = self._pad(studies)
-        generate_kwargs = self._within_context(batch, generate_kwargs)
         if positive_thresholds is not None and "pixel_values" in batch:  # a report may be revised more than once
             pixel_values = batch.pop("pixel_values").to(self.model.dtype)
             batch["vision_features"] = self.model.model.get_vision_features(pixel_values, batch["view_mask"])
@@ -272,11 +280,14 @@ class RadiologyReportPipeline(Pipeline):
         if sample_kwargs is not None:
             calls.append({**generate_kwargs, **sample_kwargs, "streamer": None})
         reports: list[list[WrittenReport]] = [[] for _ in studies]
+        used = []
         for options in calls:
-            features, written = self._write_reports(
+            of_call, written = self._write_reports(
                 studies, batch, features, options, positive_thresholds, sentences, seed
             )
+            used.append(of_call)
             reports = [before + added for before, added in zip(reports, written, strict=True)]
+        features = used[0]  # samples may be written from other overrides than the report
         scores = features.disease_logits.softmax(-1)[..., POSITIVE]
         plausible = plausible_states(features.disease_logits, self.model.config)  # [B, m, states]
         answers = []
@@ -295,7 +306,7 @@ class RadiologyReportPipeline(Pipeline):
                     "input": study.get("input"),
                 }
             )
-        return {"answers": answers}
+        return answers
 
     def _write_reports(
         self, studies: list[dict], batch: dict[str, torch.Tensor], features, options: dict, thresholds, sentences, seed
@@ -471,26 +482,39 @@ class RadiologyReportPipeline(Pipeline):
             logger.warning(UNFAMILIAR.format(strange[0].why, strange[0].distance))
         return inspections
 
-    def _within_context(self, batch: dict[str, torch.Tensor], generate_kwargs: dict) -> dict:
-        """`generate_kwargs` with which prompt and report fit into the LLM's context."""
+    def _by_room(self, studies: list[dict], generate_kwargs: dict) -> list[tuple[list[int], dict]]:
+        """
+        Indices of the studies that are written together, with the `generate_kwargs` by which prompt and report fit into
+        the LLM's context. A study with a long prompt is written apart: it would cut the reports of the others.
+        """
         context = self.model.config.context_length
         if context is None:
-            return generate_kwargs
-        prompt = int(batch["attention_mask"].sum(-1).max())
-        if prompt >= context:
+            return [(list(range(len(studies))), generate_kwargs)]
+        options = self._get_set_generation_params(self._prepare_generate_kwargs(generate_kwargs))
+        groups: dict[int | None, list[int]] = {}
+        for index, study in enumerate(studies):
+            prompt = self._check_room(study["input_ids"])
+            wanted = options.get("max_new_tokens") or options.get("max_length", 0) - prompt
+            groups.setdefault(None if prompt + wanted <= context else context - prompt, []).append(index)
+            if prompt + wanted > context:
+                logger.warning(
+                    f"max_new_tokens is {context - prompt} instead of {wanted}: the prompt takes {prompt} tokens of "
+                    f"the LLM's context of {context}."
+                )
+        return [
+            (indices, generate_kwargs if room is None else {**generate_kwargs, "max_new_tokens": room})
+            for room, indices in groups.items()
+        ]
+
+    def _check_room(self, input_ids: Sequence[int]) -> int:
+        """Tokens of a prompt; `ValueError` where they leave none for a report."""
+        prompt, context = len(input_ids), self.model.config.context_length
+        if context is not None and prompt >= context:
             raise ValueError(
                 f"The prompt takes {prompt} tokens and leaves no room for a report in the LLM's context of {context}: "
                 "give fewer views or a shorter text."
             )
-        options = self._get_set_generation_params(self._prepare_generate_kwargs(generate_kwargs))
-        wanted = options.get("max_new_tokens") or options.get("max_length", 0) - batch["input_ids"].shape[1]
-        if prompt + wanted <= context:
-            return generate_kwargs
-        logger.warning(
-            f"max_new_tokens is {context - prompt} instead of {wanted}: the prompt takes {prompt} tokens of the LLM's "
-            f"context of {context}."
-        )
-        return {**generate_kwargs, "max_new_tokens": context - prompt}
+        return prompt
 
     def _pad(self, studies: list[dict]) -> dict[str, torch.Tensor]:
         rows = [{key: study[key] for key in ("input_ids", "attention_mask")} for study in studies]

@@ -134,7 +134,7 @@ def draft_tokens(written: torch.Tensor, end_tokens: list[int]) -> torch.Tensor:
 
 def draws_samples(model: PreTrainedModel, options: dict) -> bool:
     """Whether `generate` samples with these arguments: it then has no draft to keep to."""
-    return options.get("do_sample", _configured(model, options).do_sample)
+    return bool(_resolved(model, options).do_sample)
 
 
 def draft_options(options: dict) -> dict:
@@ -143,8 +143,10 @@ def draft_options(options: dict) -> dict:
     return {**kept, "num_return_sequences": 1, "return_dict_in_generate": False}
 
 
-def _configured(model: PreTrainedModel, options: dict) -> GenerationConfig:
-    return options.get("generation_config") or model.generation_config
+def _resolved(model: PreTrainedModel, options: dict) -> GenerationConfig:
+    """The configuration that `generate` arrives at: of these arguments, a `generation_config` and the model's."""
+    options = dict(options)
+    return model._prepare_generation_config(options.pop("generation_config", None), **options)[0]
 
 
 def keep_drafts(
@@ -176,8 +178,7 @@ def keep_drafts(
         encoded = {**(options.get("mm_encoder_outputs") or {}), "image": plain}
         options |= {"mm_encoder_outputs": encoded}
         written = write(prompts, attention_mask=mask, **options)[:, prompts.shape[1] :]
-    end_tokens = options.get("eos_token_id", _configured(model, options).eos_token_id)
-    drafts = draft_tokens(written, _end_tokens(end_tokens))  # [rows, D]
+    drafts = draft_tokens(written, _end_tokens(_resolved(model, options).eos_token_id))  # [rows, D]
     expected = _expected_tokens(model, prompts, mask, plain, drafts)
     return KeepDraft.for_some(rows, len(input_ids), drafts, expected, prompts.shape[1])
 

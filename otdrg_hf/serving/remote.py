@@ -3,9 +3,9 @@
 import http.client
 import ipaddress
 import socket
-import time
-import urllib.error
 import urllib.request
+
+from otdrg_hf.modeling.image_loading import NotFetched, fetch
 
 MAX_REDIRECTS = 3
 TIMEOUT = 20.0
@@ -27,32 +27,10 @@ def fetch_public(url: str, max_bytes: int, timeout: float = TIMEOUT) -> bytes:
     Raises:
         ValueError: in one line that does not quote the address, which may hold a key.
     """
-    until = time.monotonic() + timeout
-    try:
-        request = urllib.request.Request(url, headers={"User-Agent": "otdrg-hf"})
-        with _opener().open(request, timeout=timeout / 2) as response:
-            content = bytearray()
-            while chunk := response.read1(1 << 16):
-                content += chunk
-                if len(content) > max_bytes:
-                    raise _NotFetched(f"more than {max_bytes / 1e6:g} MB.")
-                if time.monotonic() > until:
-                    raise _NotFetched(f"could not be fetched within {timeout:g} seconds.")
-            if response.length:
-                raise _NotFetched("could not be fetched (the connection broke off).")
-            return bytes(content)
-    except _NotFetched as error:
-        raise ValueError(str(error)) from None
-    except urllib.error.HTTPError as error:
-        raise ValueError(f"could not be fetched (HTTP {error.code}).") from None
-    except (OSError, http.client.HTTPException, ValueError, UnicodeError) as error:
-        reason = getattr(error, "reason", error)
-        private = isinstance(reason, _NotFetched)
-        raise ValueError(str(reason) if private else "could not be fetched.") from None
-
-
-class _NotFetched(OSError):
-    """With a text that may be passed on."""
+    content = fetch(url, max_bytes, timeout, _opener().open)
+    if len(content) > max_bytes:
+        raise ValueError(f"more than {max_bytes / 1e6:g} MB.")
+    return content
 
 
 def is_public(address: str) -> bool:
@@ -71,8 +49,8 @@ def _connect(address: tuple[str, int], timeout=None, source_address=None) -> soc
     host, port = address
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     if not found or not all(is_public(where[0]) for *_, where in found):
-        raise _NotFetched("addresses of this machine or its network are not fetched.")
-    problem: OSError = _NotFetched("could not be fetched.")
+        raise NotFetched("addresses of this machine or its network are not fetched")
+    problem: OSError = NotFetched("it has no address")
     for family, kind, protocol, _, where in found:
         connection = socket.socket(family, kind, protocol)
         try:

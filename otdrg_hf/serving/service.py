@@ -116,8 +116,9 @@ class ReportService:
         options: dict[str, Any] = {"max_new_tokens": tokens}
         if study.evidence is not None:
             options["evidence"] = True
-        if study.operating_point is not None:
-            options["operating_point"] = study.operating_point
+        for name in ("operating_point", "sentences"):
+            if (value := getattr(study, name)) is not None:
+                options[name] = value
         return options
 
     def _study(self, study: StudyRequest, files: Mapping[int, bytes | Image.Image]) -> dict[str, Any]:

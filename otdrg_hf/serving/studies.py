@@ -46,6 +46,9 @@ class StudyRequest(BaseModel):
         default=None, description="Findings whose impression is asked for, of a model that writes both sections."
     )
     evidence: Literal["png", "arrays"] | None = Field(default=None, description="Add heat maps, in this form.")
+    sentences: bool | None = Field(
+        default=None, description="Add what each sentence states and how sure that is. Default: if it is calibrated."
+    )
     max_new_tokens: int | None = Field(default=None, ge=1, description="Bound on the length of the report.")
 
     @model_validator(mode="after")
@@ -142,11 +145,13 @@ class ChatRequest(BaseModel):
         return parse(StudyRequest, {"images": images, "indication": text or None, "max_new_tokens": tokens})
 
     def sampling(self) -> dict[str, Any]:
-        """Options of the pipeline: none for the most likely report."""
+        """Options of the pipeline; a temperature of 0 is the most likely report, whatever the model's own default."""
+        # Sentences need the logits of all tokens, hundreds of megabytes for a large vocabulary, and a chat has none.
+        options: dict[str, Any] = {"sentences": False, "generate_kwargs": {"do_sample": False}}
         if not self.temperature or self.temperature < LEAST_TEMPERATURE:
-            return {}
+            return options
         sampling = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p or 1.0, "top_k": 0}
-        return {"generate_kwargs": sampling} | ({} if self.seed is None else {"seed": self.seed})
+        return {**options, "generate_kwargs": sampling} | ({} if self.seed is None else {"seed": self.seed})
 
 
 def parse(kind: type[BaseModel], content: bytes | dict) -> Any:

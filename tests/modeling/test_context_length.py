@@ -137,6 +137,18 @@ def test_reports_end_within_the_context(short, warnings, batch_size, labels):
     assert warnings == []
 
 
+def test_a_study_with_a_long_prompt_does_not_cut_the_reports_of_its_batch(short, warnings):
+    report = pipeline("radiology-report", model=str(short[0]))
+    report.model.generation_config.eos_token_id = None
+    film = make_films(1)[0]
+    long = {"images": film, "begins_with": text_of(7)}
+    alone = report(film, max_new_tokens=24)["generated_text"]
+    answers = report([film, long, film], batch_size=3, max_new_tokens=24)
+    assert [answers[0]["generated_text"], answers[2]["generated_text"]] == [alone, alone]
+    assert answers[1]["generated_text"].startswith(text_of(7))
+    assert [warning for warning in warnings if warning.startswith("max_new_tokens is ")]
+
+
 def test_a_study_without_room_for_a_report_is_refused(short):
     report = pipeline("radiology-report", model=str(short[0]))
     film = make_films(1)[0]

@@ -1,9 +1,11 @@
 """Tests of joining a pretrained encoder and a pretrained language model: their weights, sizes and logits are kept."""
 
+import shutil
+
 import pytest
 import torch
 import transformers
-from transformers import AutoModel, AutoModelForCausalLM, pipeline
+from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, pipeline
 
 from otdrg_hf import OTDRGForConditionalGeneration, OTDRGProcessor
 from otdrg_hf.modeling.backbones_otdrg import square_image_processor
@@ -58,6 +60,18 @@ def test_joined_model_runs_and_comes_back(backbones, vision, text, tmp_path):
     assert loaded.generation_config.to_dict() == model.generation_config.to_dict()
     answers = pipeline("radiology-report", model=str(tmp_path))(make_films(2), max_new_tokens=3)
     assert len(answers) == 2
+
+
+def test_reports_are_the_most_likely_text_whatever_the_language_model_does_by_itself(backbones, tmp_path):
+    """Instruction-tuned models come with sampling and a penalty on repetitions."""
+    folder = tmp_path / "chat"
+    shutil.copytree(backbones["llama"], folder)
+    chat = {"do_sample": True, "temperature": 0.7, "top_k": 20, "repetition_penalty": 1.1, "eos_token_id": [1, 2]}
+    GenerationConfig(**chat).save_pretrained(folder)
+    model, _ = joined({**backbones, "llama": str(folder)})
+    settings = model.generation_config
+    assert settings.eos_token_id == [1, 2] and settings.suppress_tokens
+    assert (settings.do_sample, settings.temperature, settings.top_k, settings.repetition_penalty) == (None,) * 4
 
 
 @pytest.mark.parametrize("text", TEXT)

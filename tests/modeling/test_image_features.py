@@ -78,6 +78,17 @@ def test_features_of_some_studies_leave_what_the_encoder_gave(model, study):
     assert some.last_hidden_state is None and some.pooler_output is None
 
 
+def test_reports_are_written_from_vision_features(model, inputs):
+    images = {name: inputs[name] for name in ("pixel_values", "view_mask")}
+    prompts = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    features = {"vision_features": model.model.get_vision_features(**images), "view_mask": images["view_mask"]}
+    for labels in ({}, {"disease_labels": torch.full((3, 14), 1)}):
+        of_images, of_features = (
+            model.generate(**prompts, **study, **labels, max_new_tokens=6) for study in (images, features)
+        )
+        assert torch.equal(of_images, of_features)
+
+
 def test_vision_features_have_no_last_hidden_state(model, study):
     with torch.no_grad():
         features = model.get_image_features(**study)

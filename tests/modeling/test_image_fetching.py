@@ -95,14 +95,14 @@ def test_film_that_is_not_given(server, place, match):
 
 
 def test_server_that_says_nothing(monkeypatch):
-    monkeypatch.setattr(image_loading.fetch, "__defaults__", (0.5,))
+    monkeypatch.setattr(image_loading, "TIMEOUT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         with one_line("could not be fetched"):
             load_radiograph(f"http://127.0.0.1:{silent.getsockname()[1]}/film.png?{SECRET}")
 
 
 def test_server_that_drips(server, monkeypatch):
-    monkeypatch.setattr(image_loading.fetch, "__defaults__", (0.5,))
+    monkeypatch.setattr(image_loading, "TIMEOUT", 0.5)
     with one_line("could not be fetched within 0.5 seconds"):
         load_radiograph(f"{server}/slow/film.png?{SECRET}")
 

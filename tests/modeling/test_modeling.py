@@ -138,6 +138,16 @@ def test_padded_views_change_nothing(model, inputs):
     assert (padded.transport_plan[:, 32:] == 0).all()
 
 
+def test_padding_before_the_views_changes_nothing(model, inputs):
+    pixels, mask = inputs["pixel_values"], inputs["view_mask"]
+    before = {
+        "pixel_values": torch.cat([torch.full_like(pixels[:, :1], 7.0), pixels], 1),
+        "view_mask": torch.cat([torch.zeros(3, 1, dtype=torch.bool), mask], 1),
+    }
+    with torch.no_grad():
+        close(model(**{**inputs, **before}).logits, model(**inputs).logits)
+
+
 def test_batch_is_its_studies_one_by_one(inputs):
     # How often the solver iterates depends on the batch; at this tolerance its results do not.
     model = make_model(tolerance=1e-6, max_iterations=500)

@@ -289,6 +289,16 @@ def test_where_no_report_is_read_all_that_the_point_changes_is_an_override(repor
         assert overridden - {"No Finding"} == changed
 
 
+def test_samples_beside_a_report_at_a_point_are_those_without_it(report, studies, monkeypatch):
+    """They are not revised, whatever the report that they follow was revised by."""
+    monkeypatch.setattr(report.model.config, "operating_curves", dict.fromkeys(FINDINGS, [[1e-9, 0.1, 1.0]]))
+    point, sampling = {"recall": 1.0}, {"do_sample": True, "num_return_sequences": 2}
+    beside = report(studies[0], operating_point=point, sample_kwargs=sampling, seed=1, max_new_tokens=24)
+    alone = report(studies[0], operating_point=point, generate_kwargs=sampling, seed=1, max_new_tokens=24)
+    assert beside["candidates"][1:] == alone["candidates"]
+    assert beside["generated_text"] == report(studies[0], operating_point=point, max_new_tokens=24)["generated_text"]
+
+
 def test_a_given_label_stays_an_override_at_a_point(report, studies, monkeypatch):
     monkeypatch.setattr(report.model.config, "operating_curves", dict.fromkeys(FINDINGS, [[1e-9, 0.1, 1.0]]))
     study = {**studies[0], "disease_labels": {"Edema": "negative"}}

@@ -6,12 +6,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import pipeline
+from transformers import GenerationConfig, pipeline
 
 from otdrg_hf import DEMO_CHECKPOINT
 from otdrg_hf.data.phantom.study import make_phantom
 from otdrg_hf.modeling import layers_otdrg
-from otdrg_hf.modeling.revision_otdrg import PADDING, ExpectedTokens, KeepDraft, agreement, draft_tokens
+from otdrg_hf.modeling.revision_otdrg import (
+    PADDING,
+    ExpectedTokens,
+    KeepDraft,
+    agreement,
+    draft_tokens,
+    draws_samples,
+)
 from tests.support.tiny_models import make_films, make_model
 
 VOCAB = 10
@@ -131,6 +138,28 @@ def test_a_batch_keeps_to_its_drafts_as_one_study_at_a_time_does(processor, text
     one_by_one = [report(study, max_new_tokens=12)["generated_text"] for study in studies]
     batch = report(studies, batch_size=3, max_new_tokens=12)
     assert [answer["generated_text"] for answer in batch] == one_by_one
+
+
+def test_a_draft_is_written_by_the_logits_processor_of_its_revision(processor):
+    """Else the revision would be drawn to words that the caller has ruled out."""
+    model, counted = make_model(), []
+    inputs = processor(images=make_films(1), disease_labels=[{"Edema": "uncertain"}])
+
+    def count(input_ids, scores):
+        counted.append(len(input_ids))
+        return scores
+
+    written = model.generate(**inputs, max_new_tokens=5, min_new_tokens=5, logits_processor=[count])
+    assert written.shape[1] == inputs["input_ids"].shape[1] + 5 and len(counted) == 10
+
+
+def test_whether_samples_are_drawn_is_what_generate_makes_of_all_configurations():
+    model = make_model()
+    model.generation_config.do_sample = True
+    short = GenerationConfig(max_new_tokens=5)
+    assert draws_samples(model, {"generation_config": short}) and draws_samples(model, {"max_new_tokens": 5})
+    assert not draws_samples(model, {"generation_config": GenerationConfig(do_sample=False)})
+    assert not draws_samples(model, {"generation_config": short, "do_sample": False})
 
 
 @pytest.fixture(scope="module")

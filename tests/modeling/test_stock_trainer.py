@@ -22,12 +22,11 @@ def trainer(model, batch, folder, compute_metrics=None, **of_arguments):
     rows = [{key: value[row] for key, value in batch.items()} for row in range(3)]
     arguments = TrainingArguments(
         folder,
-        per_device_train_batch_size=3,
         per_device_eval_batch_size=3,
         max_steps=1,
         report_to=[],
         use_cpu=True,
-        **{"remove_unused_columns": False, **of_arguments},
+        **{"per_device_train_batch_size": 3, "remove_unused_columns": False, **of_arguments},
     )
     return Trainer(model, arguments, train_dataset=rows, eval_dataset=rows, compute_metrics=compute_metrics)
 
@@ -72,3 +71,23 @@ def test_label_names_add_the_disease_labels_to_the_columns(names, batches, tmp_p
     with torch.no_grad():
         expected = model(**batch).loss
     assert one.evaluate()["eval_loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def head_of(model):
+    """The parameters of the disease head, which alone are trained."""
+    for name, value in model.named_parameters():
+        value.requires_grad_(name.startswith("model.disease_head"))
+    return [value for value in model.parameters() if value.requires_grad]
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_losses_of_studies_are_means_over_the_steps_of_an_accumulation(steps, batches, tmp_path):
+    """Three steps of a study each, whose reports are equally long, change the disease head as one step of three."""
+    model, reference = make_model(), make_model()
+    trained, expected, batch = head_of(model), head_of(reference), batches["disease labels"]
+    reference(**batch).loss.backward()
+    sgd = {"optim": "sgd", "learning_rate": 0.1, "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
+    sizes = {"per_device_train_batch_size": 3 // steps, "gradient_accumulation_steps": steps}
+    trainer(model, batch, tmp_path, **sgd, **sizes).train()
+    for value, start in zip(trained, expected, strict=True):
+        torch.testing.assert_close(value.detach(), start.detach() - 0.1 * start.grad, atol=1e-6, rtol=1e-4)

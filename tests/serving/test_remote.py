@@ -2,6 +2,7 @@
 
 import http.server
 import threading
+import time
 
 import pytest
 
@@ -53,6 +54,13 @@ def site(pictures):
                 self.send_header("Content-Length", str(len(pictures[0])))
                 self.end_headers()
                 self.wfile.write(pictures[0])
+            elif self.path == "/slow":
+                self.send_response(200)
+                for _ in range(100):
+                    self.send_header("X-Slow", "1")
+                    self.flush_headers()
+                    time.sleep(0.05)
+                self.end_headers()
             elif self.path == "/large":
                 self.send_response(200)
                 self.end_headers()
@@ -104,6 +112,12 @@ def test_public_addresses_are_fetched_and_their_redirects_are_checked(serve, sit
         answer = client.post(REPORTS, json={"images": [address + path]})
         assert answer.status_code == 422 and fault in answer.json()["error"]["message"], answer.text
         assert address not in answer.text and "root:" not in answer.text
+
+
+def test_a_host_that_trickles_its_headers_does_not_hold_the_server(site, monkeypatch):
+    monkeypatch.setattr(remote, "is_public", lambda host: True)
+    with pytest.raises(ValueError, match="within 0.5 seconds"):
+        remote.fetch_public(f"{site[0]}/slow", 5000, timeout=0.5)
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "file:///etc/passwd", "ftp://example.org/a.png", "gopher://a", ""])

@@ -62,6 +62,13 @@ def test_operating_points_and_beginnings(serve, calibrated, films, pictures):
     assert begun.json()["generated_text"].startswith("The heart")
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_sentences_are_left_out_and_asked_for(client, report, films, pictures, wanted):
+    row = client.post(REPORTS, json={"images": [data_url(pictures[0])], "sentences": wanted}).json()
+    assert ("sentences" in row) == wanted
+    assert without_names(row) == expected(report, films[0], sentences=wanted)
+
+
 def test_form(client, report, films, pictures):
     files = [("images", ("pa.png", pictures[0])), ("images", ("lateral.png", pictures[1]))]
     fields = {"views": "frontal, lateral", "indication": "Cough.", "comparison": "", "max_new_tokens": "12"}
