@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 import otdrg_hf.training
+from otdrg_hf.training.ablation.evaluation import predictions_folder
 from otdrg_hf.training.ablation.plan import read_plan
 from otdrg_hf.training.ablation.running import stage_folder
 
@@ -103,6 +104,32 @@ def test_folders_differ_where_stages_do(write, tmp_path):
     variants = read_plan(write()).variants
     folders = {stage_folder(variant.last_stages[seed], tmp_path) for variant in variants for seed in (0, 1)}
     assert len(folders) == 8  # four trained variants, two seeds
+
+
+def test_predictions_of_another_plan_are_others(write, tmp_path):
+    baselines = {"a b": {"baseline": "constant"}, "a-b": {"baseline": "shuffled"}}
+    file = {"variants": FILE["variants"] | baselines}
+
+    def folders(dataset=None, **changes):
+        plan = read_plan(write(**file | changes), dataset=dataset)
+        return {variant.name: predictions_folder(plan, variant, 0, "test", tmp_path) for variant in plan.variants}
+
+    before = folders()
+    assert folders() == before and len(set(before.values())) == len(file["variants"])
+    assert before["full"].name.startswith("test-") and before["full"].parts[-3:-1] == ("full", "seed_0")
+    everything = set(before)
+    for changes, changed in (
+        ({"dataset": "elsewhere"}, everything),
+        ({"load_kwargs": {"image_size": 64}}, everything),
+        ({"section": "findings"}, everything),
+        ({"test_studies": 5}, everything),
+        ({"common": {"train_studies": 5}}, everything - {"a b", "a-b"}),
+        ({"protocol": "r2gen-iu"}, {"a b"}),
+        ({"columns": ["bleu_4"]}, set()),
+        ({"tests": ["test", "validation"]}, set()),
+    ):
+        after = folders(**changes)
+        assert {name for name in everything if after[name] != before[name]} == changed, changes
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,10 @@ SCRIPTS = {"otdrg": "otdrg_hf.training.sft", "llava": "otdrg_hf.training.ablatio
 _VARIANT_KEYS = {"stages", "override", "script", "of", "true_labels", "baseline", "by"}
 
 
+def _key_of(content: list) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+
+
 @dataclass(frozen=True)
 class Stage:
     """
@@ -36,8 +40,7 @@ class Stage:
     @property
     def key(self) -> str:
         """A name that follows from all that the outcome depends on."""
-        content = [self.script, self.fields, self.start.key if self.start else None]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+        return _key_of([self.script, self.fields, self.start.key if self.start else None])
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,11 @@ class Variant:
     true_labels: bool = False
     baseline: str | None = None
     by: str = "bleu_4"
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether its reports are those of a model, or are found by one."""
+        return self.baseline in (None, "nearest")
 
     @property
     def predicts_labels(self) -> bool:
@@ -90,6 +98,13 @@ class Plan:
     columns: list[str] = field(default_factory=lambda: list(COLUMNS))
     protocol: str = "raw"
     section: str = "report"
+
+    def predictions_key(self, variant: Variant, seed: int) -> str:
+        """A name that follows from all that the predictions of a variant on a test split depend on, but the split."""
+        trained = variant.last_stages[seed].key if variant.needs_model else None
+        chosen = [variant.by, self.protocol] if variant.baseline == "constant" else None
+        studies = [self.dataset, self.load_kwargs, self.section, self.test_studies]
+        return _key_of([trained, studies, variant.true_labels, variant.baseline, chosen])
 
 
 def read_plan(
