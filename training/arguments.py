@@ -37,7 +37,7 @@ class StudyArguments:
         default=0,
         metadata={
             "help": "How many validation studies to write the reports of at each evaluation, for metrics such as "
-            "eval_bleu_4 and eval_ce14_micro_f1 to choose the best checkpoint by. Default: none."
+            "eval_bleu_4 and eval_ce13_micro_f1 to choose the best checkpoint by. Default: none."
         },
     )
     target: Literal["report", "findings", "impression"] = field(

@@ -19,6 +19,8 @@ LOGGED = (
     "ce14_micro_f1",
     "ce14_macro_f1",
     "ce14_example_f1",
+    "ce13_micro_f1",
+    "ce13_macro_f1",
     "ce5_micro_f1",
     "ce5_macro_f1",
 )
