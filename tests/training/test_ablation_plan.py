@@ -1,5 +1,6 @@
 """Tests of what an ablation trains: shared stages, overrides, seeds, and files that cannot be."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import otdrg_hf.training
 from otdrg_hf.training.ablation.evaluation import predictions_folder
 from otdrg_hf.training.ablation.plan import read_plan
 from otdrg_hf.training.ablation.running import stage_folder
+from otdrg_hf.training.arguments import LABEL_RATES, StudyArguments
 
 RECIPES = Path(otdrg_hf.training.__file__).parent / "recipes"
 FILE = {
@@ -165,6 +167,19 @@ def test_the_bundled_file_names_variants_of_the_method():
     aligned = [variant for variant in plan.variants if variant.last_stages[0].start is not None]
     # Label mixing, the prompt and the labels at test time are no matter of the first stage.
     assert len({variant.last_stages[0].start.key for variant in aligned}) == 5
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("ablation_*_*.yaml")), ids=lambda path: path.stem)
+def test_the_bundled_plans_ask_for_what_training_takes(path):
+    if "variants" not in yaml.safe_load(path.read_text()):
+        return
+    known = {each.name for each in dataclasses.fields(StudyArguments)}
+    for variant in read_plan(path).variants:
+        stage = variant.last_stages[0]
+        while stage is not None:
+            args = StudyArguments(**{name: value for name, value in stage.fields.items() if name in known})
+            assert args.label_prompt is not False or not any(getattr(args, name) for name in LABEL_RATES), variant.name
+            stage = stage.start
 
 
 def test_the_plan_for_iu_xray_has_every_row_of_the_table():
