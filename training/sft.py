@@ -117,7 +117,10 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
         args=training_args,
         data_collator=collator,
         train_collator=train_collator,
-        learning_rates={"vision_tower": args.vision_learning_rate, "language_model": args.text_learning_rate},
+        learning_rates={
+            "vision_tower": args.vision_learning_rate,
+            **dict.fromkeys(("language_model", "lm_head"), args.text_learning_rate),
+        },
         train_dataset=train,
         eval_dataset=validation,
         processing_class=processor,
