@@ -144,7 +144,7 @@ def collators(
         "text_only": text_only,
     }
     shown = None
-    if args.stage != "align" and any(getattr(args, name) for name in LABEL_RATES):
+    if any(getattr(args, name) for name in LABEL_RATES):
         changed = ChangedReports(train[args.target]) if args.changed_report_rate else None
         shown = ShownLabels(args.predicted_label_rate, args.changed_report_rate, args.told_label_rate, changed, seed)
     of_training = {

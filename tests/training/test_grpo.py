@@ -234,11 +234,17 @@ def test_a_collapsed_run_keeps_the_last_checkpoint_before(data, start, tmp_path,
 
 
 def test_a_run_that_collapses_before_its_first_checkpoint_saves_nothing(data, start, tmp_path, capsys):
+    # Of a run before, which is no way out.
+    before = tmp_path / "out/checkpoint-7"
+    before.mkdir(parents=True)
+    (before / "trainer_state.json").write_text("{}")
     with pytest.raises(SystemExit) as stop:
         reward(
             tmp_path,
             data,
             start,
+            "--resume",
+            "false",
             min_distinct_share=1.0,
             rewards={"clinical": 1.0, "tiny_rewards:seen_words": 1.0},
             num_generations=8,
@@ -263,8 +269,14 @@ def test_a_run_that_collapses_before_its_first_checkpoint_saves_nothing(data, st
             {"model_name_or_path": "/no/such/model"},
             "Cannot load /no/such/model: model_name_or_path is neither a folder",
         ),
-        ({"finding_weight": 2.0}, "finding_weight is for training/sft.py"),
-        ({"indication_dropout": 0.5}, "indication_dropout is for training/sft.py"),
+        (
+            {"finding_weight": 2.0},
+            "finding_weight is for the stages warmup, finetune, joint: leave it out of the stage 'reward'",
+        ),
+        ({"indication_dropout": 0.5}, "--indication_dropout is for the stages"),
+        ({"labels_from": "dataset"}, "--labels_from is for the stages"),
+        ({"text_learning_rate": 0.1}, "--text_learning_rate is for the stages"),
+        ({"label_encoder": "bert"}, "--label_encoder is for the stages"),
         ({"top_p": 0.9}, "top_p 0.9 is not done here"),
         ({"generation_kwargs": {"top_k": 5}}, "generation_kwargs"),
         ({"eval_strategy": "steps", "eval_steps": 1}, "eval_strategy is not used here"),
