@@ -1,6 +1,7 @@
 """Tests of what an ablation trains: shared stages, overrides, seeds, and files that cannot be."""
 
 import dataclasses
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 import otdrg_hf.training
 from otdrg_hf.training.ablation.evaluation import predictions_folder
 from otdrg_hf.training.ablation.plan import read_plan
-from otdrg_hf.training.ablation.running import stage_folder
+from otdrg_hf.training.ablation.running import run_stage, stage_folder
 from otdrg_hf.training.arguments import LABEL_RATES, StudyArguments
 
 RECIPES = Path(otdrg_hf.training.__file__).parent / "recipes"
@@ -106,6 +107,33 @@ def test_folders_differ_where_stages_do(write, tmp_path):
     variants = read_plan(write()).variants
     folders = {stage_folder(variant.last_stages[seed], tmp_path) for variant in variants for seed in (0, 1)}
     assert len(folders) == 8  # four trained variants, two seeds
+
+
+def test_a_warm_up_is_overridden_by_its_name(write, tmp_path):
+    (tmp_path / "warmup.yaml").write_text(yaml.safe_dump({"stage": "warmup", "max_steps": 3}))
+    stages = ["warmup.yaml", "align.yaml"]
+    plan = read_plan(write(stages=stages, variants={"full": {"override": {"warmup": {"max_steps": 5}}}}))
+    align = plan.variants[0].last_stages[0]
+    assert align.start.fields["max_steps"] == 5 and "max_steps" not in align.fields and "warmup" not in align.fields
+
+
+@pytest.mark.parametrize("visible, first", [(None, "0"), ("2,3", "2"), ("", "")])
+def test_a_stage_is_one_process_on_one_gpu(visible, first, write, tmp_path, monkeypatch):
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    ran = []
+
+    def run(command, env, **_):
+        ran.append((command[1:3], env["CUDA_VISIBLE_DEVICES"]))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    stage = by_name(read_plan(write()))["full"].last_stages[0]
+    for _ in range(2):  # once
+        run_stage(stage, tmp_path / "out")
+    assert ran == [(["-m", "otdrg_hf.training.sft"], first)] * 2  # align, then finetune
 
 
 def test_predictions_of_another_plan_are_others(write, tmp_path):

@@ -5,7 +5,7 @@ import json
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import yaml
 
@@ -13,6 +13,7 @@ from otdrg_hf.data.schema import SPLITS
 from otdrg_hf.evaluation.baselines import BASELINES, SCORES
 from otdrg_hf.metrics.protocols import get_protocol
 from otdrg_hf.training.ablation.table import COLUMNS
+from otdrg_hf.training.arguments import StudyArguments
 
 SCRIPTS = {"otdrg": "otdrg_hf.training.sft", "llava": "otdrg_hf.training.ablation.llava"}
 _VARIANT_KEYS = {"stages", "override", "script", "of", "true_labels", "baseline", "by"}
@@ -207,7 +208,7 @@ def _recipe(path: Path) -> dict:
 def _per_stage(override: dict, recipes: list[dict], name: str, path: Path) -> list[dict]:
     """What a variant changes in each of its stages: the same in all of them, or by the stage's name."""
     stages = [recipe.get("stage", "joint") for recipe in recipes]
-    if not override or not set(override) <= {"align", "finetune", "joint"}:
+    if not override or not set(override) <= set(get_args(get_type_hints(StudyArguments)["stage"])):
         return [override] * len(stages)
     unknown = set(override) - set(stages)
     if unknown:
