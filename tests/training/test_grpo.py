@@ -155,6 +155,21 @@ def test_lora_trains_an_adapter_and_takes_the_model_without_it_as_reference(data
     assert kl[0] == pytest.approx(0, abs=1e-6) and kl[1] > 0
 
 
+def test_an_adapter_on_a_quantised_policy_is_trained_in_fp32(data, start, tmp_path, monkeypatch):
+    put_on_base = grpo.put_on_base
+
+    def quantized(*args):
+        model = put_on_base(*args)
+        model.is_loaded_in_8bit = True  # by which TRL knows one, and casts what is trained to bf16
+        return model
+
+    monkeypatch.setattr(grpo, "put_on_base", quantized)
+    out = reward(tmp_path, data, start, use_peft=True, lora_r=2, max_steps=1)
+    from safetensors.torch import load_file
+
+    assert {value.dtype for value in load_file(out / "adapter_model.safetensors").values()} == {torch.float32}
+
+
 def weights_of_adapter(folder) -> list[str]:
     from safetensors.torch import load_file
 
