@@ -1,6 +1,5 @@
 """Tests of what an ablation trains: shared stages, overrides, seeds, and files that cannot be."""
 
-import dataclasses
 import subprocess
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import otdrg_hf.training
 from otdrg_hf.training.ablation.evaluation import predictions_folder
 from otdrg_hf.training.ablation.plan import read_plan
 from otdrg_hf.training.ablation.running import run_stage, stage_folder
-from otdrg_hf.training.arguments import LABEL_RATES, StudyArguments
+from otdrg_hf.training.arguments import LABEL_RATES, RecipeParser
+from otdrg_hf.training.options import check_options
 
 RECIPES = Path(otdrg_hf.training.__file__).parent / "recipes"
 FILE = {
@@ -198,14 +198,16 @@ def test_the_bundled_file_names_variants_of_the_method():
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("ablation_*_*.yaml")), ids=lambda path: path.stem)
-def test_the_bundled_plans_ask_for_what_training_takes(path):
+def test_the_bundled_plans_ask_for_what_training_takes(path, tmp_path):
     if "variants" not in yaml.safe_load(path.read_text()):
         return
-    known = {each.name for each in dataclasses.fields(StudyArguments)}
+    recipe = tmp_path / "recipe.yaml"
     for variant in read_plan(path).variants:
         stage = variant.last_stages[0]
         while stage is not None:
-            args = StudyArguments(**{name: value for name, value in stage.fields.items() if name in known})
+            recipe.write_text(yaml.safe_dump(stage.fields | {"bf16": False, "use_cpu": True}))
+            args, *others = RecipeParser().parse_args_and_config(["--config", str(recipe)])
+            check_options(args, *others)
             assert args.label_prompt is not False or not any(getattr(args, name) for name in LABEL_RATES), variant.name
             stage = stage.start
 
@@ -226,7 +228,11 @@ def test_the_plan_for_iu_xray_has_every_row_of_the_table():
     assert starts["without OT loss"].key != starts["full"].key != starts["attention instead of transport"].key
     plain = variants["plain LLaVA"].last_stages[0].fields
     assert starts["plain LLaVA"] is None and plain["label_prompt"] is False
+    trained = variants["plain LLaVA, encoder trained"].last_stages[0].fields
     full = variants["full"].last_stages[0]
+    for name in ("train_vision_blocks", "vision_learning_rate"):
+        assert trained[name] == full.start.fields[name] and name not in plain
+    assert trained["finding_weight"] == full.fields["finding_weight"] and not trained["freeze_vision"]
     warmup = full.start.start
     assert warmup.key == variants["attention instead of transport"].last_stages[0].start.start.key
     assert plain["text_config"] == warmup.fields["text_config"]
