@@ -67,6 +67,7 @@ def test_the_llm_alone_is_trained_and_the_record_says_by_what(data, start, tmp_p
     assert [each["studies"] for each in transfer] == [3, 3]
     assert str(tmp_path) not in (out / "training_record.json").read_text()
     card = (out / "README.md").read_text()
+    assert "validation studies of its own data" in card and "but for what the clinical reward was watched on" in card
     assert "clinical reward" in card and "test report, 3 | " in card and "reward rouge_l | 0.5" in card
     printed = capsys.readouterr().out
     assert "CE13 micro-F1 of reports after the reward minus before" in printed
