@@ -195,6 +195,8 @@ class StudyArguments:
 
     def _check_stage(self):
         """Options that another stage than this one acts on."""
+        if self.stage not in {stage for stages in ACTS_IN.values() for stage in stages}:
+            return  # it is refused with the other choices
         for option in fields(self):
             stages = ACTS_IN.get(option.name, (self.stage,))
             if self.stage not in stages and getattr(self, option.name) != option.default:
