@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 from accelerate import PartialState
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
@@ -159,11 +160,33 @@ def _quantized(base: str, model: OTDRGForConditionalGeneration, model_args: Mode
         llm_int8_skip_modules=[*keep, "lm_head"],
     )
     attention = model.config._attn_implementation
-    return OTDRGForConditionalGeneration.from_pretrained(
+    quantized = OTDRGForConditionalGeneration.from_pretrained(
         base,
         config=model.config,
-        dtype=model.model.vision_tower.dtype,
+        dtype=model.model.patch_projection.norm.weight.dtype,
         quantization_config=config,
         attn_implementation=attention,
         device_map={"": PartialState().device},
     )
+    # One dtype is loaded, and frozen backbones may have another. What is packed has another shape.
+    before = dict(model.named_parameters())
+    for name, parameter in quantized.named_parameters():
+        if parameter.shape == before[name].shape and parameter.is_floating_point():
+            parameter.data = parameter.data.to(before[name].dtype)
+    return quantized
+
+
+def train_in_fp32(model: nn.Module) -> None:
+    """
+    Undoes what TRL does to a quantised model, which is to cast all that is trained to bf16: there a gain near 1 could
+    not move at a learning rate of 1e-4. What is trained in full starts from its original again, which was not rounded.
+    """
+    if not (getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)):
+        return
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            for copy in module.modules_to_save.values():
+                copy.load_state_dict(module.original_module.state_dict())

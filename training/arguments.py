@@ -6,7 +6,7 @@ import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -20,6 +20,17 @@ PRECISIONS = ("bf16", "fp16", "tf32")
 MODEL_FIELDS = ("vision_model", "text_model", "vision_config", "text_config", "image_size", "label_encoder")
 LABEL_RATES = ("predicted_label_rate", "changed_report_rate", "told_label_rate")
 RATES = (*LABEL_RATES, "indication_dropout")
+# The stages that act on an option; in others it is refused. "reward" is that of training/grpo.py.
+ACTS_IN = {
+    **dict.fromkeys(("changed_report_rate", "indication_dropout", "finding_weight"), ("warmup", "finetune", "joint")),
+    **dict.fromkeys(("predicted_label_rate", "told_label_rate", "generate_eval_studies"), ("finetune", "joint")),
+    "text_learning_rate": ("warmup", "finetune", "joint"),
+    **dict.fromkeys(("augment", "freeze_vision", "vision_learning_rate"), ("align", "finetune", "joint")),
+    "train_vision_blocks": ("align", "joint"),
+    "lora_vision": ("finetune",),
+    "feature_cache": ("align", "finetune", "joint", "reward"),
+    **dict.fromkeys(("labels_from", "label_encoder"), ("warmup", "align", "finetune", "joint")),
+}
 
 
 @dataclass
@@ -37,7 +48,7 @@ class StudyArguments:
         default=0,
         metadata={
             "help": "How many validation studies to write the reports of at each evaluation, for metrics such as "
-            "eval_bleu_4 and eval_ce14_micro_f1 to choose the best checkpoint by. Default: none."
+            "eval_bleu_4 and eval_ce13_micro_f1 to choose the best checkpoint by. Default: none."
         },
     )
     target: Literal["report", "findings", "impression"] = field(
@@ -160,10 +171,7 @@ class StudyArguments:
                 raise ValueError(f"--{name} must be a mapping of fields to values, got {value!r}.")
         if self.generate_eval_studies < 0:
             raise ValueError(f"--generate_eval_studies is {self.generate_eval_studies}: give 0 for none, or a number.")
-        if self.generate_eval_studies and self.stage == "align":
-            raise ValueError("--generate_eval_studies needs an LLM that is trained: leave it out of the stage 'align'.")
-        if self.stage == "warmup":
-            self._check_warmup()
+        self._check_stage()
         self._check_vision()
         frozen = self.freeze_vision or self.stage in ("finetune", "reward")
         if self.feature_cache and (not frozen or self.lora_vision):
@@ -185,32 +193,30 @@ class StudyArguments:
             raise ValueError("--predicted_label_rate and --changed_report_rate are shares of the studies: at most 1.")
         self.load_kwargs, self.otdrg_config = self.load_kwargs or {}, self.otdrg_config or {}
 
-    def _check_warmup(self):
-        """Options of images, or of labels predicted from them, in a stage that reads none."""
-        needs_images = (
-            *("augment", "feature_cache", "generate_eval_studies", "predicted_label_rate", "told_label_rate"),
-            *("train_vision_blocks", "vision_learning_rate"),
-        )
-        for name in needs_images:
-            if getattr(self, name):
-                raise ValueError(f"--{name} needs images, which the stage 'warmup' does not read: leave it out.")
-        if self.label_prompt is False:
-            raise ValueError("--label_prompt false leaves the stage 'warmup' nothing to write a report from.")
+    def _check_stage(self):
+        """Options that another stage than this one acts on."""
+        if self.stage not in {stage for stages in ACTS_IN.values() for stage in stages}:
+            return  # it is refused with the other choices
+        for option in fields(self):
+            stages = ACTS_IN.get(option.name, (self.stage,))
+            if self.stage not in stages and getattr(self, option.name) != option.default:
+                names = ", ".join(stages)
+                raise ValueError(
+                    f"--{option.name} is for the stages {names}: leave it out of the stage {self.stage!r}."
+                )
 
     def _check_vision(self):
         """Options of a vision encoder that is trained, where it is not."""
-        blocks = self.train_vision_blocks
-        if self.freeze_vision and (self.lora_vision or self.vision_learning_rate is not None or blocks):
+        blocks, rate = self.train_vision_blocks, self.vision_learning_rate
+        if self.freeze_vision and (self.lora_vision or rate is not None or blocks):
             raise ValueError(
                 "--freeze_vision leaves nothing for --lora_vision, --vision_learning_rate or --train_vision_blocks to "
                 "train."
             )
-        if blocks is None:
-            return
-        if blocks < 1:
+        if self.stage == "finetune" and rate is not None and not self.lora_vision:
+            raise ValueError("--vision_learning_rate goes with --lora_vision in the stage 'finetune'.")
+        if blocks is not None and blocks < 1:
             raise ValueError(f"--train_vision_blocks is {blocks}: give 1 or more, or --freeze_vision.")
-        if self.lora_vision or self.stage not in ("align", "joint"):
-            raise ValueError("--train_vision_blocks is for the stages 'align' and 'joint', without --lora_vision.")
 
 
 class RecipeParser(TrlParser):

@@ -129,15 +129,21 @@ def fill_cache(
     processor: OTDRGProcessor,
     datasets: Iterable[Dataset],
 ) -> FeatureCache:
-    """A cache with the features of all studies; those that are missing are encoded after their size is printed."""
+    """
+    A cache with the features of all studies. Of those that are missing each process encodes its share, after their size
+    is printed.
+    """
     cache, state = FeatureCache(folder, encoder_checksum(model, processor)), PartialState()
-    with state.main_process_first():
-        for studies in datasets:
-            indices = cache.missing(studies)
-            num_views = sum(len(views) for views in undecoded(studies).select(indices)["views"])
-            if indices and state.is_main_process:
-                print(f"Features of {num_views} images: {cache_size(model, num_views) / 1e9:.2f} GB in {cache.folder}.")
-            cache.fill(model, processor, studies, indices)
+    for studies in datasets:
+        indices = cache.missing(studies)
+        state.wait_for_everyone()  # until all have seen the same missing
+        num_views = sum(len(views) for views in undecoded(studies).select(indices)["views"])
+        if indices:
+            state.print(
+                f"Features of {num_views} images: {cache_size(model, num_views) / 1e9:.2f} GB in {cache.folder}."
+            )
+        cache.fill(model, processor, studies, indices[state.process_index :: state.num_processes])
+    state.wait_for_everyone()
     return cache
 
 

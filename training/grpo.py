@@ -21,7 +21,7 @@ from otdrg_hf.files import write_json
 from otdrg_hf.hub.provenance import transfer_line
 from otdrg_hf.training.adapters import policy_adapter_config, put_on_base
 from otdrg_hf.training.arguments import RecipeParser
-from otdrg_hf.training.checkpoints import check_same_run, last_complete_checkpoint, starting_checkpoint
+from otdrg_hf.training.checkpoints import begin_run, check_same_run, last_complete_checkpoint, starting_checkpoint
 from otdrg_hf.training.dry_run import dry_run
 from otdrg_hf.training.feature_cache import fill_cache, undecoded
 from otdrg_hf.training.model_setup import checkpoint_fields, prepare_model
@@ -50,10 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
 
-    checkpoint = starting_checkpoint(training_args, args.resume)
-    if checkpoint:
-        PartialState().print(f"Resuming from {checkpoint}.")
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=begin_run(args, training_args, model_args))
     if collapse.reason:
         return_to_last_checkpoint(trainer, collapse.reason)
 
@@ -81,7 +78,7 @@ def set_up(
     check_start(model_args.model_name_or_path)
     checkpoint = starting_checkpoint(training_args, args.resume)
     if checkpoint:
-        check_same_run(training_args.output_dir, checkpoint, args.stage, model_args.use_peft)
+        check_same_run(checkpoint, args, training_args, model_args)
 
     # Studies and rewards
     train = load_studies(args, "train", args.train_studies, None)

@@ -35,7 +35,7 @@ from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 from otdrg_hf.modeling.prompt_otdrg import IMAGE_TOKEN
-from otdrg_hf.training.arguments import StudyArguments
+from otdrg_hf.training.arguments import LABEL_RATES, StudyArguments
 from otdrg_hf.training.disease_metrics import state_priors
 
 PHANTOM_NOTICE = "Trained on synthetic phantoms only: a demonstration, not for clinical use."
@@ -149,12 +149,16 @@ def apply_text_options(
     as well, but after the base of an adapter is saved.
 
     Raises:
-        ValueError: for a template or a token that cannot be used.
+        ValueError: for a template or a token that cannot be used, and for labels to show in prompts that have none:
+            changed reports would teach the LLM to make findings up.
     """
     if args.label_prompt is not None:
         processor.label_prompt = args.label_prompt
     if args.stage == "warmup" and not processor.label_prompt:
         raise ValueError("The stage 'warmup' writes reports from labels, which this model's prompts do not show.")
+    for name in LABEL_RATES:
+        if getattr(args, name) and not processor.label_prompt:
+            raise ValueError(f"{name} is about the labels of the prompt, and label_prompt is false: leave one out.")
     # TRL's GRPOConfig has neither.
     end_of_text, path = (getattr(training_args, name, None) for name in ("eos_token", "chat_template_path"))
     if end_of_text is not None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import Trainer
@@ -19,6 +20,8 @@ LOGGED = (
     "ce14_micro_f1",
     "ce14_macro_f1",
     "ce14_example_f1",
+    "ce13_micro_f1",
+    "ce13_macro_f1",
     "ce5_micro_f1",
     "ce5_macro_f1",
 )
@@ -83,11 +86,17 @@ class ReportMetrics:
         # The model itself: a wrapper for distributed training cannot generate.
         model = trainer.model.eval()
         options = {"do_sample": False, "use_cache": True, "max_new_tokens": self._room(inputs["attention_mask"])}
+        if isinstance(model, FSDPModule):
+            # generate encodes images outside of the forward that FSDP2 gathers weights for, and adapters pass it by.
+            # What is gathered at each layer is gathered by all: transformers sees to that (synced_gpus).
+            model.unshard()
         with trainer.compute_loss_context_manager():
             if self.features is not None:  # which generate itself does not take
                 study = {name: inputs.pop(name) for name in ("vision_features", "view_mask")}
                 inputs["mm_encoder_outputs"] = {"image": model.get_image_features(**study, return_dict=True)}
             sequences = model.generate(**inputs, **options)
+        if isinstance(model, FSDPModule):
+            model.reshard()
         return sequences[:, inputs["input_ids"].shape[1] :]
 
     def _room(self, attention_mask: torch.Tensor) -> int:

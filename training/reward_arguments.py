@@ -1,7 +1,7 @@
 """The arguments of clinical-reward training, besides TRL's `GRPOConfig` and `ModelConfig`, and what is refused."""
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
@@ -13,22 +13,6 @@ from otdrg_hf.training.memory_estimate import sharding
 from otdrg_hf.training.options import check_choices
 
 DEFAULT_REWARDS = {"clinical": 1.0, "rouge_l": 0.5, "length": 0.1, "no_repetition": 0.1}
-# Fields of `StudyArguments` that are of supervised training alone.
-SUPERVISED = (
-    "generate_eval_studies",
-    "predicted_label_rate",
-    "changed_report_rate",
-    "told_label_rate",
-    "indication_dropout",
-    "finding_weight",
-    "augment",
-    "freeze_vision",
-    "train_vision_blocks",
-    "vision_learning_rate",
-    "text_learning_rate",
-    "lora_vision",
-    "label_encoder",
-)
 # Options of TRL's trainer that this training does not use: the value that says what is done anyway, and why.
 ONLY = {
     "use_vllm": (False, "vLLM does not run OTDRG"),
@@ -116,9 +100,6 @@ class RewardArguments(StudyArguments):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}: give a share from 0 to 1.")
 
-    def _check_vision(self):
-        """The vision encoder is frozen, whatever is said of it: see [`check_reward_options`]."""
-
 
 def check_reward_options(args: RewardArguments, training_args: GRPOConfig, model_args: ModelConfig) -> None:
     """
@@ -131,10 +112,6 @@ def check_reward_options(args: RewardArguments, training_args: GRPOConfig, model
         check_choices(holder)
     if not model_args.model_name_or_path:
         raise ValueError("model_name_or_path is missing: rewards train a model that already writes reports.")
-    defaults = {each.name: each.default for each in fields(StudyArguments)}
-    for name in SUPERVISED:
-        if getattr(args, name) != defaults[name]:
-            raise ValueError(f"{name} is for training/sft.py: leave it out.")
     for name, (value, reason) in ONLY.items():
         given = getattr(training_args if hasattr(training_args, name) else model_args, name, value)
         if given != value and (given or value):

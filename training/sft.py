@@ -23,7 +23,7 @@ from otdrg_hf.training.adapters import adapter_config, put_on_base
 from otdrg_hf.training.arguments import LABEL_RATES, RecipeParser, StudyArguments
 from otdrg_hf.training.augmentation import Augmentation
 from otdrg_hf.training.calibration import calibrate, describe_inputs
-from otdrg_hf.training.checkpoints import check_same_run, starting_checkpoint
+from otdrg_hf.training.checkpoints import begin_run, check_same_run, starting_checkpoint
 from otdrg_hf.training.collator import IndicationDropout, OtherStates, StudyCollator
 from otdrg_hf.training.disease_metrics import disease_metrics
 from otdrg_hf.training.dry_run import dry_run
@@ -51,10 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
 
-    checkpoint = starting_checkpoint(training_args, args.resume)
-    if checkpoint:
-        PartialState().print(f"Resuming from {checkpoint}.")
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=begin_run(args, training_args, model_args))
 
     save(trainer)
     if trainer.is_world_process_zero():
@@ -79,7 +76,7 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
     check_source(args, model_args)
     checkpoint = starting_checkpoint(training_args, args.resume)
     if checkpoint:
-        check_same_run(training_args.output_dir, checkpoint, args.stage, model_args.use_peft)
+        check_same_run(checkpoint, args, training_args, model_args)
 
     # Studies
     train = load_studies(args, "train", args.train_studies, training_args.dataset_num_proc)
@@ -120,7 +117,10 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
         args=training_args,
         data_collator=collator,
         train_collator=train_collator,
-        learning_rates={"vision_tower": args.vision_learning_rate, "language_model": args.text_learning_rate},
+        learning_rates={
+            "vision_tower": args.vision_learning_rate,
+            **dict.fromkeys(("language_model", "lm_head"), args.text_learning_rate),
+        },
         train_dataset=train,
         eval_dataset=validation,
         processing_class=processor,
@@ -144,7 +144,7 @@ def collators(
         "text_only": text_only,
     }
     shown = None
-    if args.stage != "align" and any(getattr(args, name) for name in LABEL_RATES):
+    if any(getattr(args, name) for name in LABEL_RATES):
         changed = ChangedReports(train[args.target]) if args.changed_report_rate else None
         shown = ShownLabels(args.predicted_label_rate, args.changed_report_rate, args.told_label_rate, changed, seed)
     of_training = {

@@ -13,6 +13,7 @@ from otdrg_hf.data.schema import STUDY_COLUMNS
 from otdrg_hf.modeling.losses_otdrg import weighted_sum
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration, OTDRGStudyFeatures
 from otdrg_hf.modeling.vision_otdrg import POSITION_SIZE
+from otdrg_hf.training.adapters import train_in_fp32
 from otdrg_hf.training.report_metrics import ReportMetrics
 
 # Batches that are sorted together: enough for little padding, few enough for batches that differ from epoch to epoch.
@@ -22,6 +23,10 @@ CHARACTERS_PER_TOKEN = 4
 
 class StudyTrainerMixin:
     """What trainers of studies share, whatever they optimise: what is loaded, and what is never sent or written."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        train_in_fp32(self.model)
 
     def create_model_card(self, *args, **kwargs):
         """Nothing: the card is written at the end, of what the run records, and not at each checkpoint."""

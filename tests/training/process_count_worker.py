@@ -2,12 +2,15 @@
 
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
-from tiny_training import small_chunks, tiny_model, tiny_studies, tiny_trainer
+from tiny_training import small_chunks, speak_up, tiny_model, tiny_studies, tiny_trainer
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import fully_shard
+
+from otdrg_hf.training.report_metrics import ReportMetrics
 
 STEPS, GLOBAL_BATCH = 4, 4
 CASES = ("joint", "lora", "chunks")
@@ -71,10 +74,28 @@ def sharded_steps(folder: Path, lora: bool, rank: int = 0, processes: int = 1) -
     return losses, get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
+def sharded_reports(folder: Path, lora: bool, rank: int) -> tuple[list[str], list[str]]:
+    """Reports of an evaluation, those of the first process a token long, before and after the model is sharded."""
+    trainer = make_trainer(folder, 2, lora, per_device_eval_batch_size=2)
+    speak_up(trainer.model.get_base_model() if lora else trainer.model)
+    if rank == 0:
+        trainer.model.generation_config.eos_token_id = list(range(trainer.model.config.text_config.vocab_size))
+    metrics = ReportMetrics(trainer.processing_class, "report", 6, max_new_tokens=8)
+    whole = metrics.write_reports(trainer, tiny_studies(6))
+    shard(trainer.model)
+    trainer.evaluate(tiny_studies(2))  # as comes before it in a run
+    return whole, metrics.write_reports(trainer, tiny_studies(6))
+
+
 if __name__ == "__main__":
     task, folder, resume = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
     if task == "train":
         result = train(folder / "run", 2, *resume)
+    elif task == "reports":
+        # A process that waits for one that has ended fails.
+        torch.distributed.init_process_group("gloo", timeout=timedelta(minutes=3))
+        rank = torch.distributed.get_rank()
+        result = {case: sharded_reports(folder / case, case == "lora", rank) for case in ("joint", "lora")}
     else:
         torch.distributed.init_process_group("gloo")
         rank = torch.distributed.get_rank()

@@ -124,7 +124,11 @@ def test_a_table_with_all_kinds_of_rows(tmp_path):
     assert list(rows) == ["Variant", "full", "neighbour", "constant", "shuffled"]
     predictions = tmp_path / "out/predictions"
     texts = {
-        name: [json.loads(line) for line in (predictions / name / "seed_0/test/predictions.jsonl").open()]
+        name: [
+            json.loads(line)
+            for path in predictions.glob(f"{name}/seed_0/test-*/predictions.jsonl")
+            for line in path.open()
+        ]
         for name in ("full", "neighbour", "constant", "shuffled")
     }
     assert all(len(lines) == 5 and {line["section"] for line in lines} == {"findings"} for lines in texts.values())
@@ -132,9 +136,21 @@ def test_a_table_with_all_kinds_of_rows(tmp_path):
     assert sorted(line["generated_text"] for line in texts["shuffled"]) == sorted(
         line["reference"] for line in texts["shuffled"]
     )
-    scores = json.loads((predictions / "full/seed_0/test/label_scores.json").read_text())
+    (scores,) = (json.loads(path.read_text()) for path in predictions.glob("full/seed_0/test-*/label_scores.json"))
     assert {len(values) for values in scores.values()} == {14} and len(scores) == 5
     results = json.loads((tmp_path / "out/results.json").read_text())["test"]["variants"]
     assert "label_auroc" in results["full"]["per_seed"][0] and "label_auroc" not in results["constant"]["per_seed"][0]
     assert (tmp_path / "out/variants.png").stat().st_size > 1000
-    assert run_ablation(read_plan(tmp_path / "plan.yaml"), tmp_path / "out") == table  # nothing is done twice
+    written = {path: path.stat().st_mtime_ns for path in predictions.glob("**/*.json*")}
+    assert run_ablation(read_plan(tmp_path / "plan.yaml"), tmp_path / "out") == table
+    assert {
+        path: path.stat().st_mtime_ns for path in predictions.glob("**/*.json*")
+    } == written  # nothing is done twice
+
+    (tmp_path / "joint.yaml").write_text(yaml.safe_dump(RECIPE | {"learning_rate": 1.0}))
+    run_ablation(read_plan(tmp_path / "plan.yaml", variants=["full"]), tmp_path / "out")
+    again = set(predictions.glob("**/*.json*")) - set(written)
+    assert {path.name for path in again if "full" in path.parts} == {
+        path.name for path in written if "full" in path.parts
+    }
+    assert {path: path.stat().st_mtime_ns for path in written} == written

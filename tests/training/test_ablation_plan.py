@@ -1,13 +1,17 @@
 """Tests of what an ablation trains: shared stages, overrides, seeds, and files that cannot be."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
 import otdrg_hf.training
+from otdrg_hf.training.ablation.evaluation import predictions_folder
 from otdrg_hf.training.ablation.plan import read_plan
-from otdrg_hf.training.ablation.running import stage_folder
+from otdrg_hf.training.ablation.running import run_stage, stage_folder
+from otdrg_hf.training.arguments import LABEL_RATES, RecipeParser
+from otdrg_hf.training.options import check_options
 
 RECIPES = Path(otdrg_hf.training.__file__).parent / "recipes"
 FILE = {
@@ -105,6 +109,59 @@ def test_folders_differ_where_stages_do(write, tmp_path):
     assert len(folders) == 8  # four trained variants, two seeds
 
 
+def test_a_warm_up_is_overridden_by_its_name(write, tmp_path):
+    (tmp_path / "warmup.yaml").write_text(yaml.safe_dump({"stage": "warmup", "max_steps": 3}))
+    stages = ["warmup.yaml", "align.yaml"]
+    plan = read_plan(write(stages=stages, variants={"full": {"override": {"warmup": {"max_steps": 5}}}}))
+    align = plan.variants[0].last_stages[0]
+    assert align.start.fields["max_steps"] == 5 and "max_steps" not in align.fields and "warmup" not in align.fields
+
+
+@pytest.mark.parametrize("visible, first", [(None, "0"), ("2,3", "2"), ("", "")])
+def test_a_stage_is_one_process_on_one_gpu(visible, first, write, tmp_path, monkeypatch):
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    ran = []
+
+    def run(command, env, **_):
+        ran.append((command[1:3], env["CUDA_VISIBLE_DEVICES"]))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    stage = by_name(read_plan(write()))["full"].last_stages[0]
+    for _ in range(2):  # once
+        run_stage(stage, tmp_path / "out")
+    assert ran == [(["-m", "otdrg_hf.training.sft"], first)] * 2  # align, then finetune
+
+
+def test_predictions_of_another_plan_are_others(write, tmp_path):
+    baselines = {"a b": {"baseline": "constant"}, "a-b": {"baseline": "shuffled"}}
+    file = {"variants": FILE["variants"] | baselines}
+
+    def folders(dataset=None, **changes):
+        plan = read_plan(write(**file | changes), dataset=dataset)
+        return {variant.name: predictions_folder(plan, variant, 0, "test", tmp_path) for variant in plan.variants}
+
+    before = folders()
+    assert folders() == before and len(set(before.values())) == len(file["variants"])
+    assert before["full"].name.startswith("test-") and before["full"].parts[-3:-1] == ("full", "seed_0")
+    everything = set(before)
+    for changes, changed in (
+        ({"dataset": "elsewhere"}, everything),
+        ({"load_kwargs": {"image_size": 64}}, everything),
+        ({"section": "findings"}, everything),
+        ({"test_studies": 5}, everything),
+        ({"common": {"train_studies": 5}}, everything - {"a b", "a-b"}),
+        ({"protocol": "r2gen-iu"}, {"a b"}),
+        ({"columns": ["bleu_4"]}, set()),
+        ({"tests": ["test", "validation"]}, set()),
+    ):
+        after = folders(**changes)
+        assert {name for name in everything if after[name] != before[name]} == changed, changes
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -140,6 +197,21 @@ def test_the_bundled_file_names_variants_of_the_method():
     assert len({variant.last_stages[0].start.key for variant in aligned}) == 5
 
 
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("ablation_*_*.yaml")), ids=lambda path: path.stem)
+def test_the_bundled_plans_ask_for_what_training_takes(path, tmp_path):
+    if "variants" not in yaml.safe_load(path.read_text()):
+        return
+    recipe = tmp_path / "recipe.yaml"
+    for variant in read_plan(path).variants:
+        stage = variant.last_stages[0]
+        while stage is not None:
+            recipe.write_text(yaml.safe_dump(stage.fields | {"bf16": False, "use_cpu": True}))
+            args, *others = RecipeParser().parse_args_and_config(["--config", str(recipe)])
+            check_options(args, *others)
+            assert args.label_prompt is not False or not any(getattr(args, name) for name in LABEL_RATES), variant.name
+            stage = stage.start
+
+
 def test_the_plan_for_iu_xray_has_every_row_of_the_table():
     plan = read_plan(RECIPES / "ablation_iu_xray.yaml")
     assert (plan.section, plan.protocol, plan.columns[0]) == ("findings", "r2gen-iu", "ce13_micro_f1")
@@ -156,7 +228,11 @@ def test_the_plan_for_iu_xray_has_every_row_of_the_table():
     assert starts["without OT loss"].key != starts["full"].key != starts["attention instead of transport"].key
     plain = variants["plain LLaVA"].last_stages[0].fields
     assert starts["plain LLaVA"] is None and plain["label_prompt"] is False
+    trained = variants["plain LLaVA, encoder trained"].last_stages[0].fields
     full = variants["full"].last_stages[0]
+    for name in ("train_vision_blocks", "vision_learning_rate"):
+        assert trained[name] == full.start.fields[name] and name not in plain
+    assert trained["finding_weight"] == full.fields["finding_weight"] and not trained["freeze_vision"]
     warmup = full.start.start
     assert warmup.key == variants["attention instead of transport"].last_stages[0].start.start.key
     assert plain["text_config"] == warmup.fields["text_config"]

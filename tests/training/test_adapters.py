@@ -6,14 +6,15 @@ import json
 import pytest
 import torch
 from peft import get_peft_model
-from tiny_training import LLAMA, RESNET, tiny_model, tiny_rows
+from tiny_training import LLAMA, RESNET, tiny_model, tiny_rows, tiny_trainer
 from transformers import AutoModel, AutoModelForImageTextToText, pipeline
 from trl import ModelConfig
 
+from otdrg_hf import OTDRGForConditionalGeneration
 from otdrg_hf.hub.command import merge_adapter
 from otdrg_hf.modeling.backbones_otdrg import PROJECTORS
 from otdrg_hf.training.adapters import adapter_config, put_on_base
-from otdrg_hf.training.stages import apply_stage
+from otdrg_hf.training.stages import apply_stage, cast_backbones
 
 needs_bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
@@ -143,3 +144,43 @@ def test_lora_targets_are_layers_of_the_llm():
     with pytest.raises(ValueError, match="use_peft.*finetune"):
         adapter_config(model, ModelConfig(use_peft=True), "joint")
     assert adapter_config(model, ModelConfig(use_peft=False), "joint") is None
+
+
+def test_what_is_quantised_around_stays_as_it_was(tmp_path, monkeypatch):
+    """As far as that shows without bitsandbytes: the loading, and none of the packing."""
+    model, processor = tiny_model(text=WIDE)
+    apply_stage(model, "finetune")
+    model_args = ModelConfig(use_peft=True, load_in_4bit=True)
+    cast_backbones(model, "bfloat16", adapted=True)
+    load = OTDRGForConditionalGeneration.from_pretrained
+    options = {"quantization_config", "device_map"}
+    unpacked = staticmethod(lambda path, **given: load(path, **{k: v for k, v in given.items() if k not in options}))
+    monkeypatch.setattr(OTDRGForConditionalGeneration, "from_pretrained", unpacked)
+    monkeypatch.setattr("otdrg_hf.training.adapters.BitsAndBytesConfig", lambda **_: None)
+    loaded = put_on_base(model, processor, str(tmp_path), model_args)
+    assert loaded is not model
+    dtypes = {name.split(".")[1]: value.dtype for name, value in loaded.named_parameters()}
+    assert dtypes["language_model"] == dtypes["vision_tower"] == torch.bfloat16 and dtypes["fusion"] == torch.float32
+    for (name, value), before in zip(loaded.named_parameters(), model.parameters(), strict=True):
+        assert value.dtype == before.dtype and torch.equal(value, before), name
+
+
+def test_what_is_trained_on_a_quantised_model_is_fp32_and_starts_where_it_was(studies, tmp_path):
+    model, processor = tiny_model()
+    model.is_loaded_in_8bit = True  # by which TRL knows one, and casts what is trained to bf16
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    trainer = tiny_trainer(
+        tmp_path, studies, stage="finetune", lora=True, built=(model, processor), learning_rate=1e-4, max_steps=1
+    )
+    trained = {name: value for name, value in trainer.model.named_parameters() if value.requires_grad}
+    assert {value.dtype for value in trained.values()} == {torch.float32}
+    copies = {
+        name.removeprefix("base_model.model.").replace("modules_to_save.default.", ""): value
+        for name, value in trained.items()
+        if "modules_to_save" in name
+    }
+    assert copies and all(torch.equal(value, before[name]) for name, value in copies.items())
+    trainer.train()
+    gain = "model.patch_projection.output_norm.weight"
+    assert not torch.equal(copies[gain], before[gain])
+    assert torch.equal(copies[gain].bfloat16(), before[gain].bfloat16())  # where it could not have moved

@@ -11,7 +11,7 @@ from tiny_runs import train, write_recipe
 from tiny_training import LLAMA, OTDRG, write_study_folder
 
 from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
-from otdrg_hf.training.arguments import RecipeParser, fit_recipe
+from otdrg_hf.training.arguments import RecipeParser, StudyArguments, fit_recipe
 from otdrg_hf.training.options import check_options
 
 TRAINING = Path(__file__).parents[2] / "training"
@@ -21,6 +21,34 @@ RECIPES = sorted(
     - set((TRAINING / "recipes").glob("ablation_*.yaml"))
     - set((TRAINING / "recipes").glob("*_grpo.yaml"))
 )
+
+
+@pytest.mark.parametrize(
+    "stage, changes, message",
+    [
+        ("finetune", {"vision_learning_rate": 1e-5}, "--vision_learning_rate goes with --lora_vision"),
+        ("align", {"text_learning_rate": 1e-5}, "--text_learning_rate is for the stages warmup"),
+        ("align", {"finding_weight": 3.0}, "--finding_weight is for the stages"),
+        ("align", {"predicted_label_rate": 0.5}, "--predicted_label_rate is for the stages finetune, joint"),
+        ("align", {"changed_report_rate": 0.5}, "--changed_report_rate is for the stages"),
+        ("align", {"told_label_rate": 0.5}, "--told_label_rate is for the stages"),
+        ("align", {"indication_dropout": 0.5}, "--indication_dropout is for the stages"),
+        ("warmup", {"freeze_vision": True}, "--freeze_vision is for the stages"),
+        ("warmup", {"vision_learning_rate": 0.0}, "leave it out of the stage 'warmup'"),
+        ("joint", {"lora_vision": True}, "--lora_vision is for the stages finetune"),
+    ],
+)
+def test_an_option_that_a_stage_does_not_act_on_is_refused(stage, changes, message):
+    with pytest.raises(ValueError, match=message):
+        StudyArguments(stage=stage, **changes)
+    defaults = {field.name: field.default for field in dataclasses.fields(StudyArguments)}
+    StudyArguments(stage=stage, **{name: defaults[name] for name in changes})  # what says the default is no mistake
+
+
+def test_what_a_stage_acts_on_is_taken():
+    StudyArguments(stage="finetune", vision_learning_rate=1e-5, lora_vision=True)
+    StudyArguments(stage="finetune", freeze_vision=True, feature_cache="f", text_learning_rate=1e-5)
+    StudyArguments(stage="warmup", changed_report_rate=0.5, indication_dropout=0.5, finding_weight=3.0)
 
 
 NOTHING = {"vision_config": None, "text_config": None, "otdrg_config": None}

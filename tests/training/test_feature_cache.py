@@ -1,5 +1,9 @@
 """Features of a frozen encoder from disk: the same steps, and never those of another encoder, size or film."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tiny_training import speak_up, tiny_model, tiny_trainer
@@ -106,3 +110,35 @@ def test_images_of_a_filled_cache_are_hashed_once(filled, studies, monkeypatch, 
     path(cache, undecoded(studies)[1]).unlink()
     fill_cache(cache.folder, model, processor, (studies,))
     assert "Features of 2 images: 0.00 GB" in capsys.readouterr().out
+
+
+def test_processes_share_what_is_missing(studies, tmp_path, monkeypatch, capsys):
+    """Threads stand for processes: each has a model and a state of its own."""
+    barrier, local, written = threading.Barrier(2), threading.local(), {0: set(), 1: set()}
+
+    def state():
+        return SimpleNamespace(
+            process_index=local.rank,
+            num_processes=2,
+            wait_for_everyone=lambda: barrier.wait(120),
+            print=lambda text: print(text) if local.rank == 0 else None,
+        )
+
+    monkeypatch.setattr("otdrg_hf.training.feature_cache.PartialState", state)
+    write = FeatureCache._write
+    monkeypatch.setattr(
+        FeatureCache, "_write", lambda self, path, maps: (written[local.rank].add(path), write(self, path, maps))
+    )
+    model, processor = tiny_model()
+    few = studies.select(range(5)), studies.select(range(5, 8))
+
+    def run(rank):
+        local.rank = rank
+        cache = fill_cache(tmp_path, model, processor, few)
+        return [cache.missing(each) for each in few]
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(run, (0, 1))) == [[[], []]] * 2
+    assert {rank: len(paths) for rank, paths in written.items()} == {0: 3 + 2, 1: 2 + 1}
+    assert not written[0] & written[1]
+    assert capsys.readouterr().out.count("Features of ") == 2  # of each dataset, once

@@ -67,6 +67,7 @@ def test_the_llm_alone_is_trained_and_the_record_says_by_what(data, start, tmp_p
     assert [each["studies"] for each in transfer] == [3, 3]
     assert str(tmp_path) not in (out / "training_record.json").read_text()
     card = (out / "README.md").read_text()
+    assert "validation studies of its own data" in card and "but for what the clinical reward was watched on" in card
     assert "clinical reward" in card and "test report, 3 | " in card and "reward rouge_l | 0.5" in card
     printed = capsys.readouterr().out
     assert "CE13 micro-F1 of reports after the reward minus before" in printed
@@ -155,6 +156,21 @@ def test_lora_trains_an_adapter_and_takes_the_model_without_it_as_reference(data
     assert kl[0] == pytest.approx(0, abs=1e-6) and kl[1] > 0
 
 
+def test_an_adapter_on_a_quantised_policy_is_trained_in_fp32(data, start, tmp_path, monkeypatch):
+    put_on_base = grpo.put_on_base
+
+    def quantized(*args):
+        model = put_on_base(*args)
+        model.is_loaded_in_8bit = True  # by which TRL knows one, and casts what is trained to bf16
+        return model
+
+    monkeypatch.setattr(grpo, "put_on_base", quantized)
+    out = reward(tmp_path, data, start, use_peft=True, lora_r=2, max_steps=1)
+    from safetensors.torch import load_file
+
+    assert {value.dtype for value in load_file(out / "adapter_model.safetensors").values()} == {torch.float32}
+
+
 def weights_of_adapter(folder) -> list[str]:
     from safetensors.torch import load_file
 
@@ -234,11 +250,17 @@ def test_a_collapsed_run_keeps_the_last_checkpoint_before(data, start, tmp_path,
 
 
 def test_a_run_that_collapses_before_its_first_checkpoint_saves_nothing(data, start, tmp_path, capsys):
+    # Of a run before, which is no way out.
+    before = tmp_path / "out/checkpoint-7"
+    before.mkdir(parents=True)
+    (before / "trainer_state.json").write_text("{}")
     with pytest.raises(SystemExit) as stop:
         reward(
             tmp_path,
             data,
             start,
+            "--resume",
+            "false",
             min_distinct_share=1.0,
             rewards={"clinical": 1.0, "tiny_rewards:seen_words": 1.0},
             num_generations=8,
@@ -263,8 +285,14 @@ def test_a_run_that_collapses_before_its_first_checkpoint_saves_nothing(data, st
             {"model_name_or_path": "/no/such/model"},
             "Cannot load /no/such/model: model_name_or_path is neither a folder",
         ),
-        ({"finding_weight": 2.0}, "finding_weight is for training/sft.py"),
-        ({"indication_dropout": 0.5}, "indication_dropout is for training/sft.py"),
+        (
+            {"finding_weight": 2.0},
+            "finding_weight is for the stages warmup, finetune, joint: leave it out of the stage 'reward'",
+        ),
+        ({"indication_dropout": 0.5}, "--indication_dropout is for the stages"),
+        ({"labels_from": "dataset"}, "--labels_from is for the stages"),
+        ({"text_learning_rate": 0.1}, "--text_learning_rate is for the stages"),
+        ({"label_encoder": "bert"}, "--label_encoder is for the stages"),
         ({"top_p": 0.9}, "top_p 0.9 is not done here"),
         ({"generation_kwargs": {"top_k": 5}}, "generation_kwargs"),
         ({"eval_strategy": "steps", "eval_steps": 1}, "eval_strategy is not used here"),

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from tiny_runs import EVALUATED, GPT2, LORA, SAVED, UNTIED, refusal, train
-from tiny_training import LLAMA, VIT, tiny_rows, write_study_folder
+from tiny_training import LLAMA, OTDRG, VIT, tiny_rows, write_study_folder
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from otdrg_hf import OTDRGForConditionalGeneration
@@ -300,6 +300,37 @@ def test_a_run_of_another_kind_is_not_gone_on_with(data, tmp_path):
     (folder / "training_record.json").unlink()  # it was stopped before its end
     assert "holds a run without use_peft: choose another" in refusal(tmp_path, data, **LORA, **out)
     train(tmp_path, data, "--resume", "false", stage="joint", **out)
+
+
+def test_a_run_is_resumed_with_what_it_was_made_of_alone(data, tmp_path):
+    out = {"output_dir": str(tmp_path / "run"), **SAVED}
+    folder = train(tmp_path, data, **out)
+    assert str(data) not in (folder / "run.json").read_text()
+    for changes in (
+        {"learning_rate": 1e-4},
+        {"dataset": str(data / "elsewhere")},
+        {"otdrg_config": {**OTDRG, "epsilon": 0.1}},
+        {"finding_weight": 2.0},
+        {"seed": 3},
+        {"lr_scheduler_type": "cosine"},
+    ):
+        (name,) = changes
+        message = f"holds a run with another {name}: choose another output_dir, or restart with --resume false."
+        assert message in refusal(tmp_path, data, **{**out, **changes})
+    assert "with another batch size" in refusal(tmp_path, data, **out, gradient_accumulation_steps=2)
+    more = {"max_steps": 3, "eval_steps": 3, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
+    train(tmp_path, data, **{**out, **more, "load_kwargs": {"cache_dir": str(tmp_path / "elsewhere")}})
+    state = json.loads((folder / "checkpoint-3/trainer_state.json").read_text())
+    assert [entry["step"] for entry in state["log_history"] if "loss" in entry] == [1, 2, 3]
+
+
+def test_a_run_started_anew_leaves_nothing_to_resume_of_the_run_before(data, tmp_path, capsys):
+    folder = train(tmp_path, data, **SAVED)
+    (folder / "checkpoint-best").mkdir()
+    capsys.readouterr()
+    train(tmp_path, data, "--resume", "false", max_steps=1, learning_rate=1e-4)
+    assert capsys.readouterr().out.count("Removed 2 checkpoints of the run before") == 1
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-best"]
 
 
 def test_image_size_of_a_checkpoint_is_not_changed_in_silence(data, tmp_path):

@@ -46,6 +46,13 @@ def test_sharded_steps_are_those_of_one_process(sharded, case, tmp_path):
         torch.testing.assert_close(weights[name], value, atol=1e-4, rtol=0, msg=name)
 
 
+def test_a_sharded_model_writes_reports_that_end_at_different_lengths(tmp_path):
+    launch("reports", tmp_path)
+    for whole, sharded in torch.load(tmp_path / "reports.pt").values():
+        assert sharded == whole
+        assert max(map(len, whole[::2])) < min(map(len, whole[1::2]))
+
+
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
     unbroken = train(tmp_path / "one", 1)
     half = len(unbroken) // 2

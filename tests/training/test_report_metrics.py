@@ -1,7 +1,10 @@
 """Figures of generated reports in an evaluation, and the best checkpoint chosen by them, with all of its weights."""
 
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from tiny_training import speak_up, tiny_model, tiny_studies, tiny_trainer
 
 from otdrg_hf.metrics import evaluate_reports
@@ -9,6 +12,7 @@ from otdrg_hf.modeling.pipeline_otdrg import RadiologyReportPipeline
 from otdrg_hf.training.arguments import StudyArguments
 from otdrg_hf.training.report_metrics import LOGGED, ReportMetrics
 
+RECIPES = sorted((Path(__file__).parents[2] / "training/recipes").glob("*.yaml"))
 NUM_STUDIES, NEW_TOKENS = 5, 12
 
 
@@ -113,6 +117,15 @@ def test_the_best_checkpoint_is_loaded_at_the_end_with_all_of_its_weights(lora, 
     assert trainer.state.best_model_checkpoint.endswith("checkpoint-2")
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, second[name]), name
+
+
+@pytest.mark.parametrize(
+    "recipe", [path for path in RECIPES if "generate_eval_studies" in path.read_text()], ids=lambda path: path.stem
+)
+def test_no_recipe_keeps_a_checkpoint_for_normal_reports_alone(recipe, monkeypatch):
+    monkeypatch.setattr(ReportMetrics, "write_reports", lambda self, _, studies: ["No acute findings."] * len(studies))
+    metrics = ReportMetrics(None, "report", 8)(None, tiny_studies(8))
+    assert metrics["ce14_micro_f1"] > 0 == metrics[yaml.safe_load(recipe.read_text())["metric_for_best_model"]]
 
 
 @pytest.mark.parametrize(

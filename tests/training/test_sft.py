@@ -38,7 +38,6 @@ def data(tmp_path_factory):
 
 # Long enough to be killed in the middle.
 RUN = {
-    "predicted_label_rate": 0.5,
     "max_steps": STEPS,
     "learning_rate": 1e-2,
     "lr_scheduler_type": "cosine",
@@ -51,7 +50,12 @@ RUN = {
 @pytest.fixture
 def recipe(data, tmp_path):
     """Writes a recipe for a tiny run into `tmp_path/NAME` and returns its path."""
-    return lambda name, **changes: write_recipe(tmp_path, data, name, **{**RUN, **changes})
+
+    def write(name, **changes):
+        mixed = {} if changes.get("stage") == "align" else {"predicted_label_rate": 0.5}
+        return write_recipe(tmp_path, data, name, **{**RUN, **mixed, **changes})
+
+    return write
 
 
 def launch(recipe: str) -> subprocess.Popen:

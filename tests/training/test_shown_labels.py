@@ -8,8 +8,9 @@ import torch
 from tiny_training import tiny_model, tiny_rows
 
 from otdrg_hf.labeling import LABELS, label_reports
-from otdrg_hf.training.arguments import StudyArguments
+from otdrg_hf.training.arguments import LABEL_RATES, StudyArguments
 from otdrg_hf.training.collator import StudyCollator
+from otdrg_hf.training.model_setup import apply_text_options
 from otdrg_hf.training.shown_labels import (
     PREDICTED,
     ChangedReports,
@@ -90,6 +91,16 @@ def test_training_batches_hold_what_is_shown_and_others_do_not():
 def test_rates_that_are_none_are_named(rates, message):
     with pytest.raises(ValueError, match=message):
         StudyArguments(**rates)
+
+
+@pytest.mark.parametrize("of_checkpoint", [False, True])
+def test_labels_are_not_shown_where_the_prompt_has_none(of_checkpoint):
+    for name in LABEL_RATES:
+        args = StudyArguments(**{name: 0.5}, label_prompt=None if of_checkpoint else False)
+        _, processor = tiny_model()
+        processor.label_prompt = not of_checkpoint
+        with pytest.raises(ValueError, match=f"{name} is about the labels of the prompt, and label_prompt is false"):
+            apply_text_options(args, SimpleNamespace(), None, processor)
 
 
 REPORTS = [

@@ -79,7 +79,7 @@ def test_gradients_end_at_the_last_blocks():
         ({"train_vision_blocks": 1, "freeze_vision": True}, "--freeze_vision leaves nothing"),
         (
             {"train_vision_blocks": 1, "stage": "finetune"},
-            "--train_vision_blocks is for the stages 'align' and 'joint'",
+            "--train_vision_blocks is for the stages align, joint",
         ),
         ({"train_vision_blocks": 1, "feature_cache": "f"}, "--feature_cache needs a frozen vision encoder"),
     ],

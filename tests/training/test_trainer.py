@@ -2,8 +2,11 @@
 
 import pytest
 import torch
-from tiny_training import RESNET, tiny_model, tiny_studies, tiny_trainer
+from tiny_runs import UNTIED, write_recipe
+from tiny_training import RESNET, tiny_model, tiny_studies, tiny_trainer, write_study_folder
 
+from otdrg_hf.training.arguments import RecipeParser
+from otdrg_hf.training.sft import set_up
 from otdrg_hf.training.shown_labels import ChangedReports, ShownLabels
 from otdrg_hf.training.stages import apply_stage
 
@@ -178,3 +181,15 @@ def test_parts_learn_at_rates_of_their_own(studies, tmp_path):
         expected = next((rates[part] for part in rates if part in name), trainer.args.learning_rate)
         assert rate == expected, name
         assert (decay > 0) == (name in trainer.get_decay_parameter_names(trainer.model)), name
+
+
+def test_the_rate_of_the_llm_is_that_of_its_untied_output_as_well(tmp_path):
+    data = write_study_folder(tmp_path, train=4, validation=2)
+    recipe = write_recipe(tmp_path, data, text_config=UNTIED, learning_rate=1e-3, text_learning_rate=1e-5)
+    trainer = set_up(*RecipeParser().parse_args_and_config(["--config", recipe]))
+    names = {parameter: name for name, parameter in trainer.model.named_parameters()}
+    of_llm = ("model.language_model.", "lm_head.")
+    groups = trainer.create_optimizer().param_groups
+    rates = {names[parameter]: group["lr"] for group in groups for parameter in group["params"]}
+    assert "lm_head.weight" in rates
+    assert rates == {name: 1e-5 if name.startswith(of_llm) else 1e-3 for name in rates}

@@ -53,7 +53,9 @@ def train_and_report(plan: Plan, output_dir: Path, jobs: int = 1) -> dict[str, d
     progress.close()
     return {
         split: {
-            variant.name: [_folder(output_dir, variant, seed, split) / PREDICTIONS_FILE for seed in plan.seeds]
+            variant.name: [
+                predictions_folder(plan, variant, seed, split, output_dir) / PREDICTIONS_FILE for seed in plan.seeds
+            ]
             for variant in plan.variants
         }
         for split in plan.tests
@@ -66,10 +68,9 @@ def _share_processors(jobs: int) -> None:
 
 def _run(plan: Plan, output_dir: Path, seed: int, variant: Variant) -> None:
     """Trains and reports one variant with one seed."""
-    needs_model = variant.baseline in (None, "nearest")
-    model_dir = run_stage(variant.last_stages[seed], output_dir) if needs_model else None
+    model_dir = run_stage(variant.last_stages[seed], output_dir) if variant.needs_model else None
     for split in plan.tests:
-        folder = _folder(output_dir, variant, seed, split)
+        folder = predictions_folder(plan, variant, seed, split, output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         finished = folder / "finished"
         with FileLock(folder / "running.lock"):  # another ablation may want the same
@@ -83,12 +84,11 @@ def _run(plan: Plan, output_dir: Path, seed: int, variant: Variant) -> None:
                 _score_labels(plan, model_dir, split, folder / SCORES_FILE)
 
 
-def _folder(output_dir: Path, variant: Variant, seed: int, split: str) -> Path:
-    return output_dir / "predictions" / _file_name(variant.name) / f"seed_{seed}" / split
-
-
-def _file_name(name: str) -> str:
-    return "".join(character if character.isalnum() else "_" for character in name)
+def predictions_folder(plan: Plan, variant: Variant, seed: int, split: str, output_dir: Path) -> Path:
+    """Where the predictions of a variant on a split are: elsewhere once what they depend on has changed."""
+    name = "".join(character if character.isalnum() else "_" for character in variant.name)
+    key = plan.predictions_key(variant, seed)
+    return output_dir / "predictions" / name / f"seed_{seed}" / f"{split}-{key}"
 
 
 def _report(plan: Plan, variant: Variant, model_dir: Path, split: str, folder: Path) -> None:

@@ -5,7 +5,7 @@ import json
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import yaml
 
@@ -13,9 +13,14 @@ from otdrg_hf.data.schema import SPLITS
 from otdrg_hf.evaluation.baselines import BASELINES, SCORES
 from otdrg_hf.metrics.protocols import get_protocol
 from otdrg_hf.training.ablation.table import COLUMNS
+from otdrg_hf.training.arguments import StudyArguments
 
 SCRIPTS = {"otdrg": "otdrg_hf.training.sft", "llava": "otdrg_hf.training.ablation.llava"}
 _VARIANT_KEYS = {"stages", "override", "script", "of", "true_labels", "baseline", "by"}
+
+
+def _key_of(content: list) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,7 @@ class Stage:
     @property
     def key(self) -> str:
         """A name that follows from all that the outcome depends on."""
-        content = [self.script, self.fields, self.start.key if self.start else None]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+        return _key_of([self.script, self.fields, self.start.key if self.start else None])
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,11 @@ class Variant:
     true_labels: bool = False
     baseline: str | None = None
     by: str = "bleu_4"
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether its reports are those of a model, or are found by one."""
+        return self.baseline in (None, "nearest")
 
     @property
     def predicts_labels(self) -> bool:
@@ -90,6 +99,13 @@ class Plan:
     columns: list[str] = field(default_factory=lambda: list(COLUMNS))
     protocol: str = "raw"
     section: str = "report"
+
+    def predictions_key(self, variant: Variant, seed: int) -> str:
+        """A name that follows from all that the predictions of a variant on a test split depend on, but the split."""
+        trained = variant.last_stages[seed].key if variant.needs_model else None
+        chosen = [variant.by, self.protocol] if variant.baseline == "constant" else None
+        studies = [self.dataset, self.load_kwargs, self.section, self.test_studies]
+        return _key_of([trained, studies, variant.true_labels, variant.baseline, chosen])
 
 
 def read_plan(
@@ -192,7 +208,7 @@ def _recipe(path: Path) -> dict:
 def _per_stage(override: dict, recipes: list[dict], name: str, path: Path) -> list[dict]:
     """What a variant changes in each of its stages: the same in all of them, or by the stage's name."""
     stages = [recipe.get("stage", "joint") for recipe in recipes]
-    if not override or not set(override) <= {"align", "finetune", "joint"}:
+    if not override or not set(override) <= set(get_args(get_type_hints(StudyArguments)["stage"])):
         return [override] * len(stages)
     unknown = set(override) - set(stages)
     if unknown:

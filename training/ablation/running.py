@@ -1,4 +1,4 @@
-"""Runs the stages of an ablation, each in its own process; what is done is not done again."""
+"""Runs the stages of an ablation, each in a process of its own; what is done is not done again."""
 
 import os
 import subprocess
@@ -51,8 +51,10 @@ def _train(stage: Stage, folder: Path, output_dir: Path) -> None:
     started = time.perf_counter()
     log = folder / "log.txt"
     with log.open("ab") as file:
-        command = [sys.executable, "-m", "accelerate.commands.launch", "-m", stage.script, "--config", str(recipe)]
-        environment = {"OMP_NUM_THREADS": str(os.cpu_count()), **os.environ}
+        # One process on one GPU, whatever there are: batch sizes, which the key of the stage covers, are of a device.
+        command = [sys.executable, "-m", stage.script, "--config", str(recipe)]
+        device = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        environment = {"OMP_NUM_THREADS": str(os.cpu_count()), **os.environ, "CUDA_VISIBLE_DEVICES": device}
         code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
     if code:
         end = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()[-8:]
