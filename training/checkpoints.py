@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from trl import GRPOConfig, ModelConfig, SFTConfig
@@ -103,11 +104,16 @@ def _checkpoints(output_dir: str | Path) -> list[Path]:
 
 
 def _digests(args: StudyArguments, training_args: SFTConfig | GRPOConfig, model_args: ModelConfig) -> dict[str, str]:
-    """Of each field of `RUN`: to be compared only, since paths of this machine are among them."""
+    """Of each field of `RUN`, to be compared only; of paths the last part alone, as folders may have moved."""
     fields = {**vars(model_args), **vars(training_args), **vars(args)}
     batch = training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps
     run = {name: fields[name] for name in RUN if name in fields} | {"batch size": batch * training_args.world_size}
     for name, left_out in LEFT_OUT.items():
-        run[name] = {key: value for key, value in run[name].items() if key not in left_out}
+        run[name] = {key: _moved(value) for key, value in run[name].items() if key not in left_out}
+    run = {name: _moved(value) for name, value in run.items()}
     texts = {name: json.dumps(value, sort_keys=True, default=str) for name, value in run.items()}
     return {name: hashlib.sha256(text.encode()).hexdigest()[:10] for name, text in texts.items()}
+
+
+def _moved(value: Any) -> Any:
+    return Path(value).name if isinstance(value, str) else value

@@ -1,6 +1,7 @@
 """Options of TRL and transformers: each does what it says, or is refused in one line before the first step."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -319,7 +320,8 @@ def test_a_run_is_resumed_with_what_it_was_made_of_alone(data, tmp_path):
         assert message in refusal(tmp_path, data, **{**out, **changes})
     assert "with another batch size" in refusal(tmp_path, data, **out, gradient_accumulation_steps=2)
     more = {"max_steps": 3, "eval_steps": 3, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
-    train(tmp_path, data, **{**out, **more, "load_kwargs": {"cache_dir": str(tmp_path / "elsewhere")}})
+    moved = shutil.copytree(data, tmp_path / "moved" / data.name)
+    train(tmp_path, moved, **{**out, **more, "load_kwargs": {"cache_dir": str(tmp_path / "elsewhere")}})
     state = json.loads((folder / "checkpoint-3/trainer_state.json").read_text())
     assert [entry["step"] for entry in state["log_history"] if "loss" in entry] == [1, 2, 3]
 
