@@ -91,9 +91,6 @@ class ReportMetrics:
             # What is gathered at each layer is gathered by all: transformers sees to that (synced_gpus).
             model.unshard()
         with trainer.compute_loss_context_manager():
-            if self.features is not None:  # which generate itself does not take
-                study = {name: inputs.pop(name) for name in ("vision_features", "view_mask")}
-                inputs["mm_encoder_outputs"] = {"image": model.get_image_features(**study, return_dict=True)}
             sequences = model.generate(**inputs, **options)
         if isinstance(model, FSDPModule):
             model.reshard()
