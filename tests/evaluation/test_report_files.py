@@ -147,9 +147,35 @@ def test_vocabulary_reports(tmp_path):
     annotation.write_text(json.dumps({"train": [{"id": "a", "report": "one"}], "test": [{"id": "b", "report": "two"}]}))
     assert read_vocabulary_reports(annotation) == ["one"]
     assert read_vocabulary_reports(write(tmp_path / "train.jsonl", {"id": "a", "report": "three"})) == ["three"]
-    annotation.write_text("{}")
-    with pytest.raises(ReportFileError, match="not an R2Gen annotation file"):
-        read_vocabulary_reports(annotation)
+    rows = [{"id": "a", "report": "four", "split": "Train "}, {"id": "b", "report": "five", "split": "test"}]
+    assert read_vocabulary_reports(write(tmp_path / "splits.jsonl", *rows)) == ["four"]
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("annotation.json", "{}", "annotation.json: the file holds no reports"),
+        ("annotation.json", '{"train": [}', "annotation.json: not JSON"),
+        (
+            "annotation.json",
+            '{"train": [], "test": []}',
+            "annotation.json: none of its reports is of the split 'train'",
+        ),
+        ("annotation.json", '{"train": [{"id": 1}]}', "annotation.json train entry 1: no 'report' that is text"),
+        ("annotation.json", '{"train": [], "tset": []}', "annotation.json has unknown keys"),
+        (
+            "r.jsonl",
+            '{"id": 1, "report": "a", "split": "test"}',
+            "r.jsonl: none of its reports is of the split 'train'",
+        ),
+        ("r.jsonl", '{"id": 1, "report": "a", "split": "tset"}', "r.jsonl line 1: unknown split 'tset'"),
+    ],
+)
+def test_files_without_a_vocabulary(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_vocabulary_reports(tmp_path / name)
+    assert "\n" not in str(caught.value)
 
 
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=30)
