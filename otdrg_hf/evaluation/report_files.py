@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from otdrg_hf.data.mimic_sections import PROVISIONAL_WORDS, normalize_section_name
 from otdrg_hf.data.schema import SPLITS, split_name
 from otdrg_hf.evaluation.baselines import TrainingReports
 from otdrg_hf.evaluation.row_files import ReportFileError, Row, raise_if_any, read_rows, read_splits
@@ -18,7 +19,8 @@ from otdrg_hf.reporting.predictions import check_section
 _PREDICTION_FIELDS = ("generated_text", "prediction", "model_prediction")
 _REFERENCE_FIELDS = ("reference", "references", "report")
 _PUBLISHED_FIELDS = (*_PREDICTION_FIELDS, "generated_report")
-_HEADERS = {"findings": ("finding", "observation"), "impression": ("impression", "conclusion", "opinion", "summary")}
+# Headers beside those that MIMIC-CXR's sections know.
+_HEADERS = {"findings": ("observation",), "impression": ("opinion", "summary")}
 
 
 @dataclass(frozen=True)
@@ -343,9 +345,18 @@ def _section_of_text(text: str, section: str) -> str | None:
         text[start:end].strip()
         for wanted in _wanted(section)
         for header, start, end in parts
-        if header.startswith(_HEADERS[wanted])
+        if _section_of_header(header) == wanted
     ]
     return " ".join(taken) if taken else None
+
+
+def _section_of_header(header: str) -> str | None:
+    """ "findings" or "impression" as [`otdrg prepare`] has it, so that "findings and impression" is an impression."""
+    header = " ".join(word for word in header.split() if word not in PROVISIONAL_WORDS)
+    name = normalize_section_name(header)
+    if name in _HEADERS:
+        return name
+    return next((section for section, names in _HEADERS.items() if header.startswith(names)), None)
 
 
 def _check_same_ids(file: str, rows: dict[str, Row], other_file: str, others: dict[str, Row]) -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from otdrg_hf.data.mimic_sections import read_sections
 from otdrg_hf.evaluation.report_files import ReportFileError, read_studies, read_vocabulary_reports
 
 
@@ -140,6 +141,20 @@ def test_sections(tmp_path):
         read_studies([write(tmp_path / "p.jsonl", good(0))], section="impression")
     with pytest.raises(ValueError, match="unknown section 'summary'"):
         read_studies([path], section="summary")
+
+
+@pytest.mark.parametrize("header", ["FINDINGS", "FINDINGS AND IMPRESSION", "FINDINGS/IMPRESSION", "CONCLUSION"])
+def test_a_header_means_the_section_that_preparing_takes_it_for(tmp_path, header):
+    text = f"\n {header}: Clear lungs.\n"
+    prepared = read_sections(text)
+    section = "impression" if prepared.impression else "findings"
+    assert getattr(prepared, section) == "Clear lungs."
+    path = write(tmp_path / "p.jsonl", {"id": 0, "prediction": "Clear.", "report": text})
+    for asked in (section, "report"):
+        assert read_studies([path], section=asked).references == [["Clear lungs."]]
+    other = {"findings": "impression", "impression": "findings"}[section]
+    with pytest.raises(ReportFileError, match=f"no field or header for '{other}'"):
+        read_studies([path], section=other)
 
 
 def test_vocabulary_reports(tmp_path):
