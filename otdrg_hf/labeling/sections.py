@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from .layout import NEXT_WORD, capitals, line_ends, list_markers
-from .spelling import is_one_edit
+from .spelling import nearest_term
 
 # Words of headers. A section that tells why or how the film was taken, or what to do next, says nothing of the image.
 _ASKS = frozenset(
@@ -232,7 +232,7 @@ def _header_word(word: str) -> str:
     """The word of headers that `word` is a typing error of ("indicaton"), or `word` itself."""
     if len(word) < _LONG_WORD or any(word in words for words in (_ASKS, _TAKEN, _DESCRIBES, _FILLING)):
         return word
-    return next((w for w in _MISSPELLED if is_one_edit(word, w)), word)
+    return nearest_term(word, _MISSPELLED)
 
 
 def _telling(words: list[str]) -> str:
