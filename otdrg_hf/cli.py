@@ -126,7 +126,7 @@ def demo(
 
 @app.command()
 def label(
-    reports: Annotated[Path, typer.Argument(help="JSONL with a 'report' (and 'id') a line, or text, a report a line.")],
+    reports: Annotated[Path, typer.Argument(help="JSONL or CSV with 'report' (and 'id'), or text, a report a line.")],
     labeler: Annotated[str, typer.Option("--labeler", help="rules or chexbert.")] = "rules",
     weights: Annotated[
         Path | None, typer.Option("--weights", help="Of chexbert: chexbert.pth or its safetensors.")

@@ -25,7 +25,6 @@ SOURCE = Source(
 )
 METADATA_FILE = "metadata.jsonl"
 _FILE_KEYS = ("file_name", "file_names")
-_STATES = {"blank": 0, "positive": 1, "negative": 2, "uncertain": 3}
 
 
 def is_image_folder(folder: str) -> bool:
@@ -165,10 +164,10 @@ def _labels(line: dict[str, Any], where: str) -> list[int] | None:
     if labels is None:
         return None
     if isinstance(labels, dict):
-        from otdrg_hf.labeling import LABELS
+        from otdrg_hf.labeling import LABELS, STATES
 
-        if set(labels) <= set(LABELS) and set(labels.values()) <= set(_STATES):
-            return [_STATES[labels.get(name, "blank")] for name in LABELS]
+        if set(labels) <= set(LABELS) and all(state in STATES for state in labels.values()):
+            return [STATES.index(labels.get(name, "blank")) for name in LABELS]
     elif isinstance(labels, list) and len(labels) == NUM_LABELS and all(state in (0, 1, 2, 3) for state in labels):
         return [int(state) for state in labels]
     raise DataError(

@@ -6,11 +6,12 @@ both would show the model its answer or train it on the question: "pfi" is not a
 impression. Provisional readings, which the final report supersedes, are left out, and headers may have typing errors.
 """
 
-import os
 import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
+
+from otdrg_hf.labeling.spelling import nearest_term
 
 # Section -> the headers that mean it, lower case. Misspellings of them are recognised by their distance.
 _HEADERS_OF = {
@@ -197,18 +198,7 @@ def _nearest(text: str, known: Iterable[str]) -> str:
     """The first of the known texts that is one edit away from one that is not known, else the text itself."""
     if text in known or len(text) < MIN_LETTERS - 1:
         return text
-    near = (term for term in sorted(known) if len(term) >= MIN_LETTERS and _is_one_edit(text, term))
-    return next(near, text)
-
-
-def _is_one_edit(text: str, term: str) -> bool:
-    """Whether one letter added, left out or changed, or two neighbours exchanged, make `term` of `text`."""
-    shorter, longer = sorted((text, term), key=len)
-    start = len(os.path.commonprefix((shorter, longer)))
-    rest, other = shorter[start:], longer[start:]
-    if len(rest) < len(other):
-        return rest == other[1:]
-    return rest[1:] == other[1:] or rest[1::-1] + rest[2:] == other
+    return nearest_term(text, (term for term in sorted(known) if len(term) >= MIN_LETTERS))
 
 
 def read_sections(text: str, study: str = "") -> ReportSections:

@@ -23,13 +23,10 @@ def is_r2gen_folder(folder: str) -> bool:
 
 def read_annotation(path: str) -> dict[str, list[dict[str, Any]]]:
     """
-    Reads an R2Gen annotation file into `{"train": [...], "validation": [...], "test": [...]}` (the splits it has).
-
-    Spaces around keys are ignored. A key of spaces alone, which an annotation.json of IU X-Ray in circulation has,
-    stands for the split that its entries name, or else for the only one of the three that is missing.
+    Reads an R2Gen annotation file into its splits, as of [`annotation_splits`].
 
     Raises:
-        [`DataError`]: for JSON that does not parse, unknown keys (named) and keys that mean the same split.
+        [`DataError`]: for JSON that does not parse, and as of [`annotation_splits`].
     """
     name = os.path.basename(path)
     try:
@@ -44,6 +41,23 @@ def read_annotation(path: str) -> dict[str, list[dict[str, Any]]]:
         before = text[:position].split("\n")
         where = f"{name} line {len(before)} column {len(before[-1]) + 1}"
         raise DataError(f"{where}: {HALF_SURROGATE}: correct or remove it")
+    return annotation_splits(content, name)
+
+
+def annotation_splits(content: Any, name: str) -> dict[str, list[dict[str, Any]]]:
+    """
+    The content of an R2Gen annotation as `{"train": [...], "validation": [...], "test": [...]}` (the splits it has).
+
+    Spaces around keys are ignored. A key of spaces alone, which an annotation.json of IU X-Ray in circulation has,
+    stands for the split that its entries name, or else for the only one of the three that is missing.
+
+    Args:
+        content: The JSON value.
+        name (`str`): Of the file, for messages.
+
+    Raises:
+        [`DataError`]: for another value, unknown keys (named) and keys that mean the same split.
+    """
     if not isinstance(content, dict) or not all(isinstance(entries, list) for entries in content.values()):
         raise DataError(f"{name} is not an R2Gen annotation: it must map train, val and test to lists of studies")
 

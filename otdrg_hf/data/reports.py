@@ -14,11 +14,14 @@ from otdrg_hf.data.schema import NUM_LABELS
 _WORD = re.compile(r"[^\W\d_]+")
 _PLACEHOLDER = re.compile(r"\bX{3,}\b|_{2,}")
 
+# Terms that English reports have from Latin and French.
+_BORROWED = re.compile(r"\b(?:de novo|en (?:face|bloc|passant|masse|route)|et al|cul de sac|le fort)\b")
 # Function words and reporting words that only one side uses; words of both ("no", "normal") are left out. The foreign
 # ones are Spanish, Portuguese, French, German, Italian and Dutch.
 _ENGLISH = frozenset(
     "the there is are of and with for without has have been this that was were not or at from by to be "
-    "lungs heart chest clear within limits unremarkable stable seen noted unchanged".split()
+    "lungs heart chest clear within limits unremarkable stable seen noted unchanged "
+    "right left upper lower middle lung mild moderate small new old cardiomegaly effusion opacity opacities".split()
 )
 _FOREIGN = frozenset(
     "el los las del con sin hay una por que es se lo le les des une est sont avec sans dans et pas du au aux "
@@ -40,7 +43,7 @@ def report_problem(report: str) -> str | None:
     letters = "".join(words)
     if sum(ord(letter) > 0x24F for letter in letters) * 2 > len(letters):
         return NOT_ENGLISH
-    lowered = [word.lower() for word in words]
+    lowered = _BORROWED.sub(" ", " ".join(words).lower()).split()
     foreign = sum(word in _FOREIGN for word in lowered)
     english = sum(word in _ENGLISH for word in lowered)
     if (foreign >= 2 and foreign > english) or (foreign == 1 and not english and len(words) >= 5):

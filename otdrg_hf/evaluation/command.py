@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from otdrg_hf.data.schema import require_split
 from otdrg_hf.evaluation.compare import check_output_paths, check_scoring, evaluate_files
 from otdrg_hf.extras import require
 from otdrg_hf.files import write_json
@@ -68,6 +69,15 @@ def run_evaluate(
     if operating_points and dataset is None:
         raise ValueError("--operating_points needs --dataset: files of predictions have one operating point each")
     scoring = {"section": section, **(scoring or {})}
+    if baselines_dir is not None and not scoring.get("baselines", True):
+        raise ValueError(
+            "--baselines_dir is for the baselines that --no_baselines leaves out: leave out one of the two"
+        )
+    if dataset is None:
+        generated = generation or {}
+        require_split(generated.get("split", "test"))
+        if generated.get("num_studies") is not None or generated.get("candidates", 1) > 1 or generated.get("data_dir"):
+            raise ValueError("--num_studies, --candidates and --data_dir need --dataset, the studies to report")
     if not predictions and dataset is None and not scoring.get("published") and references is None:
         raise ValueError(
             "nothing to score: give files of predictions, or --dataset for a model to report, or --references for the "

@@ -1,6 +1,5 @@
 """Joins predictions and references of studies by id, and names whatever is wrong or left out."""
 
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -9,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from otdrg_hf.data.r2gen import read_annotation
+from otdrg_hf.data.mimic_sections import PROVISIONAL_WORDS, normalize_section_name
+from otdrg_hf.data.schema import SPLITS, split_name
 from otdrg_hf.evaluation.baselines import TrainingReports
-from otdrg_hf.evaluation.row_files import ReportFileError, Row, is_annotation, raise_if_any, read_rows
+from otdrg_hf.evaluation.row_files import ReportFileError, Row, raise_if_any, read_rows, read_splits
 from otdrg_hf.labeling import LABELS, STATES
 from otdrg_hf.labeling.sections import split_sections
 from otdrg_hf.reporting.predictions import check_section
@@ -19,7 +19,8 @@ from otdrg_hf.reporting.predictions import check_section
 _PREDICTION_FIELDS = ("generated_text", "prediction", "model_prediction")
 _REFERENCE_FIELDS = ("reference", "references", "report")
 _PUBLISHED_FIELDS = (*_PREDICTION_FIELDS, "generated_report")
-_HEADERS = {"findings": ("finding", "observation"), "impression": ("impression", "conclusion", "opinion", "summary")}
+# Headers beside those that MIMIC-CXR's sections know.
+_HEADERS = {"findings": ("observation",), "impression": ("opinion", "summary")}
 
 
 @dataclass(frozen=True)
@@ -126,10 +127,7 @@ def read_studies(
 
 def has_training_reports(path: str | os.PathLike) -> bool:
     """Whether a file is an R2Gen annotation with reports of other splits than the test split."""
-    path = Path(path)
-    if path.suffix != ".json" or not is_annotation(_json(path)):
-        return False
-    splits = read_annotation(str(path))
+    splits = read_splits(Path(path)) or {}
     return bool(splits.get("train") or splits.get("validation"))
 
 
@@ -144,47 +142,46 @@ def read_training_reports(path: str | os.PathLike, section: str | None = None) -
         section (`str`, *optional*): As of [`read_studies`].
 
     Raises:
-        ReportFileError: if the file is neither.
+        ReportFileError: if the file is neither, or names a split that is none of the three.
     """
-    path = Path(path)
-    if path.suffix == ".json" and is_annotation(_json(path)):
-        splits = read_annotation(str(path))
-        return TrainingReports(*([row["report"] for row in splits.get(name, [])] for name in ("train", "validation")))
-    rows = read_rows(path)
-    texts = _collect_references(path.name, rows, section, [], {})
-    of_split: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    for key, group in texts.items():
-        of_split.setdefault(str(rows[key].value.get("split", "train")), []).extend(group)
-    return TrainingReports(of_split["train"], of_split["val"] + of_split.get("validation", []))
+    of_split = _reports_by_split(Path(path), section)
+    return TrainingReports(of_split["train"], of_split["validation"])
 
 
 def read_vocabulary_reports(path: str | os.PathLike) -> list[str]:
     """
-    Training reports for a protocol's vocabulary, from JSON Lines with `report` or `reference`, or from an R2Gen
-    annotation file, whose `train` split is read.
+    The training reports behind a protocol's vocabulary, of a file as of [`read_training_reports`].
 
     Raises:
-        ReportFileError: if the file is neither.
+        ReportFileError: as of [`read_training_reports`], and if no report is of the train split.
     """
     path = Path(path)
-    if path.suffix == ".json":
-        try:
-            return [example["report"] for example in _json(path)["train"]]
-        except (KeyError, TypeError) as error:
-            raise ReportFileError(
-                f"{path.name}: not an R2Gen annotation file (no readable 'train' list with 'report' texts)"
-            ) from error
-    texts = _collect_references(path.name, read_rows(path), None, [], {})
-    return [text for group in texts.values() for text in group]
+    reports = _reports_by_split(path, None)["train"]
+    if not reports:
+        raise ReportFileError(f"{path.name}: none of its reports is of the split 'train', which gives the vocabulary")
+    return reports
 
 
-def _json(path: Path):
-    try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except ValueError as error:
-        raise ReportFileError(
-            f"{path.name}: not an R2Gen annotation file (no readable 'train' list with 'report' texts)"
-        ) from error
+def _reports_by_split(path: Path, section: str | None) -> dict[str, list[str]]:
+    """Reference texts by split, those of an annotation whole."""
+    of_split: dict[str, list[str]] = {name: [] for name in SPLITS}
+    splits = read_splits(path)
+    if splits is not None:
+        for name, studies in splits.items():
+            for number, study in enumerate(studies, start=1):
+                if not isinstance(study, dict) or not isinstance(study.get("report"), str):
+                    raise ReportFileError(f"{path.name} {name} entry {number}: no 'report' that is text")
+                of_split[name].append(study["report"])
+        return of_split
+    rows = read_rows(path)
+    for key, texts in _collect_references(path.name, rows, section, [], {}).items():
+        given = rows[key].value.get("split")
+        name = "train" if given in (None, "") else split_name(given)
+        if name is None:
+            known = ", ".join(SPLITS)
+            raise ReportFileError(f"{path.name} {rows[key].where}: unknown split {given!r}; it is one of {known}")
+        of_split[name].extend(texts)
+    return of_split
 
 
 class _NoSection(ValueError):
@@ -348,9 +345,18 @@ def _section_of_text(text: str, section: str) -> str | None:
         text[start:end].strip()
         for wanted in _wanted(section)
         for header, start, end in parts
-        if header.startswith(_HEADERS[wanted])
+        if _section_of_header(header) == wanted
     ]
     return " ".join(taken) if taken else None
+
+
+def _section_of_header(header: str) -> str | None:
+    """ "findings" or "impression" as [`otdrg prepare`] has it, so that "findings and impression" is an impression."""
+    header = " ".join(word for word in header.split() if word not in PROVISIONAL_WORDS)
+    name = normalize_section_name(header)
+    if name in _HEADERS:
+        return name
+    return next((section for section, names in _HEADERS.items() if header.startswith(names)), None)
 
 
 def _check_same_ids(file: str, rows: dict[str, Row], other_file: str, others: dict[str, Row]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from otdrg_hf.data.r2gen import read_annotation
+from otdrg_hf.data.r2gen import annotation_splits
 from otdrg_hf.data.schema import split_name
 from otdrg_hf.files import HALF_SURROGATE, decode_line, half_surrogate, numbered_lines, parse_object
 
@@ -147,8 +147,8 @@ def _whole_json(path: Path) -> Any:
 
 
 def _json_entries(path: Path, content: Any, split: str) -> list[dict]:
-    if is_annotation(content):
-        splits = read_annotation(str(path))
+    if _is_annotation(content):
+        splits = annotation_splits(content, path.name)
         if split_name(split) not in splits:
             raise ReportFileError(f"{path.name} has no split {split!r}; it has {', '.join(splits)}")
         return splits[split_name(split)]
@@ -165,8 +165,13 @@ def _named(key: str, value: Any) -> Any:
     return {**value, "id": key} if isinstance(value, dict) else value
 
 
-def is_annotation(content: Any) -> bool:
-    """Whether a JSON value is an R2Gen annotation: lists of studies by split."""
+def read_splits(path: Path) -> dict[str, list[dict]] | None:
+    """The studies of an R2Gen annotation by split; `None` for any other file."""
+    content = _whole_json(path) if path.suffix.lower() == ".json" else None
+    return annotation_splits(content, path.name) if _is_annotation(content) else None
+
+
+def _is_annotation(content: Any) -> bool:
     return isinstance(content, dict) and "train" in content and all(isinstance(rows, list) for rows in content.values())
 
 

@@ -160,7 +160,11 @@ def file_view(data) -> str:
 
 def view_in_file(path: str) -> str:
     """The view that a DICOM file names; `"unknown"` for any other file, and for one that is missing or damaged."""
-    if not path.lower().endswith((".dcm", ".dicom")) or not os.path.isfile(path):
+    try:
+        with open(path, "rb") as file:
+            if not is_dicom(file.read(132)):
+                return "unknown"
+    except OSError:
         return "unknown"
     require("pydicom", extra="dicom")
     import pydicom

@@ -1,6 +1,8 @@
 """`otdrg label`: the labels of each report of a file."""
 
+import csv
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -34,8 +36,8 @@ def label_file(
     Labels each report of a file.
 
     Args:
-        path (`str` or `os.PathLike`): JSONL with a `report` (and, optionally, an `id`) a line; any other file is a
-            report a line. An empty report is blank throughout.
+        path (`str` or `os.PathLike`): JSONL with a `report` (and, optionally, an `id`) a line, or CSV with such
+            columns; any other file is a report a line, but for JSON. An empty report is blank throughout.
         labeler (`str`, *optional*, defaults to `"rules"`): `"rules"` or `"chexbert"`.
         weights (`str` or `os.PathLike`, *optional*): The checkpoint of CheXbert.
         explain (`bool`, *optional*, defaults to `False`): Add the mentions behind each label; only for the rules.
@@ -51,6 +53,10 @@ def label_file(
     """
     if labeler != "rules" and explain:
         raise ValueError("--explain shows the words that the rules found; the labeler chexbert has none")
+    if labeler == "rules" and options.get("device") is not None:
+        raise ValueError("--device is for the labeler chexbert; leave it out for rules")
+    if num_proc > 1 and (explain or labeler != "rules"):
+        raise ValueError("--num_proc is for the rules without --explain; leave it out")
     ids, reports = _read(Path(path))
     label = load_labeler(labeler, weights, **options)
     evidence = None
@@ -110,6 +116,11 @@ def _shown(mention: Mention) -> dict:
 
 
 def _read(path: Path) -> tuple[list[str], list[str]]:
+    kind = path.suffix.lower()
+    if kind == ".csv":
+        return _read_csv(path)
+    if kind == ".json":
+        raise ValueError(f"{path.name}: give JSON Lines (.jsonl), CSV, or text with a report a line, not JSON")
     ids, reports = [], []
     is_jsonl = path.suffix == ".jsonl"
     for number, line in numbered_lines(path):
@@ -123,4 +134,23 @@ def _read(path: Path) -> tuple[list[str], list[str]]:
             raise ValueError(f"{path.name} line {number}: {error}") from None
         ids.append(str(row.get("id", number)))
         reports.append(row["report"])
+    return ids, reports
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[str]]:
+    ids, reports, lines = [], [], []
+    for number, line in numbered_lines(path):
+        try:
+            lines.append(decode_line(line))
+        except ValueError as error:
+            raise ValueError(f"{path.name} line {number}: {error}") from None
+    table = csv.DictReader(io.StringIO("\n".join(lines), newline=""), strict=True)
+    try:
+        for row in table:
+            if not isinstance(row.get("report"), str):
+                raise ValueError(f"{path.name} line {table.line_num}: no 'report' that is text")
+            ids.append(row.get("id") or str(table.line_num))
+            reports.append(row["report"])
+    except csv.Error as error:
+        raise ValueError(f"{path.name} line {table.line_num}: not CSV ({error})") from None
     return ids, reports

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import NamedTuple
 
 from .labels import LABELS, NEGATIVE, POSITIVE, UNCERTAIN
@@ -13,6 +14,7 @@ _LISTING = frozenset(("or", "nor", "and/or", "/"))
 _ALTERNATIVE = frozenset(("or", "and/or"))
 _ALWAYS_ENDS = frozenset(";:-")
 _PARTS = frozenset((",", ";", "-", "and", "but", "with"))
+_CLAUSES = frozenset((",", "and", "but", "while", "whereas"))
 _DENIALS = frozenset(("no", "not", "without", "nor", "neither", "never"))
 # "No kinking of the catheter": what a preposition and an article lead to is there, whatever is denied of it.
 _PREPOSITIONS = frozenset("of in within along around at to on from by inside through".split())
@@ -84,6 +86,10 @@ def _shown(found: list[Match]) -> list[Match]:
     still = [m for m in found if m[3].name == "still"]
     hiding = [h for h in hiding if not any(_overlap(h, s) for s in still)]
     return _nearest([m for m in found if m[3].state is not None and not any(_overlap(h, m) for h in hiding)])
+
+
+def _is_no_new_clause(token: str) -> bool:
+    return token not in _CLAUSES and token not in _ALWAYS_ENDS
 
 
 class _Sentence:
@@ -213,8 +219,10 @@ class _Sentence:
 
     def _is_other_side(self, mention: Match, first: int, last: int) -> bool:
         """Whether a denial behind a mention is of the other side: "opacity on the right, not seen on the left"."""
-        own = _SIDES.intersection(self.tokens[max(0, mention[0] - 3) : first])
-        denied = _SIDES.intersection(self.tokens[last : last + 3])
+        # "The right effusion has resolved; left lung is clear" speaks of the other side in a clause of its own.
+        before = list(takewhile(_is_no_new_clause, reversed(self.tokens[max(0, mention[0] - 3) : mention[0]])))
+        own = _SIDES.intersection(before + self.tokens[mention[0] : first])
+        denied = _SIDES.intersection(takewhile(_is_no_new_clause, self.tokens[last : last + 3]))
         return bool(own and denied) and not own & denied
 
     def _is_denied_before(self, mention: Match) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from .layout import NEXT_WORD, capitals, line_ends, list_markers
-from .spelling import is_one_edit
+from .spelling import nearest_term
 
 # Words of headers. A section that tells why or how the film was taken, or what to do next, says nothing of the image.
 _ASKS = frozenset(
@@ -21,25 +21,33 @@ _TAKEN = frozenset(
 )
 _DESCRIBES = frozenset(
     "finding findings impression impressions conclusion conclusions interpretation report read reading result"
-    " results addendum addenda summary opinion observation observations description narrative answer assessment".split()
+    " results addendum addenda summary opinion observation observations description narrative answer"
+    " assessment pfi".split()
 )
 _FILM = re.compile(r"\b(?:frontal|pa|ap|portable|chest|lateral)\b[a-z ,]{0,40}(?:radiograph|chest|view|film|x-?ray)s?$")
 _FILLING = frozenset(
     "and of for the this with chest cxr x ray xray radiographic radiological radiology radiologic imaging medical"
-    " relevant pertinent brief past present current underlying surgical social wet final preliminary prelim"
+    " relevant pertinent brief past present current underlying surgical social wet final preliminary prelim provisional"
     " main key thorax film films radiograph exam study test to code pa ap lateral portable on in by".split()
 )
 # No header ends with one of these: "AP chest compared to ___:".
 _LINKS = frozenset("to of with for the a and in on by as is was".split())
 _SUMS_UP = re.compile(r"impression|conclusion|opinion|summary|assessment", re.IGNORECASE)
-_ADDED = re.compile(r"addend|wet|answer", re.IGNORECASE)
-_TITLE = re.compile(r"(?:final|radiology|radiological|preliminary|imaging|chest x-?ray|cxr) report")
+_ADDED = re.compile(r"addend|answer", re.IGNORECASE)
+_TITLE = re.compile(r"(?:final|radiology|radiological|imaging|chest x-?ray|cxr) report")
+_FINAL = "final report"
+# A reading that the final report supersedes; "WET READ VERSION #1 ___ 5:00 PM" heads one, too.
+_PROVISIONAL_WORDS = frozenset("wet preliminary prelim provisional pfi".split())
+_PROVISIONAL_LINE = "wet read version"
 
 # Headers are searched for so far before a colon; longer words of theirs may have a typing error.
 _LONGEST_HEADER, _LONGEST_NAME, _LONG_WORD = 200, 60, 6
 _MISSPELLED = tuple(word for word in sorted(_ASKS | _TAKEN | _DESCRIBES) if len(word) > _LONG_WORD)
 # A header ends with a colon or a dash, or stands alone in its line.
-_HEADER_END = re.compile(r":|[ \t][-–—]+(?=[ \t])|^[ \t*_#]*[A-Za-z][A-Za-z /&]{1,45}[ \t*_#]*$", re.MULTILINE)
+_HEADER_END = re.compile(
+    rf":|[ \t][-–—]+(?=[ \t])|^[ \t*_#]*(?:[A-Za-z][A-Za-z /&]{{1,45}}[ \t*_#]*|(?i:{_PROVISIONAL_LINE})\b.{{0,80}})$",
+    re.MULTILINE,
+)
 _BEFORE_HEADER = re.compile(r".*(?:[.;?!:)]\s|[.;?!](?=[A-Z]))", re.DOTALL)
 _WORD = re.compile(r"[A-Za-z]+(?:-[Rr]ay)?")
 _DRESS = " \t\r\n*_#=->–—"
@@ -83,20 +91,52 @@ def split_sections(report: str) -> list[tuple[str, int, int]]:
 
     Returns:
         `list[tuple[str, int, int]]`: header in lower case ("" without one) and the character span of its text. Left
-        out are sections that tell why and how the film was taken or what to do next, and, where a header of findings
-        follows, what stands before the first header.
+        out are sections that tell why and how the film was taken or what to do next, where a header of findings
+        follows, what stands before the first header, and provisional readings (a wet read) next to a final one.
     """
     headers = _headers(report) if ":" in report or "\n" in report or " - " in report or "–" in report else []
     if not headers:
         return [("", 0, len(report))]
     kept = [name for kind, name, _, _ in headers if kind == "describes"]
-    has_findings = any(not _SUMS_UP.search(name) and not _ADDED.match(name) for name in kept)
+    has_findings = any(not _SUMS_UP.search(name) and not _is_added(name) for name in kept)
     parts = [(name, start, end) for kind, name, start, end in headers if kind == "describes"]
     for kind, _, start, end in headers:
         if kind != "describes" and not has_findings:
             parts.extend(_undescribed(report, start, end, whole=kind == "none", needed=bool(kept)))
+    if any(_is_provisional(name) for name in kept):
+        parts = _superseding(report, headers, parts)
     parts.sort(key=lambda part: (not _SUMS_UP.search(part[0]), part[1]))
     return parts
+
+
+def _is_provisional(name: str) -> bool:
+    return not _PROVISIONAL_WORDS.isdisjoint(name.split())
+
+
+def _is_added(name: str) -> bool:
+    return _ADDED.match(name) is not None or _is_provisional(name)
+
+
+def _superseding(
+    report: str, headers: list[tuple[str, str, int, int]], parts: list[tuple[str, int, int]]
+) -> list[tuple[str, int, int]]:
+    """The parts of the final report; all of them where there is no other than a provisional reading.
+
+    What is provisional ends with its section, or where "FINAL REPORT" follows, there: "PFI REPORT" may have sections.
+    """
+    finals = [start for _, name, start, _ in headers if name == _FINAL]
+    spans = [
+        (start, next((at for at in finals if at > start), end))
+        for _, name, start, end in headers
+        if _is_provisional(name)
+    ]
+    final = [part for part in parts if not any(start <= part[1] < end for start, end in spans)]
+    # What stands before the first header may be why the image was taken.
+    replaced = any(
+        any(map(str.isalpha, report[start:end])) and (name or start > spans[0][0]) and not _ADDED.match(name)
+        for name, start, end in final
+    )
+    return final if replaced else parts
 
 
 def _undescribed(report: str, start: int, end: int, whole: bool, needed: bool) -> Iterator[tuple[str, int, int]]:
@@ -167,6 +207,8 @@ def read_header(header: str, alone: bool = False) -> tuple[str, str] | None:
         header (`str`): the words before the colon.
         alone (`bool`): whether no colon marks it as a header, so that it must consist of a header's words only.
     """
+    if header.startswith(_PROVISIONAL_LINE):
+        return "describes", "wet read"
     words = [_header_word(word.lower()) for word in _WORD.findall(header)] if len(header) <= _LONGEST_NAME else []
     if not words or "differential" in words or words[-1] in _LINKS or len(words) > (4 if alone else 7):
         return None
@@ -174,7 +216,9 @@ def read_header(header: str, alone: bool = False) -> tuple[str, str] | None:
     if alone and not known:
         return None
     if _TITLE.fullmatch(header):
-        return "none", ""
+        return "none", header
+    if header == "final" and not alone:
+        return "describes", header
     if not _ASKS.isdisjoint(words) and (known or words[0] in _ASKS or words[-1] in _ASKS):
         return "asks", header
     if known and not _DESCRIBES.isdisjoint(words):
@@ -188,13 +232,13 @@ def _header_word(word: str) -> str:
     """The word of headers that `word` is a typing error of ("indicaton"), or `word` itself."""
     if len(word) < _LONG_WORD or any(word in words for words in (_ASKS, _TAKEN, _DESCRIBES, _FILLING)):
         return word
-    return next((w for w in _MISSPELLED if is_one_edit(word, w)), word)
+    return nearest_term(word, _MISSPELLED)
 
 
 def _telling(words: list[str]) -> str:
-    """The header from its telling word on: "findings" of "key findings"; a wet read stays one."""
+    """The header from its telling word on: "findings" of "key findings"; a provisional reading stays one."""
     first = next(at for at, word in enumerate(words) if word in _DESCRIBES)
-    return " ".join(words[0 if "wet" in words else first :])
+    return " ".join(words[first if _PROVISIONAL_WORDS.isdisjoint(words) else 0 :])
 
 
 def split_sentences(text: str) -> list[tuple[int, int]]:

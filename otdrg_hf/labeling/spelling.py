@@ -29,6 +29,11 @@ def is_one_edit(written: str, term: str) -> bool:
     return len(differ) == 1
 
 
+def nearest_term(written: str, terms: Iterable[str]) -> str:
+    """The first of `terms` that is one edit away from `written`, else `written` itself."""
+    return next((term for term in terms if is_one_edit(written, term)), written)
+
+
 class Spelling(dict[str, tuple[str, ...]]):
     """Written word (lower case) or sign to the words that it stands for: mostly itself, none for a mask.
 

@@ -20,6 +20,10 @@ def test_empty(report):
         "Kein Pleuraerguss. Das Herz ist normal gross.",
         "Sem derrame pleural. Coração normal.",
         "Nessun versamento pleurico. Il cuore è nei limiti.",
+        "Derrame pleural de novo. Coração de tamanho normal.",
+        "Cardiomégalie. Pas de foyer.",
+        "Opacité lobe moyen sans épanchement visible.",
+        "Cardiomegalia moderada con derrame pleural.",
         "心影正常",
         "Сердце не увеличено.",
     ],
@@ -28,7 +32,21 @@ def test_not_english(report):
     assert report_problem(report) == "report not in English"
 
 
-@pytest.mark.parametrize("report", ["Normal.", "Cardiomegaly.", "No change.", "LA enlargement. Et al XXXX.", "Clear."])
+@pytest.mark.parametrize(
+    "report",
+    [
+        "Normal.",
+        "Cardiomegaly.",
+        "No change.",
+        "LA enlargement. Et al XXXX.",
+        "Clear.",
+        "Right lower lobe opacity, de novo. No effusion.",
+        "Pleural plaque en face. Cardiomegaly. No effusion.",
+        "Mild cardiomegaly. No pneumothorax. Status post en bloc resection.",
+        "Bibasilar atelectasis de novo. No pneumothorax.",
+        "Mild edema. DES present. No pneumothorax.",
+    ],
+)
 def test_terse_english(report):
     assert report_problem(report) is None
 

@@ -211,9 +211,18 @@ def test_training_reports_of_any_kind(annotation, tmp_path):
         {"id": 1, "report": "a", "split": "val"},
         {"id": 2, "report": "b"},
         {"id": 3, "report": "c", "split": "test"},
+        {"id": 4, "report": "d", "split": "validate"},
+        {"id": 5, "report": "e", "split": "Train"},
+        {"id": 6, "report": "f", "split": "Val"},
+        {"id": 7, "report": "g", "split": None},
     ]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert read_training_reports(tmp_path / "train.jsonl") == TrainingReports(["b"], ["a"])
+    assert read_training_reports(tmp_path / "train.jsonl") == TrainingReports(["b", "e", "g"], ["a", "d", "f"])
+    (tmp_path / "typo.csv").write_text("id,report,split\n1,a,\n2,b,tarin\n")
+    with pytest.raises(
+        ValueError, match="^typo.csv line 3: unknown split 'tarin'; it is one of train, validation, test$"
+    ):
+        read_training_reports(tmp_path / "typo.csv")
     found = read_training_reports(annotation)
     assert (len(found.train), len(found.validation)) == (2, 2)
 

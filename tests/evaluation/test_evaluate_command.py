@@ -228,3 +228,17 @@ def test_bad_predicted_labels_are_named(labels, message, tmp_path):
         del rows[1]["predicted_labels"]
     with pytest.raises(ValueError, match=message):
         evaluate_files([write(tmp_path / "p.jsonl", rows)], meteor=False, num_bootstrap=0)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--num_studies", 1), "need --dataset"),
+        (("--split", "nonsense"), "Unknown split 'nonsense'"),
+        (("--candidates", 4), "need --dataset"),
+        (("--no_baselines", "--baselines_dir", "bd"), "--baselines_dir is for"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(otdrg, predictions, tmp_path, options, message):
+    code, _, err = otdrg(predictions, *QUICK, *options)
+    assert code == 2 and message in err and not (tmp_path / "bd").exists()

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from otdrg_hf.data.mimic_sections import read_sections
 from otdrg_hf.evaluation.report_files import ReportFileError, read_studies, read_vocabulary_reports
 
 
@@ -142,14 +143,54 @@ def test_sections(tmp_path):
         read_studies([path], section="summary")
 
 
+@pytest.mark.parametrize("header", ["FINDINGS", "FINDINGS AND IMPRESSION", "FINDINGS/IMPRESSION", "CONCLUSION"])
+def test_a_header_means_the_section_that_preparing_takes_it_for(tmp_path, header):
+    text = f"\n {header}: Clear lungs.\n"
+    prepared = read_sections(text)
+    section = "impression" if prepared.impression else "findings"
+    assert getattr(prepared, section) == "Clear lungs."
+    path = write(tmp_path / "p.jsonl", {"id": 0, "prediction": "Clear.", "report": text})
+    for asked in (section, "report"):
+        assert read_studies([path], section=asked).references == [["Clear lungs."]]
+    other = {"findings": "impression", "impression": "findings"}[section]
+    with pytest.raises(ReportFileError, match=f"no field or header for '{other}'"):
+        read_studies([path], section=other)
+
+
 def test_vocabulary_reports(tmp_path):
     annotation = tmp_path / "annotation.json"
     annotation.write_text(json.dumps({"train": [{"id": "a", "report": "one"}], "test": [{"id": "b", "report": "two"}]}))
     assert read_vocabulary_reports(annotation) == ["one"]
     assert read_vocabulary_reports(write(tmp_path / "train.jsonl", {"id": "a", "report": "three"})) == ["three"]
-    annotation.write_text("{}")
-    with pytest.raises(ReportFileError, match="not an R2Gen annotation file"):
-        read_vocabulary_reports(annotation)
+    rows = [{"id": "a", "report": "four", "split": "Train "}, {"id": "b", "report": "five", "split": "test"}]
+    assert read_vocabulary_reports(write(tmp_path / "splits.jsonl", *rows)) == ["four"]
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("annotation.json", "{}", "annotation.json: the file holds no reports"),
+        ("annotation.json", '{"train": [}', "annotation.json: not JSON"),
+        (
+            "annotation.json",
+            '{"train": [], "test": []}',
+            "annotation.json: none of its reports is of the split 'train'",
+        ),
+        ("annotation.json", '{"train": [{"id": 1}]}', "annotation.json train entry 1: no 'report' that is text"),
+        ("annotation.json", '{"train": [], "tset": []}', "annotation.json has unknown keys"),
+        (
+            "r.jsonl",
+            '{"id": 1, "report": "a", "split": "test"}',
+            "r.jsonl: none of its reports is of the split 'train'",
+        ),
+        ("r.jsonl", '{"id": 1, "report": "a", "split": "tset"}', "r.jsonl line 1: unknown split 'tset'"),
+    ],
+)
+def test_files_without_a_vocabulary(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_vocabulary_reports(tmp_path / name)
+    assert "\n" not in str(caught.value)
 
 
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=30)

@@ -125,6 +125,15 @@ def test_view_in_a_file(tmp_path):
         (tmp_path / name).write_bytes(content)
     views = {name: view_in_file(str(tmp_path / name)) for name in (*contents, "missing.dcm")}
     assert views.pop("a.dcm") == "frontal" and set(views.values()) == {"unknown"}
+    assert view_in_file(str(tmp_path)) == "unknown"
+
+
+@pytest.mark.parametrize("name", ["IM0001", "b.ima", "c.dcm"])
+@pytest.mark.parametrize("preamble", [True, False])
+def test_dicom_of_any_name_has_its_view(tmp_path, name, preamble):
+    content = make_dicom(FILM, ViewPosition="LL")
+    (tmp_path / name).write_bytes(content if preamble else content[132:])
+    assert view_in_file(str(tmp_path / name)) == "lateral"
 
 
 # Other images, and other threads

@@ -67,3 +67,18 @@ def test_answers_are_ready_for_json(tmp_path):
     assert json.loads(json.dumps(row))["evidence"] == [
         {"label": "Pleural Effusion", "state": "negative", "span": [3, 11], "text": "effusion"}
     ]
+
+
+def test_csv_has_a_row_a_report(tmp_path):
+    path = write(tmp_path / "r.csv", 'id,report\na,"No effusion.\nMild edema."\nb,Clear lungs.\n')
+    assert [row["id"] for row in label_file(path)] == ["a", "b"]
+    with pytest.raises(ValueError, match="r.csv line 2: no 'report' that is text"):
+        list(label_file(write(path, "id,text\na,b\n")))
+    with pytest.raises(ValueError, match="r.json: give JSON Lines"):
+        list(label_file(write(tmp_path / "r.json", "[]")))
+
+
+@pytest.mark.parametrize("options", [{"device": "cuda:7"}, {"explain": True, "num_proc": 2}])
+def test_options_that_would_be_ignored_are_refused(tmp_path, options):
+    with pytest.raises(ValueError, match="--device is for|--num_proc is for"):
+        list(label_file(write(tmp_path / "r.txt", "Clear."), **options))

@@ -14,7 +14,7 @@ CLINICAL = [
 DESCRIBING = [
     "findings", "impression", "result", "results", "report", "conclusion", "wet read", "addendum", "chest findings",
     "findings and impression", "pa and lateral chest radiographs", "opinion", "fidnings",
-    "upright ap view of the chest",
+    "upright ap view of the chest", "wet read version #1 ___ 5:00 pm", "pfi", "preliminary report", "final",
 ]  # fmt: skip
 NO_HEADERS = [
     "lungs",
@@ -69,6 +69,19 @@ def test_words_before_a_colon_that_are_no_header(header):
         ),
         ("FINDINGS: Edema since 5:00 AM: none: no.", {"findings": "Edema since 5:00 AM: none: no."}),
         ("INDICATION: CHF", {}),
+        ("WET READ: Edema.", {"wet read": "Edema."}),
+        ("WET READ: Edema. FINAL REPORT FINDINGS: No edema.", {"report findings": "No edema."}),
+        ("WET READ: Edema.\n FINAL REPORT\n There is no edema.", {"": "There is no edema."}),
+        ("FINDINGS: No edema.\nWET READ: Edema.", {"findings": "No edema."}),
+        ("FINDINGS: No edema.\n WET READ VERSION #1 ___ 5:00 PM\n Edema.", {"findings": "No edema."}),
+        ("WET READ: Edema.\nFINDINGS: ___", {"findings": "___", "wet read": "Edema."}),
+        ("WET READ: Edema.\nADDENDUM: Effusion.", {"wet read": "Edema.", "addendum": "Effusion."}),
+        ("The lungs are clear.\nWET READ: Edema.", {"": "The lungs are clear.", "wet read": "Edema."}),
+        ("Preliminary report: edema. Impression: clear.", {"impression": "clear."}),
+        ("PRELIMINARY REPORT\nFINDINGS: A.\nIMPRESSION: B.", {"impression": "B.", "findings": "A."}),
+        ("PFI REPORT\nIMPRESSION: Edema.\nFINAL REPORT\nFINDINGS: Clear.", {"findings": "Clear."}),
+        ("PROVISIONAL FINDINGS IMPRESSION (PFI): Edema.\nIMPRESSION: Clear.", {"impression": "Clear."}),
+        ("PFI: Edema.", {"pfi": "Edema."}),
     ],
 )
 def test_parts_that_describe(report, parts):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from otdrg_hf.labeling import LABELS, label_reports
 from otdrg_hf.labeling.rules import ENGLISH_FILE, load_rules
-from otdrg_hf.labeling.spelling import Spelling, is_one_edit
+from otdrg_hf.labeling.spelling import Spelling, is_one_edit, nearest_term
 
 LETTERS = st.characters(min_codepoint=ord("a"), max_codepoint=ord("e"))
 WORDS = st.text(LETTERS, min_size=1, max_size=7)
@@ -118,3 +118,10 @@ def _terms(rules):
 )
 def test_other_words_are_no_findings(text, label):
     assert label_reports([text])[0, LABELS.index(label)] == 0
+
+
+def test_the_nearest_term_is_the_first_one_edit_away():
+    assert nearest_term("findngs", ("finding", "findings")) == "findings"
+    assert nearest_term("fidings", ("findings", "fittings")) == "findings"
+    assert nearest_term("findings", ("findings", "indings")) == "indings"
+    assert nearest_term("lungs", ("findings",)) == "lungs"
