@@ -580,7 +580,7 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
         vision_features: torch.Tensor | None = None,
         prompt_embeds: torch.Tensor | None = None,
         shown_labels: torch.Tensor | None = None,
-        told_labels: torch.Tensor | None = None,
+        overridden_labels: torch.Tensor | None = None,
         other_labels: torch.Tensor | None = None,
         contrast_temperature: float = CONTRAST_TEMPERATURE,
         **kwargs: Unpack[TransformersKwargs],
@@ -598,7 +598,7 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
                 Embeddings of a whole prompt, with its study, of which `input_ids` are the chunk that follows the cache.
             shown_labels (`torch.LongTensor` of shape `[B, m]`, *optional*):
                 In training, the states that prompt the LLM instead; -100 is predicted. Default: `disease_labels`.
-            told_labels (`torch.BoolTensor` of shape `[B, m]`, *optional*):
+            overridden_labels (`torch.BoolTensor` of shape `[B, m]`, *optional*):
                 In training, labels to show as overrides even where they agree with the prediction.
             other_labels (`torch.LongTensor` of shape `[B, k, m]`, *optional*):
                 States of other studies for the transport loss. Default: those of the next studies of the batch.
@@ -613,7 +613,7 @@ class OTDRGModel(OTDRGPreTrainedModel):  # trf-ignore: TRF057
             seen = self.see(pixel_values, view_mask, vision_features)
             disease_labels = check_labels(disease_labels, seen.maps, self.config)
             shown = disease_labels if shown_labels is None else check_labels(shown_labels, seen.maps, self.config)
-            features = self.fuse(seen, *self.decide(seen, shown, told_labels))
+            features = self.fuse(seen, *self.decide(seen, shown, overridden_labels))
             if disease_labels is not None:
                 other_labels = check_other_labels(other_labels, seen.maps, self.config)
                 losses = self.study_losses(seen, disease_labels, other_labels, contrast_temperature)

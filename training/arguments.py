@@ -18,12 +18,12 @@ from trl import ModelConfig, SFTConfig, TrlParser
 PRECISIONS = ("bf16", "fp16", "tf32")
 # What of an alignment recipe says which model the recipe of the next stage starts from.
 MODEL_FIELDS = ("vision_model", "text_model", "vision_config", "text_config", "image_size", "label_encoder")
-LABEL_RATES = ("predicted_label_rate", "changed_report_rate", "told_label_rate")
+LABEL_RATES = ("predicted_label_rate", "changed_report_rate", "overridden_label_rate")
 RATES = (*LABEL_RATES, "indication_dropout")
 # The stages that act on an option; in others it is refused. "reward" is that of training/grpo.py.
 ACTS_IN = {
     **dict.fromkeys(("changed_report_rate", "indication_dropout", "finding_weight"), ("warmup", "finetune", "joint")),
-    **dict.fromkeys(("predicted_label_rate", "told_label_rate", "generate_eval_studies"), ("finetune", "joint")),
+    **dict.fromkeys(("predicted_label_rate", "overridden_label_rate", "generate_eval_studies"), ("finetune", "joint")),
     "text_learning_rate": ("warmup", "finetune", "joint"),
     **dict.fromkeys(("augment", "freeze_vision", "vision_learning_rate"), ("align", "finetune", "joint")),
     "train_vision_blocks": ("align", "joint"),
@@ -95,7 +95,7 @@ class StudyArguments:
             "changed to match by sentences of others: what makes the LLM read its labels where reports are few."
         },
     )
-    told_label_rate: float = field(
+    overridden_label_rate: float = field(
         default=0.0,
         metadata={"help": "Share of labels, of the other studies, shown as overrides, without what is seen of them."},
     )

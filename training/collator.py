@@ -135,7 +135,7 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
             batch["other_labels"] = torch.from_numpy(others).long()  # [B, k, m]
         if shown is not None:
             batch["shown_labels"] = self.processor.encode_labels(np.stack([each.labels for each in shown]))
-            batch["told_labels"] = torch.from_numpy(np.stack([each.told for each in shown]))
+            batch["overridden_labels"] = torch.from_numpy(np.stack([each.overridden for each in shown]))
         if self.features is not None:
             del batch["pixel_values"]
             batch["vision_features"] = self.features.read_batch(examples)

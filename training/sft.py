@@ -146,7 +146,9 @@ def collators(
     shown = None
     if any(getattr(args, name) for name in LABEL_RATES):
         changed = ChangedReports(train[args.target]) if args.changed_report_rate else None
-        shown = ShownLabels(args.predicted_label_rate, args.changed_report_rate, args.told_label_rate, changed, seed)
+        shown = ShownLabels(
+            args.predicted_label_rate, args.changed_report_rate, args.overridden_label_rate, changed, seed
+        )
     of_training = {
         "shown": shown,
         "finding_weight": args.finding_weight,

@@ -103,12 +103,12 @@ class Shown(NamedTuple):
     Attributes:
         report (`str`): What the LLM has to write.
         labels (`np.ndarray` of shape `[m]`): State codes that it is shown, -100 where it is the predicted state.
-        told (`np.ndarray` of shape `[m]`): Whether a label is shown as an override, without what is seen of it.
+        overridden (`np.ndarray` of shape `[m]`): Whether a label is shown as an override, without what is seen of it.
     """
 
     report: str
     labels: np.ndarray
-    told: np.ndarray
+    overridden: np.ndarray
 
 
 class ShownLabels(StudyDraws):
@@ -121,7 +121,7 @@ class ShownLabels(StudyDraws):
     Args:
         predicted_rate (`float`): Probability that a study shows its predicted labels.
         changed_rate (`float`): Probability that it shows changed ones.
-        told_rate (`float`): Probability, of a study that shows its own labels, that one of them is an override.
+        overridden_rate (`float`): Probability, of a study that shows its own labels, that one of them is an override.
         changed (`ChangedReports`, *optional*): Needed for `changed_rate`.
         seed (`int`): Of all draws.
     """
@@ -130,12 +130,12 @@ class ShownLabels(StudyDraws):
         self,
         predicted_rate: float,
         changed_rate: float,
-        told_rate: float,
+        overridden_rate: float,
         changed: ChangedReports | None = None,
         seed: int = 0,
     ):
         super().__init__(seed)
-        self.predicted_rate, self.changed_rate, self.told_rate = predicted_rate, changed_rate, told_rate
+        self.predicted_rate, self.changed_rate, self.overridden_rate = predicted_rate, changed_rate, overridden_rate
         self.changed = changed
 
     def draw(self, study: dict[str, Any], target: str) -> Shown:
@@ -149,7 +149,7 @@ class ShownLabels(StudyDraws):
             report = self.changed.change(report, generator)
             labels = np.asarray(label_reports([report]))[0].astype(own.dtype)
             return Shown(report, labels, labels != own)
-        return Shown(report, own, (generator.random(len(own)) < self.told_rate) & (own >= 0))
+        return Shown(report, own, (generator.random(len(own)) < self.overridden_rate) & (own >= 0))
 
 
 def sentences(report: str) -> list[str]:

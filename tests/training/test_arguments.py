@@ -31,7 +31,7 @@ RECIPES = sorted(
         ("align", {"finding_weight": 3.0}, "--finding_weight is for the stages"),
         ("align", {"predicted_label_rate": 0.5}, "--predicted_label_rate is for the stages finetune, joint"),
         ("align", {"changed_report_rate": 0.5}, "--changed_report_rate is for the stages"),
-        ("align", {"told_label_rate": 0.5}, "--told_label_rate is for the stages"),
+        ("align", {"overridden_label_rate": 0.5}, "--overridden_label_rate is for the stages"),
         ("align", {"indication_dropout": 0.5}, "--indication_dropout is for the stages"),
         ("warmup", {"freeze_vision": True}, "--freeze_vision is for the stages"),
         ("warmup", {"vision_learning_rate": 0.0}, "leave it out of the stage 'warmup'"),

@@ -33,14 +33,14 @@ def draw(*rates: float, epoch: float = 0, seed: int = 0):
 def test_a_study_shows_its_own_labels_and_report_unless_drawn_otherwise():
     for study, shown in zip(STUDIES, draw(0, 0, 0), strict=True):
         assert shown.report == study["report"] and (shown.labels == study["disease_labels"]).all()
-        assert not shown.told.any()
+        assert not shown.overridden.any()
 
 
 def test_predicted_labels_are_shown_at_their_rate():
     drawn = draw(0.4, 0, 1)
     predicted = [(each.labels == PREDICTED).all() for each in drawn]
     assert abs(np.mean(predicted) - 0.4) < 0.1
-    assert [each.told.any() for each in drawn] == [not each for each in predicted]
+    assert [each.overridden.any() for each in drawn] == [not each for each in predicted]
 
 
 def test_changed_reports_come_with_their_own_labels_told_against_the_image():
@@ -53,16 +53,16 @@ def test_changed_reports_come_with_their_own_labels_told_against_the_image():
     states = np.asarray(label_reports([shown.report for _, shown in changed]))
     for (study, shown), own in zip(changed, states, strict=True):
         assert (shown.labels == own).all()
-        assert (shown.told == (own != study["disease_labels"])).all()
+        assert (shown.overridden == (own != study["disease_labels"])).all()
 
 
 def test_own_labels_are_told_at_their_rate():
-    assert abs(np.mean([shown.told for shown in draw(0, 0, 0.3)]) - 0.3) < 0.03
+    assert abs(np.mean([shown.overridden for shown in draw(0, 0, 0.3)]) - 0.3) < 0.03
 
 
 def test_draws_follow_from_study_epoch_and_seed_alone():
     def texts(**options):
-        return [(shown.report, *shown.labels, *shown.told) for shown in draw(0.3, 0.3, 0.3, **options)]
+        return [(shown.report, *shown.labels, *shown.overridden) for shown in draw(0.3, 0.3, 0.3, **options)]
 
     assert texts() == texts() and texts(epoch=2.0) == texts(epoch=2.7)
     assert texts() != texts(epoch=1.0) and texts() != texts(seed=1)
@@ -73,8 +73,8 @@ def test_training_batches_hold_what_is_shown_and_others_do_not():
     rows = tiny_rows(4)
     plain = StudyCollator(processor)(rows)
     shown = StudyCollator(processor, shown=ShownLabels(0.0, 1.0, 0.0, OF_STUDIES))(rows)
-    assert "shown_labels" not in plain and "told_labels" not in plain
-    assert shown["shown_labels"].shape == shown["told_labels"].shape == (4, 14)
+    assert "shown_labels" not in plain and "overridden_labels" not in plain
+    assert shown["shown_labels"].shape == shown["overridden_labels"].shape == (4, 14)
     # The losses of the head go on reading the labels of the image.
     assert (shown["disease_labels"] == plain["disease_labels"]).all()
     assert (shown["shown_labels"] != shown["disease_labels"]).any()
@@ -84,7 +84,7 @@ def test_training_batches_hold_what_is_shown_and_others_do_not():
     "rates, message",
     [
         ({"predicted_label_rate": 1.5}, "predicted_label_rate is 1.5"),
-        ({"told_label_rate": -0.1}, "told_label_rate is -0.1"),
+        ({"overridden_label_rate": -0.1}, "overridden_label_rate is -0.1"),
         ({"predicted_label_rate": 0.6, "changed_report_rate": 0.6}, "at most 1"),
     ],
 )

@@ -124,7 +124,7 @@ def test_a_plan_of_the_warm_up(data, tmp_path, capsys):
         ({"feature_cache": "f"}, "--feature_cache is for the stages"),
         ({"generate_eval_studies": 2}, "--generate_eval_studies is for the stages"),
         ({"predicted_label_rate": 0.5}, "--predicted_label_rate is for the stages"),
-        ({"told_label_rate": 0.5}, "--told_label_rate is for the stages"),
+        ({"overridden_label_rate": 0.5}, "--overridden_label_rate is for the stages"),
         ({"label_prompt": False}, "writes reports from labels, which this model's prompts do not show"),
         ({"use_peft": True}, "use_peft"),
         ({"metric_for_best_model": "ot_loss", "eval_strategy": "epoch"}, "ot_loss is not a metric"),
