@@ -178,7 +178,7 @@ def test_the_side_of_a_label_is_not_drowned_in_its_token():
     model = make_model()
     evidence = torch.zeros(1, 16, 2)  # two labels on a grid of 4 x 4, in the left and in the right half
     evidence[0, [4, 8], 0], evidence[0, [7, 11], 1] = 1, 1
-    left, right = label_positions(evidence, 4, 4)[0]
+    left, right = label_positions(evidence, torch.ones(1, 1), 4, 4)[0]
     content, told = (torch.randn(1, 14, 16), torch.randn(1, 14, 16)), torch.zeros(1, 14, dtype=torch.bool)
     label_tokens = model.model.fusion.label_tokens
     with torch.no_grad():

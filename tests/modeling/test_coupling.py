@@ -72,12 +72,14 @@ def test_unbalanced_becomes_transport_when_hardly_relaxed(problem):
     torch.testing.assert_close(relaxed, solved(problem, "transport"), atol=2e-5, rtol=0)
 
 
-def test_places_are_where_the_first_view_was_looked_at():
+def test_positions_are_where_the_first_view_was_looked_at():
     evidence = torch.zeros(1, 2 * 4 * 4, 2)
     evidence[0, 6, 0] = 0.2  # row 1, column 2 of the first view
     evidence[0, 16 + 3, 0] = 0.4  # the second view says nothing about left and right
     evidence[0, 0, 1] = evidence[0, 3, 1] = 0.1
-    places = label_positions(evidence, 4, 4)
-    positions = grid_positions(4, 4, places.shape[-1], evidence.device, evidence.dtype)
-    torch.testing.assert_close(places[0, 0], positions[1, 2])
-    torch.testing.assert_close(places[0, 1], (positions[0, 0] + positions[0, 3]) / 2)
+    found = label_positions(evidence, torch.tensor([[True, True]]), 4, 4)
+    positions = grid_positions(4, 4, found.shape[-1], evidence.device, evidence.dtype)
+    torch.testing.assert_close(found[0, 0], positions[1, 2])
+    torch.testing.assert_close(found[0, 1], (positions[0, 0] + positions[0, 3]) / 2)
+    of_second = label_positions(evidence, torch.tensor([[False, True]]), 4, 4)  # what is padding is not the first
+    torch.testing.assert_close(of_second[0, 0], positions[0, 3])
