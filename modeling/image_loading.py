@@ -409,7 +409,7 @@ class NotFetched(OSError):
     """Why an address is not fetched, in words that do not quote it."""
 
 
-def fetch(url: str, max_bytes: int, timeout: float = TIMEOUT, open_url: Callable = urllib.request.urlopen) -> bytes:
+def fetch(url: str, max_bytes: int, timeout: float, open_url: Callable = urllib.request.urlopen) -> bytes:
     """
     The content at an address, at most one byte more than `max_bytes` of it, within `timeout` seconds, however slowly it
     trickles in. Raises `ValueError`, which never quotes the address: it may hold a key.

@@ -495,11 +495,12 @@ class RadiologyReportPipeline(Pipeline):
         for index, study in enumerate(studies):
             prompt = self._check_room(study["input_ids"])
             wanted = options.get("max_new_tokens") or options.get("max_length", 0) - prompt
-            groups.setdefault(None if prompt + wanted <= context else context - prompt, []).append(index)
-            if prompt + wanted > context:
+            room = context - prompt if prompt + wanted > context else None  # `None`: all that is wanted
+            groups.setdefault(room, []).append(index)
+            if room is not None:
                 logger.warning(
-                    f"max_new_tokens is {context - prompt} instead of {wanted}: the prompt takes {prompt} tokens of "
-                    f"the LLM's context of {context}."
+                    f"max_new_tokens is {room} instead of {wanted}: the prompt takes {prompt} tokens of the LLM's "
+                    f"context of {context}."
                 )
         return [
             (indices, generate_kwargs if room is None else {**generate_kwargs, "max_new_tokens": room})

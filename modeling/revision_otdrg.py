@@ -165,8 +165,8 @@ def keep_drafts(
     Returns:
         [`KeepDraft`] or `None` where nothing is revised, or samples are drawn.
     """
-    rows = features.is_revision.nonzero()[:, 0]
-    if len(rows) == 0 or draws_samples(model, options):
+    rows, settings = features.is_revision.nonzero()[:, 0], _resolved(model, options)
+    if len(rows) == 0 or settings.do_sample:
         return None
     options = draft_options(options)
     mask = options.pop("attention_mask", None)
@@ -178,7 +178,7 @@ def keep_drafts(
         encoded = {**(options.get("mm_encoder_outputs") or {}), "image": plain}
         options |= {"mm_encoder_outputs": encoded}
         written = write(prompts, attention_mask=mask, **options)[:, prompts.shape[1] :]
-    drafts = draft_tokens(written, _end_tokens(_resolved(model, options).eos_token_id))  # [rows, D]
+    drafts = draft_tokens(written, _end_tokens(settings.eos_token_id))  # [rows, D]
     expected = _expected_tokens(model, prompts, mask, plain, drafts)
     return KeepDraft.for_some(rows, len(input_ids), drafts, expected, prompts.shape[1])
 

@@ -1,5 +1,7 @@
 """Atomic writes, and text files read line by line with errors that name the line."""
 
+import csv
+import io
 import json
 import os
 import re
@@ -109,6 +111,32 @@ def decode_line(line: bytes) -> str:
     except UnicodeDecodeError as error:
         bad = line[error.start]
         raise ValueError(f"not UTF-8 (byte 0x{bad:02x} at column {error.start + 1}); save the file as UTF-8") from None
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """The text of a whole file in UTF-8; `ValueError` names the line that is not. Raises as [`numbered_lines`]."""
+    lines = []
+    for number, line in numbered_lines(path):
+        try:
+            lines.append(decode_line(line))
+        except ValueError as error:
+            raise ValueError(f"{Path(path).name} line {number}: {error}") from None
+    return "\n".join(lines)
+
+
+def csv_rows(path: str | os.PathLike) -> Iterator[tuple[int, dict]]:
+    """
+    Yields the number of its last line and the cells of each row of a CSV file, by its header.
+
+    Raises:
+        ValueError: naming the line, for text that is not CSV. Raises as [`read_text`] as well.
+    """
+    table = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        for row in table:
+            yield table.line_num, row
+    except csv.Error as error:
+        raise ValueError(f"{Path(path).name} line {table.line_num}: not CSV ({error})") from None
 
 
 def half_surrogate(text: str) -> int | None:

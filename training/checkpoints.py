@@ -80,8 +80,8 @@ def check_same_run(
 
 def begin_run(args: StudyArguments, training_args: SFTConfig | GRPOConfig, model_args: ModelConfig) -> str | None:
     """
-    The checkpoint that a run resumes from, if any. If there is none, notes what the run is made of; with `--resume
-    false`, removes checkpoints of the run before, to which an interruption or a collapse would lead back.
+    The checkpoint that a run resumes from, if any. Notes what the run is made of; with `--resume false`, removes
+    checkpoints of the run before, to which an interruption or a collapse would lead back.
     """
     checkpoint, state = starting_checkpoint(training_args, args.resume), PartialState()
     output_dir = Path(training_args.output_dir)
@@ -109,11 +109,11 @@ def _digests(args: StudyArguments, training_args: SFTConfig | GRPOConfig, model_
     batch = training_args.per_device_train_batch_size * training_args.gradient_accumulation_steps
     run = {name: fields[name] for name in RUN if name in fields} | {"batch size": batch * training_args.world_size}
     for name, left_out in LEFT_OUT.items():
-        run[name] = {key: _moved(value) for key, value in run[name].items() if key not in left_out}
-    run = {name: _moved(value) for name, value in run.items()}
+        run[name] = {key: _last_part(value) for key, value in run[name].items() if key not in left_out}
+    run = {name: _last_part(value) for name, value in run.items()}
     texts = {name: json.dumps(value, sort_keys=True, default=str) for name, value in run.items()}
     return {name: hashlib.sha256(text.encode()).hexdigest()[:10] for name, text in texts.items()}
 
 
-def _moved(value: Any) -> Any:
+def _last_part(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) else value

@@ -1,7 +1,5 @@
 """Reads the rows of a file of reports, whatever its format: JSON Lines, JSON or CSV."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterator
@@ -11,7 +9,7 @@ from typing import Any
 
 from otdrg_hf.data.r2gen import annotation_splits
 from otdrg_hf.data.schema import split_name
-from otdrg_hf.files import HALF_SURROGATE, decode_line, half_surrogate, numbered_lines, parse_object
+from otdrg_hf.files import HALF_SURROGATE, csv_rows, half_surrogate, numbered_lines, parse_object, read_text
 
 SHOWN_PROBLEMS = 5
 _ID_FIELDS = ("id", "study_id", "uid")
@@ -82,20 +80,6 @@ def raise_if_any(problems: list[str]) -> None:
         raise ReportFileError("\n".join(problems[:SHOWN_PROBLEMS] + more))
 
 
-def read_text(path: Path) -> str:
-    """The text of a whole file in UTF-8; `ReportFileError` names the line that is not."""
-    lines = []
-    try:
-        for number, line in numbered_lines(path):
-            try:
-                lines.append(decode_line(line))
-            except ValueError as error:
-                raise ReportFileError(f"{path.name} line {number}: {error}") from None
-    except ValueError as error:
-        raise ReportFileError(str(error)) from None
-    return "\n".join(lines)
-
-
 def _entries(path: Path, split: str) -> Iterator[tuple[str, dict | ValueError]]:
     """Where each report is and the object there, or what is wrong with it."""
     kind = path.suffix.lower()
@@ -122,19 +106,20 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict | ValueError]]:
 
 
 def _csv_entries(path: Path) -> Iterator[tuple[str, dict | ValueError]]:
-    text = read_text(path)
-    table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
-        for row in table:
+        for number, row in csv_rows(path):
             wrong = None in row or None in row.values()
-            yield f"line {table.line_num}", ValueError("not as many cells as the header") if wrong else row
-    except csv.Error as error:
-        raise ReportFileError(f"{path.name} line {table.line_num}: not CSV ({error})") from None
+            yield f"line {number}", ValueError("not as many cells as the header") if wrong else row
+    except ValueError as error:
+        raise ReportFileError(str(error)) from None
 
 
 def _whole_json(path: Path) -> Any:
     """The content of a JSON file; `None` where it is JSON Lines by another name."""
-    text = read_text(path)
+    try:
+        text = read_text(path)
+    except ValueError as error:
+        raise ReportFileError(str(error)) from None
     try:
         content = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:

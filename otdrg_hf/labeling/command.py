@@ -1,8 +1,6 @@
 """`otdrg label`: the labels of each report of a file."""
 
-import csv
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from otdrg_hf.files import decode_line, numbered_lines, parse_object
+from otdrg_hf.files import csv_rows, decode_line, numbered_lines, parse_object
 from otdrg_hf.labeling.labeler import Mention, label_reports
 from otdrg_hf.labeling.labels import LABELS, STATES
 
@@ -138,19 +136,10 @@ def _read(path: Path) -> tuple[list[str], list[str]]:
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[str]]:
-    ids, reports, lines = [], [], []
-    for number, line in numbered_lines(path):
-        try:
-            lines.append(decode_line(line))
-        except ValueError as error:
-            raise ValueError(f"{path.name} line {number}: {error}") from None
-    table = csv.DictReader(io.StringIO("\n".join(lines), newline=""), strict=True)
-    try:
-        for row in table:
-            if not isinstance(row.get("report"), str):
-                raise ValueError(f"{path.name} line {table.line_num}: no 'report' that is text")
-            ids.append(row.get("id") or str(table.line_num))
-            reports.append(row["report"])
-    except csv.Error as error:
-        raise ValueError(f"{path.name} line {table.line_num}: not CSV ({error})") from None
+    ids, reports = [], []
+    for number, row in csv_rows(path):
+        if not isinstance(row.get("report"), str):
+            raise ValueError(f"{path.name} line {number}: no 'report' that is text")
+        ids.append(row.get("id") or str(number))
+        reports.append(row["report"])
     return ids, reports

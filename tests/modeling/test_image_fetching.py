@@ -108,7 +108,7 @@ def test_server_that_drips(server, monkeypatch):
 
 
 def test_download_stops_at_the_limit(server, monkeypatch):
-    assert len(fetch(f"{server}/endless/film.png", 100_000)) == 100_001
+    assert len(fetch(f"{server}/endless/film.png", 100_000, image_loading.TIMEOUT)) == 100_001
     monkeypatch.setattr(image_loading, "MAX_BYTES", 3_000_000)
     with one_line("more than 3 MB, too large for a radiograph"):
         load_radiograph(f"{server}/endless/film.png?{SECRET}")
