@@ -1,8 +1,8 @@
 """
 How well a model with input statistics tells what it knows: AUROC and share called unfamiliar for each kind of image.
 
-    python tests/benchmarks/familiarity.py MODEL phantom --num_studies 300 --kind real=films/ --kind photos=photos/
-    python tests/benchmarks/familiarity.py MODEL data/iu_xray --kind nih=nih/
+    python -m tests.benchmarks.familiarity MODEL phantom --num_studies 300 --kind real=films/ --kind photos=photos/
+    python -m tests.benchmarks.familiarity MODEL data/iu_xray --kind nih=nih/
 
 The known images are the test studies of the dataset; other kinds are drawn, made of these, or read from folders.
 """
