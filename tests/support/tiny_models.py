@@ -119,4 +119,4 @@ def make_films(count: int, size: tuple[int, int] = (40, 36), seed: int = 0) -> l
     """Blurred noise, 8 bits, full range; each differs from the others."""
     generator = torch.Generator().manual_seed(seed)
     films = torch.nn.functional.interpolate(torch.rand(count, 1, 5, 4, generator=generator), size, mode="bilinear")
-    return [np.round(255 * film[0].numpy()).astype(np.uint8) for film in films]
+    return [np.round(255 * film[0].cpu().numpy()).astype(np.uint8) for film in films]
