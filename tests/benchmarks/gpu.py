@@ -25,7 +25,7 @@ import transformers  # noqa: E402
 from llava_generation import make_runs  # noqa: E402
 from llava_pair import VIT_BASE  # noqa: E402
 from llava_step import CHUNKED, SIZES, make_steps  # noqa: E402
-from optimal_transport import gradient, problem  # noqa: E402
+from optimal_transport import gradient, pot_plan, problem  # noqa: E402
 from step_share import QWEN_HALF_BILLION  # noqa: E402
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline  # noqa: E402
 
@@ -86,15 +86,8 @@ def compare_transport(repeats: int) -> None:
     solvers = {
         "ours": lambda cost, epsilon: sinkhorn(cost, None, None, epsilon, ITERATIONS, 0.0),
         "plain loop": plain_sinkhorn,
+        "POT": pot_plan,
     }
-    try:
-        import ot
-
-        solvers["POT"] = lambda cost, epsilon: (
-            ot.solve_batch(cost, epsilon, max_iter=ITERATIONS, tol=0.0, method="log_sinkhorn", grad="autodiff").plan
-        )
-    except ImportError:
-        print("POT is not installed, and left out.")
     for (n, m), epsilon in itertools.product(((196, 15), (1369, 15)), (0.05, 0.005)):
         compare_one_transport(n, m, epsilon, solvers, repeats)
 
