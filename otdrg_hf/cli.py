@@ -21,6 +21,8 @@ CANDIDATES = "So many reports each, all but one sampled; best is the one that st
 POINT_HELP = 'balanced, sensitive, specific, recall=0.95, precision=0.9, or by label: {"Edema": {"recall": 0.95}}.'
 PointOption = Annotated[str | None, typer.Option("--operating_point", help=POINT_HELP)]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Folder or Hub id. Default: the bundled demo model.")]
+OF_DATASET = ("model", "data_dir", "output_dir", "num_studies", "batch_size", "max_new_tokens", "candidates")
+OF_DATASET += ("neighbours", "operating_points")  # options of evaluate that mean nothing without --dataset
 
 
 @app.command()
@@ -185,6 +187,7 @@ def prepare(
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     predictions: Annotated[
         list[Path] | None,
         typer.Argument(metavar="PRED.jsonl", help="A system each: id, generated_text and reference a line."),
@@ -269,6 +272,8 @@ def evaluate(
     """
     from otdrg_hf.evaluation.command import run_evaluate
 
+    if dataset is None:
+        _refuse_given(context, (*OF_DATASET, *(() if labeler == "chexbert" else ("device",))), "--dataset")
     generation = {"split": split, "data_dir": data_dir, "num_studies": num_studies}
     generation |= {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "candidates": candidates}
     run_evaluate(
@@ -522,6 +527,13 @@ def train(context: typer.Context) -> None:
     environment = {"OMP_NUM_THREADS": str(os.cpu_count()), **os.environ}
     command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "-m", "otdrg_hf.training.sft"]
     raise typer.Exit(subprocess.run([*command, *context.args], env=environment).returncode)
+
+
+def _refuse_given(context: typer.Context, names: tuple[str, ...], needed: str) -> None:
+    """Refuses options that were given, where they would be ignored for want of another."""
+    given = [f"--{name}" for name in names if context.get_parameter_source(name).name != "DEFAULT"]
+    if given:
+        raise ValueError(f"{' and '.join(given)} would change nothing without {needed}")
 
 
 def _hide_progress_bars() -> None:
