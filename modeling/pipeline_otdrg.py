@@ -1,16 +1,14 @@
 # Copyright 2026 The otdrg-hf authors. Licensed under the Apache License, Version 2.0.
 """`pipeline("radiology-report")`: from a study to its report, the disease states behind it and where each was seen."""
 
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 from transformers import GenerationConfig, Pipeline
-from transformers.utils import ModelOutput, logging
+from transformers.utils import logging
 
 from .configuration_otdrg import STATES
 from .disease_states_otdrg import (
@@ -23,6 +21,7 @@ from .disease_states_otdrg import (
 )
 from .familiarity_otdrg import InputStatistics, Inspection, inspect_images, study_inspection
 from .image_loading import load_views, view_in
+from .report_text_otdrg import DecodedReport, decode_reports, impression_draft, report_sections
 from .revision_otdrg import draft_options, draws_samples
 from .vision_otdrg import evidence_map
 
@@ -42,7 +41,6 @@ UNFAMILIAR = (
     "An image is not one that the model knows ({}; distance {:g}, familiar up to 1): do not rely on what is written "
     "of it. Every answer says so under 'input'; this is said once."
 )
-_HEADER = re.compile(r"(?<!\w)(findings?|impressions?)[ \t]*:", re.IGNORECASE)
 CUSTOM_PIPELINES = {
     TASK: {
         "impl": "pipeline_otdrg.RadiologyReportPipeline",
@@ -227,12 +225,7 @@ class RadiologyReportPipeline(Pipeline):
         if impression_of:
             if begins_with:
                 raise ValueError("Give `begins_with` or `impression_of`, not both.")
-            findings = impression_of.strip()
-            headers = [header[1].lower().rstrip("s") for header in _HEADER.finditer(findings)]
-            has_header = bool(_HEADER.match(findings))
-            if len(headers) > has_header or headers[:1] == ["impression"]:
-                raise ValueError("`impression_of` takes the findings alone, without other sections.")
-            draft = f"{findings if has_header else f'Findings: {findings}'} Impression:"
+            draft = impression_draft(impression_of)
         context = self.model.config.context_length
         if not draft or context is None:
             return draft
@@ -279,7 +272,7 @@ class RadiologyReportPipeline(Pipeline):
         calls = [generate_kwargs]
         if sample_kwargs is not None:
             calls.append({**generate_kwargs, **sample_kwargs, "streamer": None})
-        reports: list[list[WrittenReport]] = [[] for _ in studies]
+        reports: list[list[DecodedReport]] = [[] for _ in studies]
         used = []
         for options in calls:
             of_call, written = self._write_reports(
@@ -322,7 +315,7 @@ class RadiologyReportPipeline(Pipeline):
                 written = self._write(batch, features, options)
             else:
                 features, written = self._write_at_point(batch, features, thresholds, beginnings, options)
-        reports = self._decode(written, batch["input_ids"].shape[1], beginnings, sentences)
+        reports = decode_reports(self.processor.tokenizer, written, batch["input_ids"].shape[1], beginnings, sentences)
         per_study = len(reports) // len(studies)
         return features, [reports[start : start + per_study] for start in range(0, len(reports), per_study)]
 
@@ -385,32 +378,10 @@ class RadiologyReportPipeline(Pipeline):
         """Labels of which the reports state another state than `features` has, `[B, m]`; see `contradicted_labels`."""
         reader = type(self).read_states
         assert reader is not None  # by `_follows_point`
-        reports = self._decode(written, batch["input_ids"].shape[1], beginnings, with_tokens=False)
+        reports = decode_reports(self.processor.tokenizer, written, batch["input_ids"].shape[1], beginnings)
         texts = [report.text for report in reports[:: len(reports) // len(beginnings)]]
         stated = torch.from_numpy(reader(texts, self.model.config.label_names))
         return contradicted_labels(stated, features.disease_states, features.overridden)
-
-    def _decode(self, written, prompt_length: int, drafts: list[str], with_tokens: bool) -> list["WrittenReport"]:
-        """The reports of what `generate` wrote, behind the drafts of their studies."""
-        tokenizer, sequences = self.processor.tokenizer, getattr(written, "sequences", written)
-        log_probs = written_log_probs(written, prompt_length).tolist() if with_tokens else None
-        per_study, reports = len(sequences) // len(drafts), []
-        for index, row in enumerate(sequences.tolist()):
-            draft, report = drafts[index // per_study], row[prompt_length:]
-            # Tokens of a report need not decode alone as they do behind others: they may lose a space.
-            before = row[prompt_length - 1 : prompt_length] if draft else []
-            prefixes = range(len(report) + 1) if with_tokens else (0, len(report))
-            decoded = tokenizer.batch_decode([before + report[:end] for end in prefixes], skip_special_tokens=True)
-            added = decoded[-1][len(decoded[0]) :]
-            text = added if draft and not draft[-1].isspace() else added.lstrip()
-            offset = len(draft) - len(decoded[0]) - (len(added) - len(text))
-            text = draft + text.rstrip()
-            tokens = None
-            if log_probs is not None:
-                ends = [min(max(len(prefix) + offset, len(draft)), len(text)) for prefix in decoded[1:]]
-                tokens = list(zip(ends, log_probs[index], strict=True))
-            reports.append(WrittenReport(text, len(draft), tokens))
-        return reports
 
     def _check_sections(self, studies: list[dict], batch: dict[str, torch.Tensor], features):
         """
@@ -559,7 +530,7 @@ class RadiologyReportPipeline(Pipeline):
     def _sentences(
         self,
         reader: Callable[..., list[dict]],
-        reports: list["WrittenReport"],
+        reports: list[DecodedReport],
         findings: list[dict],
         given: list[int],
         evidence: dict | None,
@@ -603,42 +574,6 @@ class RadiologyReportPipeline(Pipeline):
         self.processor.save_pretrained(save_directory, **kwargs)
 
 
-@dataclass(frozen=True)
-class WrittenReport:
-    """
-    A report as it was decoded.
-
-    Attributes:
-        text (`str`): All of it, with what it begins with.
-        draft_length (`int`): Characters of what it begins with.
-        tokens (`list[tuple[int, float]]`, *optional*): Of each token that was written, the character of `text` where it
-            ends, and its log-probability.
-    """
-
-    text: str
-    draft_length: int
-    tokens: list[tuple[int, float]] | None
-
-
-def written_log_probs(written: ModelOutput, prompt_length: int) -> torch.Tensor:
-    """
-    Log-probabilities of what `generate` wrote, `[rows, T]`, by the model itself: before temperature and other changes.
-
-    Args:
-        written ([`ModelOutput`]): With `logits`, as of `output_logits=True`.
-        prompt_length (`int`): Tokens of the prompts, which come first.
-    """
-    tokens = written.sequences[:, prompt_length:]  # [rows, T]
-    beams = written.get("beam_indices")  # [rows, T]; -1 after the end of a beam
-    steps = []
-    # One step at a time, `[rows or beams, vocab]`, as they are not small. Beams may have ended before the last.
-    for step, logits in zip(range(tokens.shape[1]), written.logits, strict=False):
-        rows = torch.arange(len(tokens), device=tokens.device) if beams is None else beams[:, step].clamp(min=0)
-        of_step = logits.float().log_softmax(-1)[rows.to(logits.device)]
-        steps.append(of_step.gather(-1, tokens[:, step : step + 1].to(logits.device)))
-    return torch.cat(steps, dim=-1)
-
-
 def _text(value, name: str) -> str:
     if value is not None and not isinstance(value, str):
         raise ValueError(f"`{name}` must be text, got {type(value).__name__}.")
@@ -651,27 +586,6 @@ def _unreached_text(label: str, point: dict[str, Any]) -> str:
         return f"The operating point of {label} stays balanced: there was no study with it to fit a curve on."
     [(measure, value)] = point["asked"].items()
     return f"{label} cannot reach a {measure} of {value:g}: on validation it got to {reached:g}, which is what is used."
-
-
-def report_sections(report: str) -> dict[str, str] | None:
-    """
-    The two sections of a report by name.
-
-    Args:
-        report (`str`): A report, such as `"Findings: Clear lungs. Impression: Normal."`.
-
-    Returns:
-        `{"findings": str, "impression": str}`, or `None` unless it has each header once, in this order, before anything
-        else, with text below it.
-    """
-    headers = list(_HEADER.finditer(report))
-    if [header[1].lower().rstrip("s") for header in headers] != ["finding", "impression"]:
-        return None
-    first, second = headers
-    findings, impression = report[first.end() : second.start()].strip(), report[second.end() :].strip()
-    if report[: first.start()].strip() or not findings or not impression:
-        return None
-    return {"findings": findings, "impression": impression}
 
 
 __all__ = ["RadiologyReportPipeline"]

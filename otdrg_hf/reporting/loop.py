@@ -92,7 +92,7 @@ def report_studies(
 
 def _best_first(answer: dict) -> dict:
     """The answer with its candidates in the order of [`rank_candidates`], and the report that comes first."""
-    from otdrg_hf.modeling.pipeline_otdrg import report_sections
+    from otdrg_hf.modeling.report_text_otdrg import report_sections
 
     greedy, texts = answer["generated_text"], answer["candidates"]
     ranked = rank_candidates(texts, answer["findings"], greedy)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from otdrg_hf.modeling.pipeline_otdrg import report_sections
+from otdrg_hf.modeling.report_text_otdrg import report_sections
 
 
 @pytest.mark.parametrize(

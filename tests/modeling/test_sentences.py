@@ -7,7 +7,7 @@ import torch
 from transformers import pipeline
 
 from otdrg_hf import RadiologyReportPipeline
-from otdrg_hf.modeling.pipeline_otdrg import written_log_probs
+from otdrg_hf.modeling.report_text_otdrg import written_log_probs
 from tests.support.tiny_models import make_films, make_model
 
 SHORT = {"max_new_tokens": 12}
