@@ -2,6 +2,7 @@
 """Reports as text: how one begins that is to end in an impression, what was written, decoded, and its sections."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -89,9 +90,9 @@ def written_log_probs(written: ModelOutput, prompt_length: int) -> torch.Tensor:
 def impression_draft(findings: str) -> str:
     """Findings behind their header, and that of the impression to write; `ValueError` for other sections in them."""
     findings = findings.strip()
-    headers = [header[1].lower().rstrip("s") for header in _HEADER.finditer(findings)]
+    names = _section_names(_HEADER.finditer(findings))
     has_header = bool(_HEADER.match(findings))
-    if len(headers) > has_header or headers[:1] == ["impression"]:
+    if len(names) > has_header or names[:1] == ["impression"]:
         raise ValueError("`impression_of` takes the findings alone, without other sections.")
     return f"{findings if has_header else f'Findings: {findings}'} Impression:"
 
@@ -108,10 +109,15 @@ def report_sections(report: str) -> dict[str, str] | None:
         else, with text below it.
     """
     headers = list(_HEADER.finditer(report))
-    if [header[1].lower().rstrip("s") for header in headers] != ["finding", "impression"]:
+    if _section_names(headers) != ["finding", "impression"]:
         return None
     first, second = headers
     findings, impression = report[first.end() : second.start()].strip(), report[second.end() :].strip()
     if report[: first.start()].strip() or not findings or not impression:
         return None
     return {"findings": findings, "impression": impression}
+
+
+def _section_names(headers: Iterable[re.Match[str]]) -> list[str]:
+    """`"finding"` or `"impression"` for each header."""
+    return [header[1].lower().rstrip("s") for header in headers]

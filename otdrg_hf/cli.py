@@ -21,8 +21,8 @@ CANDIDATES = "So many reports each, all but one sampled; best is the one that st
 POINT_HELP = 'balanced, sensitive, specific, recall=0.95, precision=0.9, or by label: {"Edema": {"recall": 0.95}}.'
 PointOption = Annotated[str | None, typer.Option("--operating_point", help=POINT_HELP)]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Folder or Hub id. Default: the bundled demo model.")]
-OF_DATASET = ("model", "data_dir", "output_dir", "num_studies", "batch_size", "max_new_tokens", "candidates")
-OF_DATASET += ("neighbours", "operating_points")  # options of evaluate that mean nothing without --dataset
+# Options of evaluate that need --dataset and have a default: only here is it known whether they were given.
+OF_DATASET = ("output_dir", "batch_size", "max_new_tokens", "neighbours")
 
 
 @app.command()
@@ -273,7 +273,7 @@ def evaluate(
     from otdrg_hf.evaluation.command import run_evaluate
 
     if dataset is None:
-        _refuse_given(context, (*OF_DATASET, *(() if labeler == "chexbert" else ("device",))), "--dataset")
+        _refuse_given(context, OF_DATASET if labeler == "chexbert" else (*OF_DATASET, "device"), "--dataset")
     generation = {"split": split, "data_dir": data_dir, "num_studies": num_studies}
     generation |= {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "candidates": candidates}
     run_evaluate(

@@ -64,13 +64,20 @@ def run_evaluate(
         FileNotFoundError: for files that are not there.
         ImportError: for an optional dependency that is not there.
     """
+    if model is not None and dataset is None:
+        raise ValueError("--model needs --dataset, the studies that it is to report")
+    if operating_points and dataset is None:
+        raise ValueError("--operating_points needs --dataset: files of predictions have one operating point each")
     scoring = {"section": section, **(scoring or {})}
     if baselines_dir is not None and not scoring.get("baselines", True):
         raise ValueError(
             "--baselines_dir is for the baselines that --no_baselines leaves out: leave out one of the two"
         )
     if dataset is None:
-        require_split((generation or {}).get("split", "test"))
+        generated = generation or {}
+        require_split(generated.get("split", "test"))
+        if generated.get("num_studies") is not None or generated.get("candidates", 1) > 1 or generated.get("data_dir"):
+            raise ValueError("--num_studies, --candidates and --data_dir need --dataset, the studies to report")
     if not predictions and dataset is None and not scoring.get("published") and references is None:
         raise ValueError(
             "nothing to score: give files of predictions, or --dataset for a model to report, or --references for the "

@@ -177,7 +177,7 @@ def test_chexbert_labels_and_is_recorded(chexbert, published_tokenizer, predicti
     "arguments, message",
     [
         ([], "nothing to score: give files of predictions, or --dataset for a model to report"),
-        (["--model", "here"], "--model would change nothing without --dataset"),
+        (["--model", "here"], "--model needs --dataset"),
         (["FILE", "--section", "summary"], "unknown section 'summary'; give one of findings, impression, report"),
         (["FILE", "--protocol", "coco"], "unknown protocol 'coco'"),
         (["FILE", "--labeler", "nobody"], "unknown labeler 'nobody'; give one of rules, chexbert"),
@@ -233,11 +233,13 @@ def test_bad_predicted_labels_are_named(labels, message, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (("--num_studies", 1), "--num_studies would change nothing without --dataset"),
-        (("--candidates", 4, "--batch_size", 8), "--batch_size and --candidates would change nothing"),
-        (("--output_dir", "bd"), "--output_dir would change nothing"),
-        (("--device", "cpu"), "--device would change nothing"),
+        (("--num_studies", 1), "need --dataset"),
         (("--split", "nonsense"), "Unknown split 'nonsense'"),
+        (("--candidates", 4), "need --dataset"),
+        (("--batch_size", 8, "--max_new_tokens", 9), "--batch_size and --max_new_tokens would change nothing without"),
+        (("--output_dir", "bd"), "--output_dir would change nothing without --dataset"),
+        (("--neighbours", 1000), "--neighbours would change nothing without --dataset"),
+        (("--device", "cpu"), "--device would change nothing without --dataset"),
         (("--no_baselines", "--baselines_dir", "bd"), "--baselines_dir is for"),
     ],
 )

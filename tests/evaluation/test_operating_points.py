@@ -107,7 +107,9 @@ def test_points_need_a_model_that_reports(otdrg, tmp_path, named):
     (tmp_path / "a.jsonl").write_text('{"id": "a", "generated_text": "Clear.", "reference": "Clear."}\n')
     code, _, err = otdrg(*(["a.jsonl"] if named == "predictions" else []), "--operating_points")
     assert code == 2
-    assert err.strip() == "error: --operating_points would change nothing without --dataset"
+    assert (
+        err.strip() == "error: --operating_points needs --dataset: files of predictions have one operating point each"
+    )
 
 
 def test_a_model_without_curves_is_refused_before_it_reports(otdrg, folder, data, tmp_path):
