@@ -269,8 +269,9 @@ def fit_recipe(recipe: dict[str, Any], given: dict[str, Any], folder: Path | Non
     - `load_kwargs` are options of the recipe's own dataset, such as how large phantoms are drawn: another dataset on
       the command line comes without them.
     - YAML reads an unquoted `no` as false, which is not a strategy.
-    - A precision that this machine does not compute in gives way to fp32. What the command line names stays, as does
-      the precision of a recipe that says `use_cpu`; a dry run plans for another machine and has only to start here.
+    - A precision that this machine does not compute in gives way to fp32, and `frozen_dtype` with it. What the command
+      line names stays, as does the precision of a recipe that says `use_cpu`; a dry run plans for another machine and
+      has only to start here.
     - A dry run of a stage whose checkpoint is not there yet takes the model from the recipe that writes it.
 
     Args:
@@ -287,7 +288,7 @@ def fit_recipe(recipe: dict[str, Any], given: dict[str, Any], folder: Path | Non
     return {**recipe, **_device_options(recipe, given, dry_run)}
 
 
-def _device_options(recipe: dict[str, Any], given: dict[str, Any], dry_run: bool) -> dict[str, bool]:
+def _device_options(recipe: dict[str, Any], given: dict[str, Any], dry_run: bool) -> dict[str, bool | None]:
     use_cpu = given.get("use_cpu", recipe.get("use_cpu"))
     accelerator = torch.accelerator.is_available()
     options = {} if accelerator or use_cpu is not None else {"use_cpu": True}
@@ -303,7 +304,11 @@ def _device_options(recipe: dict[str, Any], given: dict[str, Any], dry_run: bool
     left_out = [name for name in unfit if asked.get(name) and name not in given]
     if left_out and os.environ.get("RANK", "0") == "0":
         print(f"No GPU for {' or '.join(left_out)}: computing in fp32. --{left_out[0]} true asks for it all the same.")
-    return options | dict.fromkeys(left_out, False)
+    options |= dict.fromkeys(left_out, False)
+    # A CPU without units for bf16 encodes an image 30 times more slowly in it than in fp32.
+    if "bf16" in unfit and not given.get("bf16") and "frozen_dtype" in recipe.keys() - given.keys():
+        options["frozen_dtype"] = None
+    return options
 
 
 def _with_planned_model(recipe: dict[str, Any], given: dict[str, Any], folder: Path) -> dict[str, Any]:

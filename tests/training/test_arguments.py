@@ -109,6 +109,7 @@ def test_an_unquoted_no_of_yaml_is_a_strategy(name, tmp_path):
     assert getattr(parse("--config", str(path))[1], name) == "no"
 
 
+FROZEN = {"frozen_dtype": "bfloat16"}
 NO_GPU, GPU, OLD_GPU = (False, False), (True, True), (True, False)  # an accelerator, and whether it has bf16
 
 
@@ -123,12 +124,19 @@ NO_GPU, GPU, OLD_GPU = (False, False), (True, True), (True, False)  # an acceler
         (NO_GPU, {"bf16": True, "use_cpu": True}, [], {"use_cpu": True, "bf16": True}),
         (NO_GPU, {"use_cpu": True}, [], {"use_cpu": True, "bf16": False}),
         (NO_GPU, {"bf16": True}, ["--dry_run", "true"], {"use_cpu": True, "bf16": True}),
+        (NO_GPU, {"bf16": True, **FROZEN}, [], {"use_cpu": True, "bf16": False, "frozen_dtype": None}),
+        (NO_GPU, {"bf16": True, **FROZEN}, ["--bf16", "false"], {"use_cpu": True, "bf16": False, "frozen_dtype": None}),
+        (NO_GPU, {"bf16": True, **FROZEN}, ["--bf16", "true"], {"use_cpu": True, "bf16": True, **FROZEN}),
+        (NO_GPU, {"use_cpu": True, "bf16": False, **FROZEN}, [], FROZEN),
+        (NO_GPU, FROZEN, ["--frozen_dtype", "bfloat16"], {"use_cpu": True, "bf16": False, **FROZEN}),
         (NO_GPU, {"bf16": False}, ["--use-cpu=true"], {"use_cpu": True, "bf16": False}),
         (GPU, {"bf16": True}, ["--use_cpu", "true"], {"use_cpu": True, "bf16": False}),
         (GPU, {"bf16": True}, [], None),
         (GPU, {"fp16": True}, [], None),
         (GPU, {}, [], None),
         (OLD_GPU, {"bf16": True}, [], {"bf16": False}),
+        (OLD_GPU, {"bf16": True, **FROZEN}, [], {"bf16": False, "frozen_dtype": None}),
+        (GPU, {"bf16": True, **FROZEN}, [], None),
         (OLD_GPU, {"bf16": True, "tf32": True}, [], {"bf16": False, "tf32": False}),
         (OLD_GPU, {}, [], {"bf16": False}),
         (OLD_GPU, {"fp16": True}, [], None),
@@ -146,8 +154,9 @@ def test_precision_is_what_the_device_has(device, recipe, arguments, expected, t
     assert fit_recipe(recipe, given) == {**recipe, **{k: v for k, v in expected.items() if k not in given}}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    _, training_args, _ = parse("--config", str(path), *arguments)
-    assert {name: getattr(training_args, name) for name in expected} == expected
+    args, training_args, _ = parse("--config", str(path), *arguments)
+    for name, value in expected.items():
+        assert getattr(args if name == "frozen_dtype" else training_args, name) == value
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="a GPU does what the recipes ask for")
@@ -162,7 +171,7 @@ def test_recipes_start_without_a_gpu(recipe):
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipes_parse(recipe):
     # bf16 is a question to the hardware, which is not what is tested.
-    args, training_args, model_args = parse("--config", str(recipe), "--bf16", "false", "--use_cpu", "true")
+    args, training_args, model_args = parse("--config", str(recipe), "--bf16", "true", "--use_cpu", "true")
     fields = yaml.safe_load(recipe.read_text())
     for name in fields.keys() - {"bf16", "report_to"}:  # "none" is read as an empty list
         holder = next(holder for holder in (args, training_args, model_args) if hasattr(holder, name))
