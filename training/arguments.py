@@ -140,8 +140,8 @@ class StudyArguments:
     feature_cache: str | None = field(
         default=None,
         metadata={
-            "help": "Folder for features of a frozen vision encoder (stage finetune, or freeze_vision), so that it is "
-            "run once per image instead of in every epoch."
+            "help": "Folder for features of a frozen vision encoder (stage finetune, or freeze_vision), or of frozen "
+            "blocks (train_vision_blocks in the stage align), which are run once per image and not in every epoch."
         },
     )
     frozen_dtype: str | None = field(
@@ -173,11 +173,12 @@ class StudyArguments:
             raise ValueError(f"--generate_eval_studies is {self.generate_eval_studies}: give 0 for none, or a number.")
         self._check_stage()
         self._check_vision()
-        frozen = self.freeze_vision or self.stage in ("finetune", "reward")
+        first_blocks = self.stage == "align" and self.train_vision_blocks
+        frozen = self.freeze_vision or self.stage in ("finetune", "reward") or first_blocks
         if self.feature_cache and (not frozen or self.lora_vision):
             raise ValueError(
-                "--feature_cache needs a frozen vision encoder: --freeze_vision or the stage 'finetune', without "
-                "--lora_vision."
+                "--feature_cache needs a frozen vision encoder, or frozen blocks of it: --freeze_vision, the stage "
+                "'finetune', or --train_vision_blocks in the stage 'align'; without --lora_vision."
             )
         if self.feature_cache and self.augment:
             raise ValueError(

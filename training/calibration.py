@@ -107,11 +107,17 @@ def describe_inputs(trainer: "Trainer", studies: "Dataset") -> None:
     from accelerate.utils import is_peft_model
     from datasets import Image, List
 
+    from otdrg_hf.training.feature_cache import fill_cache
+
     model = trainer.accelerator.unwrap_model(trainer.model)
     model = model.get_base_model() if is_peft_model(model) else model
     cache, raw = trainer.data_collator.features, studies
     if cache is not None:  # the images of a run with a cache are not decoded
         studies = studies.cast_column("images", List(Image()))
+        if cache.blocks is not None:
+            # Those of the encoder as it is now: what the stage finetune asks for as well.
+            validation = trainer.eval_dataset.cast_column("images", List(Image()))
+            cache = fill_cache(cache.folder, model, trainer.processing_class, (studies, validation), start=cache)
     counts = add_input_statistics(
         config_file(trainer.args.output_dir, is_peft_model(trainer.model)).parent,
         studies,

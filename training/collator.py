@@ -69,7 +69,8 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
         processor ([`OTDRGProcessor`]): Builds prompts and pixels.
         target (`str`): The column that is the report.
         features ([`FeatureCache`], *optional*):
-            Features of the vision encoder to pass instead of pixels; the images of the rows are not decoded then.
+            Features of the vision encoder to pass instead of pixels; the images of the rows are not decoded then. Those
+            of its frozen blocks are passed as `block_inputs`, with blank pixels.
         others ([`OtherStates`], *optional*):
             Gives each study the labels of others, from which the transport loss tells its own.
         shown ([`ShownLabels`], *optional*):
@@ -137,8 +138,12 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
             batch["shown_labels"] = self.processor.encode_labels(np.stack([each.labels for each in shown]))
             batch["overridden_labels"] = torch.from_numpy(np.stack([each.overridden for each in shown]))
         if self.features is not None:
-            del batch["pixel_values"]
-            batch["vision_features"] = self.features.read_batch(examples)
+            features = self.features.read_batch(examples)
+            if self.features.blocks is not None:
+                batch["block_inputs"] = features
+            else:
+                del batch["pixel_values"]
+                batch["vision_features"] = features
         return batch
 
     def _prompt(self, study: dict[str, Any]) -> str:

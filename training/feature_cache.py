@@ -1,4 +1,4 @@
-"""Patch features of a frozen vision encoder on disk: it is run once per image, not once per image and epoch."""
+"""Features of a frozen vision encoder, or of frozen blocks, on disk: it is run once per image, not in every epoch."""
 
 import hashlib
 import json
@@ -21,19 +21,27 @@ from otdrg_hf.modeling.image_loading import load_views
 from otdrg_hf.modeling.modeling_otdrg import OTDRGForConditionalGeneration
 from otdrg_hf.modeling.processing_otdrg import OTDRGProcessor
 from otdrg_hf.modeling.vision_otdrg import encode_images, patch_features
+from otdrg_hf.training.frozen_blocks import FrozenBlocks
 
 BATCH = 8  # studies
 DTYPE = torch.float16
 PROVENANCE = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
 
 
-def encoder_checksum(model: OTDRGForConditionalGeneration, processor: OTDRGProcessor) -> str:
+def encoder_checksum(
+    model: OTDRGForConditionalGeneration, processor: OTDRGProcessor, blocks: FrozenBlocks | None = None
+) -> str:
     """SHA-256 of what features depend on, except images: weights, configuration, preprocessing with its size."""
     tower = model.model.vision_tower
     digest = hashlib.sha256()
+    trained = set() if blocks is None else blocks.trained_names
     for name, tensor in sorted(tower.state_dict().items()):
+        if name in trained:
+            continue
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    if blocks is not None:
+        digest.update(f"after block {len(blocks.frozen)}".encode())
     # Where the encoder was read from, and by which release, changes from stage to stage, and its features do not.
     settings = [
         {key: value for key, value in part.to_dict().items() if key not in PROVENANCE}
@@ -56,10 +64,18 @@ class FeatureCache:
     Args:
         folder (`str` or `os.PathLike`): Made if it is not there.
         checksum (`str`): See [`encoder_checksum`].
+        blocks ([`FrozenBlocks`], *optional*): Keep what these give, instead of the whole encoder.
+        start ([`FeatureCache`], *optional*): Of frozen blocks: with what it holds, the whole encoder starts from there.
     """
 
-    def __init__(self, folder: str | os.PathLike, checksum: str):
-        self.folder, self.checksum = Path(folder), checksum
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        checksum: str,
+        blocks: FrozenBlocks | None = None,
+        start: "FeatureCache | None" = None,
+    ):
+        self.folder, self.checksum, self.blocks, self.start = Path(folder), checksum, blocks, start
 
     def path(self, study: dict[str, Any]) -> Path:
         """The file of a study, whose images are bytes or paths."""
@@ -70,7 +86,7 @@ class FeatureCache:
         return self.folder / name[:2] / f"{name}.safetensors"
 
     def read(self, study: dict[str, Any]) -> torch.Tensor:
-        """Features of the views of a study, `[V, rows, columns, c]`."""
+        """Features of the views of a study, `[V, rows, columns, c]`; of frozen blocks mostly `[V, tokens, c]`."""
         try:
             return load_file(self.path(study))["features"]
         except OSError:
@@ -79,7 +95,7 @@ class FeatureCache:
             ) from None
 
     def read_batch(self, studies: Sequence[dict[str, Any]]) -> torch.Tensor:
-        """Features of B studies, `[B, V, rows, columns, c]`, 0 where one has fewer views than another."""
+        """Features of B studies, `[B, V, ...]`, 0 where one has fewer views than another."""
         return pad_sequence([self.read(study) for study in studies], batch_first=True)
 
     def missing(self, studies: Dataset) -> list[int]:
@@ -102,20 +118,35 @@ class FeatureCache:
         model.model.vision_tower.eval()
         for start in tqdm(range(0, len(indices), BATCH), desc="Caching features", unit="batch"):
             batch = indices[start : start + BATCH]
-            views = [load_views(studies[index]["images"]) for index in batch]  # as the processor does
-            maps = self._encode(model, processor, [view for study in views for view in study])
-            of_studies = maps.split([len(study) for study in views])
-            for index, features in zip(batch, of_studies, strict=True):
+            if self.start is None:
+                views = [load_views(studies[index]["images"]) for index in batch]  # as the processor does
+                encoded = self._encode(model, processor, [view for study in views for view in study])
+                counts = [len(study) for study in views]
+            else:
+                hidden = [self.start.read(raw[index]) for index in batch]
+                counts = [len(study) for study in hidden]
+                with self.start.blocks.skipped(torch.cat(hidden)):
+                    encoded = self._encode(model, processor, [blank_image(processor)] * sum(counts))
+            for index, features in zip(batch, encoded.split(counts), strict=True):
                 self._write(self.path(raw[index]), features.to(dtype))
         return len(indices)
 
     @torch.no_grad()
     def _encode(self, model, processor, views: list[PIL.Image.Image]) -> torch.Tensor:
-        """`[views, rows, columns, c]`"""
+        """`[views, rows, columns, c]`, or what the frozen blocks give."""
         tower, config = model.model.vision_tower, model.config
         pixels = processor.image_processor(views, return_tensors="pt")["pixel_values"]
         pixels = pixels.to(tower.device, tower.dtype)
+        if self.blocks is not None:
+            return self.blocks.run(pixels)
         return patch_features(encode_images(tower, pixels), pixels, config.vision_config, config.vision_feature_size)
+
+    def image_size(self, model, processor) -> int:
+        """Bytes that the features of an image take."""
+        if self.blocks is not None:
+            return self._encode(model, processor, [blank_image(processor)]).numel() * DTYPE.itemsize
+        rows, columns = model.config.image_grid
+        return rows * columns * model.config.vision_feature_size * DTYPE.itemsize
 
     def _write(self, path: Path, features: torch.Tensor) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,20 +159,22 @@ def fill_cache(
     model: OTDRGForConditionalGeneration,
     processor: OTDRGProcessor,
     datasets: Iterable[Dataset],
+    blocks: FrozenBlocks | None = None,
+    start: FeatureCache | None = None,
 ) -> FeatureCache:
     """
     A cache with the features of all studies. Of those that are missing each process encodes its share, after their size
-    is printed.
+    is printed. `blocks` and `start` are those of [`FeatureCache`].
     """
-    cache, state = FeatureCache(folder, encoder_checksum(model, processor)), PartialState()
+    cache = FeatureCache(folder, encoder_checksum(model, processor, blocks), blocks, start)
+    state = PartialState()
     for studies in datasets:
         indices = cache.missing(studies)
         state.wait_for_everyone()  # until all have seen the same missing
         num_views = sum(len(views) for views in undecoded(studies).select(indices)["views"])
         if indices:
-            state.print(
-                f"Features of {num_views} images: {cache_size(model, num_views) / 1e9:.2f} GB in {cache.folder}."
-            )
+            size = num_views * cache.image_size(model, processor)
+            state.print(f"Features of {num_views} images: {size / 1e9:.2f} GB in {cache.folder}.")
         cache.fill(model, processor, studies, indices[state.process_index :: state.num_processes])
     state.wait_for_everyone()
     return cache
@@ -164,12 +197,6 @@ def blank_image(processor: OTDRGProcessor) -> PIL.Image.Image:
     """Stands for an image whose pixels are not used: of the final size, so that nothing is resized."""
     size = processor.image_processor.size
     return PIL.Image.new("RGB", (size["width"], size["height"]))
-
-
-def cache_size(model: OTDRGForConditionalGeneration, num_views: int) -> int:
-    """Bytes that the features of `num_views` images take."""
-    rows, columns = model.config.image_grid
-    return num_views * rows * columns * model.config.vision_feature_size * DTYPE.itemsize
 
 
 def _stamp(path: str) -> bytes:

@@ -28,6 +28,7 @@ from otdrg_hf.training.collator import IndicationDropout, OtherStates, StudyColl
 from otdrg_hf.training.disease_metrics import disease_metrics
 from otdrg_hf.training.dry_run import dry_run
 from otdrg_hf.training.feature_cache import fill_cache, undecoded
+from otdrg_hf.training.frozen_blocks import FrozenBlocks
 from otdrg_hf.training.model_setup import check_source, prepare_model
 from otdrg_hf.training.options import check_batches, check_options, check_packages
 from otdrg_hf.training.record import training_data, write_record
@@ -102,11 +103,13 @@ def set_up(args: StudyArguments, training_args: SFTConfig, model_args: ModelConf
     if not args.vision_config:
         frozen += batch_norms(model)
 
-    # Images: read in every epoch, encoded once, or not at all
+    # Images: read in every epoch, encoded once, as far as the encoder is frozen, or not at all
     features = None
     if args.feature_cache:
         model.to(training_args.device)
-        features = fill_cache(args.feature_cache, model, processor, (train, validation))
+        tower, trained = model.model.vision_tower, args.train_vision_blocks
+        blocks = None if trained is None else FrozenBlocks(tower, trained)
+        features = fill_cache(args.feature_cache, model, processor, (train, validation), blocks)
     if features is not None or text_only:
         train, validation = undecoded(train), undecoded(validation)
 

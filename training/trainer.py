@@ -1,6 +1,7 @@
 """TRL's `SFTTrainer` with OTDRG's three losses, each logged apart, and labels predicted in evaluation."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -152,13 +153,21 @@ class OTDRGTrainer(StudyTrainerMixin, SFTTrainer):
         # TRL's own compute_loss calls the language model directly; the forward of the whole model is meant here.
         options = {"skip_logits": True, "use_cache": False, "num_items_in_batch": num_items_in_batch}
         outputs_of = self._outputs_of_texts if self.stage == "warmup" else self._outputs_of_studies
-        outputs = outputs_of(model, inputs, options)
+        with self._frozen_blocks_skipped(inputs):
+            outputs = outputs_of(model, inputs, options)
         terms = self._global_terms(outputs, num_items_in_batch)
         for name, term in terms.items():
             mean = self.accelerator.gather_for_metrics(term.detach()).mean()
             self._metrics["train" if training else "eval"][name].append(mean.item())
         loss = self._combine(terms, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
+
+    def _frozen_blocks_skipped(self, inputs: dict):
+        """A context in which the encoder starts where its frozen blocks have come to, where a cache holds that."""
+        if "block_inputs" not in inputs:
+            return nullcontext()
+        hidden = inputs["block_inputs"][inputs["view_mask"].bool()]  # [real views, tokens, c]
+        return self.data_collator.features.blocks.skipped(hidden)
 
     def _outputs_of_studies(self, model, inputs: dict, options: dict):
         keys = ("pixel_values", "vision_features", "view_mask", "disease_labels", "other_labels")

@@ -81,7 +81,6 @@ def test_gradients_end_at_the_last_blocks():
             {"train_vision_blocks": 1, "stage": "finetune"},
             "--train_vision_blocks is for the stages align, joint",
         ),
-        ({"train_vision_blocks": 1, "feature_cache": "f"}, "--feature_cache needs a frozen vision encoder"),
     ],
 )
 def test_blocks_that_cannot_be_trained_are_named(changes, message, tmp_path):

@@ -22,6 +22,7 @@ from otdrg_hf.training.ablation.baselines import EncoderFeatures, write_baseline
 from otdrg_hf.training.ablation.llava_reports import generate_llava_predictions
 from otdrg_hf.training.ablation.plan import Plan, Variant
 from otdrg_hf.training.ablation.running import run_stage
+from otdrg_hf.training.arguments import fit_recipe
 
 SCORES_FILE = "label_scores.json"
 BATCH = 32
@@ -123,7 +124,7 @@ def _report_baseline(
         while stage is not None:
             fields, stage = {**stage.fields, **fields}, stage.start
         cache = Path(fields.get("feature_cache") or output_dir / "features")
-        encode = EncoderFeatures(model_dir, cache, fields.get("frozen_dtype"))
+        encode = EncoderFeatures(model_dir, cache, fit_recipe(fields, {}).get("frozen_dtype"))
         train = load_studies_of(plan, "train")
         reports = nearest(encode(studies).numpy(), encode(train).numpy(), train[section])
     write_baseline(folder, variant.name, studies, section, reports)
