@@ -115,7 +115,6 @@ class FeatureCache:
             `int`: How many studies were missing.
         """
         indices, raw = self.missing(studies) if indices is None else indices, undecoded(studies)
-        model.model.vision_tower.eval()
         for start in tqdm(range(0, len(indices), BATCH), desc="Caching features", unit="batch"):
             batch = indices[start : start + BATCH]
             if self.start is None:
@@ -134,7 +133,7 @@ class FeatureCache:
     @torch.no_grad()
     def _encode(self, model, processor, views: list[PIL.Image.Image]) -> torch.Tensor:
         """`[views, rows, columns, c]`, or what the frozen blocks give."""
-        tower, config = model.model.vision_tower, model.config
+        tower, config = model.model.vision_tower.eval(), model.config
         pixels = processor.image_processor(views, return_tensors="pt")["pixel_values"]
         pixels = pixels.to(tower.device, tower.dtype)
         if self.blocks is not None:
