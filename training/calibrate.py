@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from otdrg_hf.data.phantom import PHANTOM_NAMES
-from otdrg_hf.data.schema import INPUT_COLUMNS, split_name
+from otdrg_hf.data.schema import INPUT_COLUMNS
 from otdrg_hf.files import update_json
 from otdrg_hf.modeling.configuration_otdrg import OTDRGConfig
 from otdrg_hf.modeling.disease_states_otdrg import NAMED_POINTS, POSITIVE, thresholds_at
 from otdrg_hf.reporting.confidence import FEWEST_CLAIMS, fit_sentence_calibration, report_and_judge
 from otdrg_hf.reporting.loading import load_reporter, plain_name
-from otdrg_hf.reporting.split import phantom_size
+from otdrg_hf.reporting.split import load_split
 from otdrg_hf.training.calibration import config_file, fit_decisions
 from otdrg_hf.training.decisions import ERROR_RATE, check_error_rate, set_coverage
 from otdrg_hf.training.input_statistics import add_input_statistics
@@ -67,7 +66,7 @@ def run_calibrate(
     report = load_reporter(str(model), device)
     config = report.model.config
     splits = (split, test_split) if test_split is not None else (split,)
-    studies, *tested = (_load_studies(report, dataset, each, data_dir, num_studies) for each in splits)
+    studies, *tested = (load_split(report, dataset, each, data_dir, num_studies) for each in splits)
     states = np.array(studies["disease_labels"])  # [N, m]
     if states.shape[1] != config.num_disease_labels:
         raise ValueError(
@@ -131,16 +130,6 @@ def disease_logits(report: "Pipeline", studies: "Dataset", batch_size: int = 8) 
         features = report.model.get_image_features(pixel_values, inputs["view_mask"], return_dict=True)
         found.append(features.disease_logits.float().cpu().numpy())
     return np.concatenate(found)
-
-
-def _load_studies(report, dataset, split, data_dir, num_studies) -> "Dataset":
-    from otdrg_hf.data import load_study_dataset
-
-    options = {} if data_dir is None else {"data_dir": data_dir}
-    options |= {} if num_studies is None else {"num_studies": num_studies}
-    if dataset in PHANTOM_NAMES:
-        options["image_size"] = phantom_size(report)
-    return load_study_dataset(dataset, split=split_name(split) or split, **options)
 
 
 def _text(config: OTDRGConfig, states: np.ndarray, errors: tuple[float, float]) -> str:

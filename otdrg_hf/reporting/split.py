@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from otdrg_hf.data.phantom import PHANTOM_NAMES
 from otdrg_hf.data.schema import INPUT_COLUMNS, split_name
@@ -15,6 +15,7 @@ from otdrg_hf.reporting.predictions import check_section, finished_studies, open
 from otdrg_hf.reporting.results_file import ResultsFile
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import Pipeline
 
 _PHANTOM_SIZES = (64, 1024)
@@ -106,7 +107,8 @@ def write_share(
     check_section(section)
     split = split_name(split) or split
     report = load_reporter(model, device) if reporter is None else reporter
-    studies, left_out = _load_studies(report, dataset, split, data_dir, section, num_studies)
+    studies = load_split(report, dataset, split, data_dir, num_studies)
+    studies, left_out = _with_reference(studies, section, f"{split} study of {plain_name(dataset)}")
     settings = {
         "model": plain_name(model) if model else "bundled demo model",
         "weights": weights_digest(report.model),
@@ -209,24 +211,30 @@ def _unfinished_batches(ids: Sequence[str], finished: set[str], batch_size: int)
     return [batch for batch in batches if not finished.issuperset(batch.values())]
 
 
-def _load_studies(report, dataset, split, data_dir, section, num_studies):
-    """The studies of the split with a reference, and how many are left out for want of one."""
+def load_split(
+    report: "Pipeline",
+    dataset: str | os.PathLike,
+    split: str,
+    data_dir: str | os.PathLike | None = None,
+    num_studies: int | None = None,
+) -> "Dataset":
+    """The studies of a split, or its first ones, for a model: phantoms are drawn at its image size."""
     from otdrg_hf.data import load_study_dataset
 
-    options = {} if data_dir is None else {"data_dir": data_dir}
+    options: dict[str, Any] = {} if data_dir is None else {"data_dir": data_dir}
     if dataset in PHANTOM_NAMES:
         options["image_size"] = phantom_size(report)
-        if num_studies is not None:
-            options["num_studies"] = num_studies
-    studies = load_study_dataset(dataset, split=split, **options)
-    if num_studies is not None and num_studies < len(studies):
-        studies = studies.select(range(num_studies))
+    return load_study_dataset(dataset, split=split_name(split) or split, num_studies=num_studies, **options)
+
+
+def _with_reference(studies: "Dataset", section: str, described: str) -> tuple["Dataset", int]:
+    """The studies with a reference, and how many are left out for want of one."""
     kept = [index for index, text in enumerate(studies[section]) if text.strip()]
     if not kept:
-        raise ValueError(f"no {split} study of {plain_name(dataset)} has a text in its column {section}")
+        raise ValueError(f"no {described} has a text in its column {section}")
     ids = studies["id"]
     if len(set(ids)) < len(ids):
-        raise ValueError(f"{plain_name(dataset)} has an id twice in its split {split}; each study needs its own")
+        raise ValueError(f"an id is there twice: each {described} needs its own")
     left_out = len(studies) - len(kept)
     return (studies.select(kept) if left_out else studies), left_out
 

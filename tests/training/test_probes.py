@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_training import tiny_rows, write_study_folder
 
 from otdrg_hf.training.probes.localization import chance, grad_cam, is_hit, peak
 from otdrg_hf.training.probes.probing import probe_model
@@ -102,6 +103,11 @@ def test_figures_of_a_model_on_phantoms(folder, tmp_path):
         assert len(picture.convert("L").getcolors()) > 10
 
 
-def test_data_without_boxes_are_refused(folder):
-    with pytest.raises(ValueError, match="'iu_xray' have no boxes"):
-        probe_model(folder, "iu_xray", "test", 4)
+def test_studies_without_boxes_are_probed_for_all_but_their_evidence(folder, tmp_path):
+    data = write_study_folder(tmp_path, test=6)
+    figures = probe_model(folder, str(data), "test", 5, candidates=2)
+    assert figures.pointing == {} and "Grad-CAM" not in figures.text()
+    assert figures.steering["count"] == 5 and 0 <= figures.true_labels["stated"] <= 1
+    # One report of the five has an effusion, and one a possible pneumonia, which is not positive.
+    assert figures.true_labels["count"] == sum("right pleural effusion" in row["report"] for row in tiny_rows(5))
+    plot_results(figures, tmp_path / "probe.png")

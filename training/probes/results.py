@@ -15,9 +15,10 @@ class ProbeResults:
     Attributes:
         calibration_error (`float`): Expected calibration error of the scores, averaged over labels.
         pointing (`dict[str, dict[str, float]]`): Per label with a true positive, and as `"mean"`, the share of peaks
-            inside a box of `evidence`, of `grad_cam` and by `chance`, and the `count` of true positives.
-        steering (`dict[str, float]`): `present` and `absent`, the share of reports that obey; `words`, the mean number
-            of words that change in the rest of the report; `count`.
+            inside a box of `evidence`, of `grad_cam` and by `chance`, and the `count` of true positives. Empty for
+            studies without boxes.
+        steering (`dict[str, float]`): Of [`~steering.steer`].
+        true_labels (`dict[str, float]`): Of [`~steering.state_true_labels`].
         spread (`dict[str, dict[str, float]]`): `before` and `after` training: `effective_rank` of patch features and
             `label_cosine`, the mean cosine between the phrases of presence.
     """
@@ -25,6 +26,7 @@ class ProbeResults:
     calibration_error: float
     pointing: dict[str, dict[str, float]]
     steering: dict[str, float]
+    true_labels: dict[str, float]
     spread: dict[str, dict[str, float]]
 
     def to_dict(self) -> dict:
@@ -32,23 +34,24 @@ class ProbeResults:
 
     def text(self) -> str:
         """The results as a table for a terminal."""
-        lines = [
-            f"calibration error of the scores  {self.calibration_error:.3f}",
-            "",
-            "peak of the map in the sign's box",
-        ]
-        lines.append(f"  {'':<28}{'evidence':>9}{'Grad-CAM':>9}{'chance':>9}{'n':>6}")
+        lines = [f"calibration error of the scores  {self.calibration_error:.3f}"]
+        if self.pointing:
+            lines += ["", "peak of the map in the sign's box"]
+            lines.append(f"  {'':<28}{'evidence':>9}{'Grad-CAM':>9}{'chance':>9}{'n':>6}")
         for label, row in self.pointing.items():
             lines.append(
                 f"  {label:<28}{row['evidence']:>9.3f}{row['grad_cam']:>9.3f}{row['chance']:>9.3f}{row['count']:>6.0f}"
             )
-        steering = self.steering
+        steering, truth = self.steering, self.true_labels
         lines += [
             "",
             f"an overridden label ({steering['count']:.0f} reports)",
             f"  present: stated              {steering['present']:.3f}",
             f"  absent: denied or not stated {steering['absent']:.3f}",
             f"  other words that change, on average {steering['words']:.1f}",
+            "",
+            f"all true labels given ({truth['count']:.0f} positive findings)",
+            f"  stated                       {truth['stated']:.3f}",
             "",
             "features                      before   after training",
         ]
@@ -58,14 +61,17 @@ class ProbeResults:
 
 
 def plot_results(results: ProbeResults, path: Path) -> None:
-    """Draws the pointing game by label, and rank and cosine before and after training."""
+    """Draws the pointing game by label, where there is one, and rank and cosine before and after training."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplot_mosaic([["pointing", "effective_rank"], ["pointing", "label_cosine"]], figsize=(9, 5))
-    _plot_pointing(axes["pointing"], results.pointing)
+    columns = [["pointing"] if results.pointing else [] for _ in SPREADS]
+    mosaic = [[*column, name] for column, name in zip(columns, SPREADS, strict=True)]
+    figure, axes = pyplot.subplot_mosaic(mosaic, figsize=(9, 5))
+    if results.pointing:
+        _plot_pointing(axes["pointing"], results.pointing)
     for name, title in SPREADS.items():
         values = [results.spread[when][name] for when in ("before", "after")]
         bars = axes[name].bar(["before", "after training"], values, color=["C7", "C0"], width=0.5)
