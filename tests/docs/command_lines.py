@@ -56,6 +56,8 @@ def run_line(line: str, monkeypatch) -> None:
         return _train(words[2:])
     if words[:2] == ["python", "training/ablate.py"]:
         return _ablate(words[2:], monkeypatch)
+    if words[:2] == ["python", "training/probe.py"]:
+        return _probe([*words[2:], "--num_studies", "2"])
     if words[:3] == ["python", "-m", "otdrg_hf.evaluation.agreement"]:
         from otdrg_hf.evaluation.agreement import main
 
@@ -82,6 +84,18 @@ def _train(words: list[str]) -> None:
     recipe = words[words.index("--config") + 1]
     more = PHANTOMS if "phantom" in recipe else " --train_vision_blocks 1" if "laptop_align" in recipe else ""
     main([*words, *shlex.split(TRAINING + more)])
+
+
+def _probe(words: list[str]) -> None:
+    from typer import Typer
+
+    from otdrg_hf.training import probe
+
+    app = Typer()
+    app.command()(probe.main)
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "stated" in result.output
 
 
 def _ablate(words: list[str], monkeypatch) -> None:

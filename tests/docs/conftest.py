@@ -82,7 +82,7 @@ def _models(folder, monkeypatch) -> None:
     Path("org").mkdir()
     Path("org/otdrg").symlink_to(short)
     torch.manual_seed(0)
-    vision = make_vision_config("dinov2_registers", image_size=56, patch_size=14)
+    vision = make_vision_config("dinov2_registers", image_size=56, patch_size=14, num_hidden_layers=2)
     AutoModel.from_config(vision).save_pretrained("tiny_vision")
     square_image_processor(56).save_pretrained("tiny_vision")
     tokenizer = make_tokenizer()
