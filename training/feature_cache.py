@@ -140,7 +140,7 @@ class FeatureCache:
             return self.blocks.run(pixels)
         return patch_features(encode_images(tower, pixels), pixels, config.vision_config, config.vision_feature_size)
 
-    def image_size(self, model, processor) -> int:
+    def bytes_per_image(self, model, processor) -> int:
         """Bytes that the features of an image take."""
         if self.blocks is not None:
             return self._encode(model, processor, [blank_image(processor)]).numel() * DTYPE.itemsize
@@ -172,7 +172,7 @@ def fill_cache(
         state.wait_for_everyone()  # until all have seen the same missing
         num_views = sum(len(views) for views in undecoded(studies).select(indices)["views"])
         if indices:
-            size = num_views * cache.image_size(model, processor)
+            size = num_views * cache.bytes_per_image(model, processor)
             state.print(f"Features of {num_views} images: {size / 1e9:.2f} GB in {cache.folder}.")
         cache.fill(model, processor, studies, indices[state.process_index :: state.num_processes])
     state.wait_for_everyone()

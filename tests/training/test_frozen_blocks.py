@@ -73,7 +73,7 @@ def test_features_of_the_whole_encoder_start_there(studies, tmp_path, monkeypatc
     kept = fill_cache(tmp_path / "kept", model, processor, (studies,), blocks)
     tokens = 1 + 4 * 4
     assert f"{sum(map(len, studies['views']))} images" in capsys.readouterr().out
-    assert kept.image_size(model, processor) == tokens * 32 * 2
+    assert kept.bytes_per_image(model, processor) == tokens * 32 * 2
     assert kept.read(undecoded(studies)[1]).shape == (2, tokens, 32)
     plain = fill_cache(tmp_path / "plain", model, processor, (studies,))
     monkeypatch.setattr("otdrg_hf.training.feature_cache.load_views", None)  # raises if an image is read
