@@ -335,7 +335,7 @@ def test_a_dry_run_reads_no_weights_and_says_what_a_step_costs(data, start, tmp_
 def test_recipes_parse(recipe):
     parser = RecipeParser(RewardArguments, GRPOConfig)
     args, training_args, model_args = parser.parse_args_and_config(
-        ["--config", str(recipe), "--bf16", "false", "--use_cpu", "true"]
+        ["--config", str(recipe), "--bf16", "true", "--use_cpu", "true"]
     )
     fields = yaml.safe_load(recipe.read_text())
     for name in fields.keys() - {"bf16", "report_to"}:  # "none" is read as an empty list
