@@ -10,7 +10,7 @@ import numpy as np
 
 from otdrg_hf.files import csv_rows, decode_line, numbered_lines, parse_object
 from otdrg_hf.labeling.labeler import Mention, label_reports
-from otdrg_hf.labeling.labels import LABELS, STATES
+from otdrg_hf.labeling.labels import named_states
 
 LABELERS = ("rules", "chexbert")
 _CHUNK = 2**20
@@ -65,7 +65,8 @@ def label_file(
     else:
         states = label_reports(reports, num_proc=num_proc)
     for index, (study, row) in enumerate(zip(ids, states, strict=True)):
-        answer = {"id": study, "labels": {name: STATES[code] for name, code in zip(LABELS, row, strict=True) if code}}
+        stated = {label: state for label, state in named_states(row).items() if state != "blank"}
+        answer = {"id": study, "labels": stated}
         if evidence is not None:
             answer["evidence"] = [_shown(m) for of_label in evidence[index].values() for m in of_label]
         yield answer

@@ -1,5 +1,7 @@
 """Names of the disease labels and of their states, in the order that every array of this package uses."""
 
+from collections.abc import Iterable
+
 # The order of CheXbert's heads (Smit et al., 2020), so that columns can be compared with its output as they are.
 LABELS: tuple[str, ...] = (
     "Enlarged Cardiomediastinum",
@@ -25,3 +27,8 @@ LABELS_5: tuple[str, ...] = ("Cardiomegaly", "Edema", "Consolidation", "Atelecta
 STATES: tuple[str, ...] = ("blank", "positive", "negative", "uncertain")
 
 BLANK, POSITIVE, NEGATIVE, UNCERTAIN = range(4)
+
+
+def named_states(codes: Iterable[int]) -> dict[str, str]:
+    """The state of each label by its name, as `disease_labels` of a study take it; from a row of a label array."""
+    return {label: STATES[code] for label, code in zip(LABELS, codes, strict=True)}

@@ -8,7 +8,7 @@ import numpy as np
 
 from otdrg_hf.extras import require
 from otdrg_hf.files import atomic_path
-from otdrg_hf.labeling import LABELS, STATES, label_reports
+from otdrg_hf.labeling import label_reports, named_states
 from otdrg_hf.reporting.loop import report_studies
 from otdrg_hf.reporting.review import PRESENT
 from otdrg_hf.reporting.sentences import claim_features, claims_of
@@ -81,7 +81,7 @@ def judge_sentences(answers: Iterable[dict], references: Sequence[str]) -> Judge
     for answer, states in zip(answers, label_reports(references), strict=True):
         if "error" in answer:
             raise ValueError(answer["error"])
-        in_reference = {label: STATES[state] in PRESENT for label, state in zip(LABELS, states, strict=True)}
+        in_reference = {label: state in PRESENT for label, state in named_states(states).items()}
         for sentence in answer["sentences"]:
             claim = claim_features(sentence, answer["findings"])
             if claim is not None:

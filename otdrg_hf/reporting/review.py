@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from otdrg_hf.labeling import LABELS, STATES, label_reports
+from otdrg_hf.labeling import LABELS, label_reports, named_states
 
 PRESENT = ("positive", "uncertain")
 UNREAD = -100
@@ -38,7 +38,7 @@ def find_disagreements(text: str, findings: list[dict]) -> list[dict]:
         know are left out.
     """
     [written] = label_reports([text])
-    states = {label: STATES[state] for label, state in zip(LABELS, written, strict=True)}
+    states = named_states(written)
     return [
         {"label": finding["label"], "predicted": finding["state"], "written": states[finding["label"]]}
         for finding in comparable_findings(findings)
@@ -77,12 +77,8 @@ def label_overrides(before: str, after: str) -> dict[str, str]:
         No Finding, which follows from the others, is left out unless it does not, as where the only abnormality is none
         of the labels ("emphysema").
     """
-    written = [
-        {label: STATES[state] for label, state in zip(LABELS, states, strict=True)}
-        for states in label_reports([before, after])
-    ]
-    now = written[1]
-    overrides = {label: state for label, state in now.items() if state != written[0][label]}
+    written, now = (named_states(states) for states in label_reports([before, after]))
+    overrides = {label: state for label, state in now.items() if state != written[label]}
     normal = not any(state in PRESENT for label, state in now.items() if label not in ("No Finding", "Support Devices"))
     if now["No Finding"] == ("positive" if normal else "blank"):
         overrides.pop("No Finding", None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from otdrg_hf.data.phantom import PHANTOM_NAMES
 from otdrg_hf.data.schema import INPUT_COLUMNS, split_name
-from otdrg_hf.labeling import LABELS, STATES, label_reports
+from otdrg_hf.labeling import LABELS, STATES, label_reports, named_states
 from otdrg_hf.reporting.candidates import SEED, sampling_options
 from otdrg_hf.reporting.loading import load_reporter, plain_name, weights_digest
 from otdrg_hf.reporting.loop import report_studies
@@ -260,7 +260,7 @@ def _read_studies(studies, indices: Sequence[int], section: str, true_labels: bo
         inputs = {key: study[key] for key in INPUT_COLUMNS}
         if true_labels:
             [codes] = label_reports([study[section]])
-            inputs["disease_labels"] = {label: STATES[code] for label, code in zip(LABELS, codes, strict=True)}
+            inputs["disease_labels"] = named_states(codes)
         yield inputs
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from otdrg_hf.data.schema import INPUT_COLUMNS
-from otdrg_hf.labeling import LABELS, STATES, label_reports
+from otdrg_hf.labeling import LABELS, STATES, label_reports, named_states
 from otdrg_hf.labeling.sections import split_sections, split_sentences
 from otdrg_hf.reporting.loop import report_studies
 
@@ -38,7 +38,7 @@ class Steered:
     def obeyed(self) -> bool:
         """Present: stated as positive. Absent: denied, or not stated."""
         [codes] = label_reports([self.after])
-        written = STATES[codes[LABELS.index(self.label)]]
+        written = named_states(codes)[self.label]
         return written == "positive" if self.state == "positive" else written in ("negative", "blank")
 
     def words_changed(self) -> int:
@@ -117,7 +117,7 @@ def state_true_labels(report: "Pipeline", studies: "Dataset", section: str, cand
     rows = np.flatnonzero(truth.any(axis=1))
     if not len(rows):
         return {"stated": float("nan"), "count": 0}
-    given = [{label: STATES[code] for label, code in zip(LABELS, states[row], strict=True)} for row in rows]
+    given = [named_states(states[row]) for row in rows]
     answers = _write(report, studies.select(rows), given, candidates, "True labels")
     written = label_reports([answer["generated_text"] for answer in answers])
     written = written[:, [LABELS.index(label) for label in FINDINGS]] == STATES.index("positive")
