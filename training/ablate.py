@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from yaml import YAMLError
 
 from otdrg_hf.training.ablation.evaluation import load_studies_of, train_and_report
 from otdrg_hf.training.ablation.plan import Plan, read_plan
@@ -86,8 +87,8 @@ def main(
     try:
         plan = read_plan(config, dataset, tests, seeds, variants)
         print(run_ablation(plan, output_dir, jobs))
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError, RuntimeError, YAMLError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise typer.Exit(2) from None
 
 

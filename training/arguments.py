@@ -269,6 +269,7 @@ def fit_recipe(recipe: dict[str, Any], given: dict[str, Any], folder: Path | Non
 
     - `load_kwargs` are options of the recipe's own dataset, such as how large phantoms are drawn: another dataset on
       the command line comes without them.
+    - The steps of a recipe, before which transformers ignores epochs, give way to epochs on the command line.
     - YAML reads an unquoted `no` as false, which is not a strategy.
     - A precision that this machine does not compute in gives way to fp32, and `frozen_dtype` with it. What the command
       line names stays, as does the precision of a recipe that says `use_cpu`; a dry run plans for another machine and
@@ -283,6 +284,8 @@ def fit_recipe(recipe: dict[str, Any], given: dict[str, Any], folder: Path | Non
     recipe = {name: "no" if value is False and name.endswith("_strategy") else value for name, value in recipe.items()}
     if given.get("dataset", recipe.get("dataset")) != recipe.get("dataset") and recipe.get("load_kwargs"):
         recipe["load_kwargs"] = {}
+    if "num_train_epochs" in given:
+        recipe.pop("max_steps", None)
     dry_run = given.get("dry_run", recipe.get("dry_run"))
     if dry_run and folder is not None:
         recipe = _with_planned_model(recipe, given, folder)

@@ -21,9 +21,11 @@ RUN = (
     *("stage", "model_name_or_path", *MODEL_FIELDS, "otdrg_config", "dataset", "load_kwargs", "train_studies"),
     *("target", "labels_from", "label_prompt", *RATES, "finding_weight", "augment", "freeze_vision"),
     *("train_vision_blocks", "vision_learning_rate", "text_learning_rate", "learning_rate", "lr_scheduler_type"),
-    *("lr_scheduler_kwargs", "warmup_steps", "optim", "weight_decay", "max_grad_norm", "seed"),
-    *("lora_r", "lora_alpha", "lora_dropout"),
-    *("rewards", "recall_emphasis", "rare_label_power", "num_generations", "temperature", "beta"),
+    *("lr_scheduler_kwargs", "warmup_steps", "optim", "weight_decay", "max_grad_norm", "seed", "data_seed"),
+    *("train_sampling_strategy", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"),
+    *("lora_target_parameters", "lora_modules_to_save", "lora_vision", "use_dora", "use_rslora"),
+    *("rewards", "recall_emphasis", "rare_label_power", "num_generations", "temperature", "beta", "loss_type"),
+    *("epsilon", "num_iterations", "max_completion_length"),
 )
 # Of mappings in it: how data are read, and what set-up itself puts in.
 LEFT_OUT = {"load_kwargs": ("cache_dir", "num_proc", "in_place"), "otdrg_config": ("state_priors", "notice")}

@@ -13,8 +13,8 @@ from otdrg_hf.modeling.prompt_otdrg import FINDING_TOKEN
 from otdrg_hf.training.augmentation import Augmentation
 from otdrg_hf.training.draws import StudyDraws
 from otdrg_hf.training.feature_cache import FeatureCache, blank_image
-from otdrg_hf.training.shown_labels import ShownLabels, finding_weights
-from otdrg_hf.training.studies import check_context
+from otdrg_hf.training.shown_labels import Shown, ShownLabels, finding_weights
+from otdrg_hf.training.studies import check_context, too_long_studies
 
 OTHERS = 4  # studies from whose labels the transport loss tells those of a study
 TRIES = 8
@@ -111,7 +111,7 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
             examples = [self.indication_dropout(study) for study in examples]
         if self.text_only:
             examples = [{**study, "images": [], "views": []} for study in examples]
-        shown = None if self.shown is None else [self.shown.draw(study, self.target) for study in examples]
+        shown = None if self.shown is None else self._draw(examples)
         reports = [study[self.target] for study in examples] if shown is None else [each.report for each in shown]
         check_context(
             [{**study, self.target: report} for study, report in zip(examples, reports, strict=True)],
@@ -145,6 +145,16 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
                 del batch["pixel_values"]
                 batch["vision_features"] = features
         return batch
+
+    def _draw(self, examples: list[dict[str, Any]]) -> list[Shown]:
+        """What studies show: their own labels, where a sentence put into the report takes it past the LLM's context."""
+        drawn = [self.shown.draw(study, self.target) for study in examples]
+        changed = [{**study, self.target: each.report} for study, each in zip(examples, drawn, strict=True)]
+        too_long = too_long_studies(changed, self.processor, self.target)
+        return [
+            Shown.unchanged(study, self.target) if study["id"] in too_long else each
+            for study, each in zip(examples, drawn, strict=True)
+        ]
 
     def _prompt(self, study: dict[str, Any]) -> str:
         views = study["views"]

@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
 from jinja2 import TemplateError
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -72,7 +73,7 @@ def prepare_model(
         args.otdrg_config = {"notice": PHANTOM_NOTICE, **args.otdrg_config}
     try:
         model, processor = load_model_and_processor(args, model_args, train[args.target])
-    except OSError as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         sources = [name for name in (model_args.model_name_or_path, args.vision_model, args.text_model) if name]
         raise OSError(f"Cannot load {' or '.join(sources)}: {error}") from error
     apply_text_options(args, training_args, model, processor)

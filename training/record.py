@@ -34,6 +34,7 @@ RECIPE = (
     "max_grad_norm",
     "seed",
 )
+OPTIONS = ("augment", "freeze_vision", "train_vision_blocks", "vision_learning_rate", "text_learning_rate")  # if given
 RESULTS = ("loss", "lm_loss", "ot_loss", "disease_loss", "disease_micro_f1", "disease_macro_f1", *LOGGED)
 PACKAGES = {"otdrg_hf": "otdrg-hf", "transformers": "transformers", "trl": "trl", "torch": "torch", "peft": "peft"}
 
@@ -88,7 +89,7 @@ def describe_stage(trainer, args: StudyArguments, model_args: ModelConfig) -> di
         "otdrg_config": {key: value for key, value in args.otdrg_config.items() if key != "state_priors"},
         "recipe": recipe
         | {name: getattr(args, name) for name in (*RATES, "finding_weight")}
-        | {name: value for name in ("augment", "train_vision_blocks") if (value := getattr(args, name))},
+        | {name: value for name in OPTIONS if (value := getattr(args, name))},
         "lora": lora if is_peft_model(model) else None,
         "precision": "bf16" if training.bf16 else "fp16" if training.fp16 else "fp32",
         "device": torch.cuda.get_device_name(training.device) if cuda else training.device.type.upper(),

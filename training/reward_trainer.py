@@ -180,7 +180,17 @@ class OTDRGRewardTrainer(StudyTrainerMixin, GRPOTrainer):
 
     def _compute_loss(self, model, inputs):
         self._study_rows = inputs["study"]
-        return super()._compute_loss(model, inputs)
+        loss = super()._compute_loss(model, inputs)
+        if not self.accelerator.gather(inputs["completion_mask"].sum()).any():
+            self._forget_unmeasured("train" if self.model.training else "eval")
+        return loss
+
+    def _forget_unmeasured(self, mode: str) -> None:
+        """Where no sample has a part, TRL logs 0, which would pass for a policy that has no entropy left."""
+        for name in ("entropy", "kl"):
+            values = self._metrics[mode].pop(name, [])[:-1]
+            if values:
+                self._metrics[mode][name] = values
 
     def _get_per_token_logps_and_entropies(
         self, model, input_ids, attention_mask, logits_to_keep, **unused

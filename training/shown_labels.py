@@ -55,7 +55,7 @@ class ChangedReports:
         self.denying = {label: np.flatnonzero(denied[:, label]) for label in np.flatnonzero(denied.any(0))}
 
     def change(self, report: str, generator: np.random.Generator) -> str:
-        """A report with one or two findings put in or taken out."""
+        """A report with one or two findings put in or taken out; as it is, where nothing would be left of it."""
         changed = sentences(report)
         for _ in range(generator.integers(1, MOST_CHANGES + 1)):
             found = sorted({label for sentence in changed for label in self._stated(sentence)[0]})
@@ -63,7 +63,7 @@ class ChangedReports:
                 self._take_out(changed, int(generator.choice(found)), generator)
             elif self.stating:
                 self._put_in(changed, generator)
-        return " ".join(f"{sentence.rstrip('.')}." for sentence in changed)
+        return " ".join(f"{sentence.rstrip('.')}." for sentence in changed) or report
 
     def _stated(self, sentence: str) -> tuple[frozenset[int], frozenset[int]]:
         """Labels that a sentence states, and those that it denies."""
@@ -109,6 +109,12 @@ class Shown(NamedTuple):
     report: str
     labels: np.ndarray
     overridden: np.ndarray
+
+    @classmethod
+    def unchanged(cls, study: dict[str, Any], target: str) -> "Shown":
+        """A study with its own labels and report, its column `target`."""
+        own = np.asarray(study["disease_labels"])
+        return cls(study[target], own, np.zeros(len(own), dtype=bool))
 
 
 class ShownLabels(StudyDraws):

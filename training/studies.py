@@ -105,26 +105,37 @@ def check_context(
     Raises:
         ValueError: naming the first study that is too long, its length and the limit.
     """
-    limit = processor.context_length
-    if limit is None:
-        return
     if isinstance(studies, Dataset):
         studies = studies.select_columns(list({"id", "views", "indication", "comparison", target})).with_format(None)
+    if text_only:
+        studies = ({**study, "views": []} for study in studies)
+    too_long = too_long_studies(studies, processor, target)
+    if too_long:
+        study, (prompt, report) = next(iter(too_long.items()))
+        in_all = f" ({len(too_long)} studies are too long)" if len(too_long) > 1 else ""
+        raise ValueError(
+            f"Study {study!r} takes {prompt + report} tokens (prompt {prompt}, report {report}), more than the LLM's "
+            f"context of {processor.context_length}{in_all}: shorten the texts, leave studies out, or take an LLM with "
+            "a longer context."
+        )
+
+
+def too_long_studies(
+    studies: Iterable[Mapping[str, Any]], processor: OTDRGProcessor, target: str
+) -> dict[str, tuple[int, int]]:
+    """The ids of studies for which the LLM has not enough positions, with the tokens of prompt and report."""
+    limit = processor.context_length
+    if limit is None:
+        return {}
     shortest = processor.count_tokens(processor.build_prompt(1, fit=False)) + WORDING
-    too_long = []
+    too_long = {}
     for study in studies:
-        study = {**study, "views": []} if text_only else study
         if shortest + _most_tokens(study, processor, target) <= limit:
             continue
         prompt, report = study_tokens(study, processor, target)
         if prompt + report > limit:
-            too_long.append(f"Study {study['id']!r} takes {prompt + report} tokens (prompt {prompt}, report {report})")
-    if too_long:
-        in_all = f" ({len(too_long)} studies are too long)" if len(too_long) > 1 else ""
-        raise ValueError(
-            f"{too_long[0]}, more than the LLM's context of {limit}{in_all}: shorten the texts, leave studies out, or "
-            "take an LLM with a longer context."
-        )
+            too_long[study["id"]] = prompt, report
+    return too_long
 
 
 def _most_tokens(study: Mapping[str, Any], processor: OTDRGProcessor, target: str) -> int:

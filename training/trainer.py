@@ -8,6 +8,7 @@ import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch.utils.data import Sampler, SequentialSampler
+from transformers import TrainerCallback
 from trl import SFTTrainer
 
 from otdrg_hf.data.schema import STUDY_COLUMNS
@@ -34,6 +35,13 @@ class StudyTrainerMixin:
 
     def _send_telemetry(self):
         """Nothing: a run on patients' images is not reported to anybody."""
+
+    def _run_epoch(self, *args, **kwargs):
+        # The trainer asks whether it is done after a step: a finished run, started again, would take one more.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return None
+        return super()._run_epoch(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None):
         model = self.model if model is None else model
@@ -118,7 +126,9 @@ class OTDRGTrainer(StudyTrainerMixin, SFTTrainer):
         # The trainer's own counts `input_ids`, which are not there before a batch is collated.
         lengths = study_lengths(studies, self.data_collator.target, self.processing_class.num_image_tokens)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthBuckets(lengths, self.args.train_batch_size * self.args.world_size, seed)
+        buckets = LengthBuckets(lengths, self.args.train_batch_size * self.args.world_size, seed)
+        self.add_callback(buckets)
+        return buckets
 
     def _get_eval_sampler(self, eval_dataset):
         # Whatever the order of training: the trainer's own would count `input_ids` here, too.
@@ -150,6 +160,8 @@ class OTDRGTrainer(StudyTrainerMixin, SFTTrainer):
         if training:
             for module in self.frozen_modules:
                 module.eval()
+                for name, part in module.named_modules():
+                    part.training = "lora_dropout" in name  # of an adapter, which is trained
         # TRL's own compute_loss calls the language model directly; the forward of the whole model is meant here.
         options = {"skip_logits": True, "use_cache": False, "num_items_in_batch": num_items_in_batch}
         outputs_of = self._outputs_of_texts if self.stage == "warmup" else self._outputs_of_studies
@@ -250,7 +262,7 @@ def study_lengths(studies: Dataset, target: str, tokens_per_view: int) -> list[i
     return lengths
 
 
-class LengthBuckets(Sampler[int]):
+class LengthBuckets(Sampler[int], TrainerCallback):
     """
     All studies in an order in which those of a batch are of similar length; batches come in random order.
 
@@ -267,8 +279,9 @@ class LengthBuckets(Sampler[int]):
         self.lengths, self.batch_size, self.seed = torch.tensor(lengths), batch_size, seed
         self.epoch = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # Not `set_epoch`: a resumed epoch of several processes has more wrappers than accelerate looks into.
+        self.epoch = int(state.epoch or 0)
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tiny_runs import write_recipe
 from tiny_training import LLAMA, OTDRG, VIT, tiny_model, tiny_rows, tiny_studies, write_study_folder
 
 from otdrg_hf.labeling import LABELS
 from otdrg_hf.training.ablate import run_ablation
+from otdrg_hf.training.ablation import llava
 from otdrg_hf.training.ablation.baselines import EncoderFeatures, write_baseline
 from otdrg_hf.training.ablation.plan import read_plan
 from otdrg_hf.training.ablation.table import FINDINGS, label_auroc, markdown_table, read_result
@@ -154,3 +156,10 @@ def test_a_table_with_all_kinds_of_rows(tmp_path):
         path.name for path in written if "full" in path.parts
     }
     assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+@pytest.mark.parametrize("options", [{"freeze_vision": True}, {"finding_weight": 3.0}])
+def test_the_llava_of_transformers_refuses_what_it_would_not_do(options, tmp_path):
+    recipe = write_recipe(tmp_path, tmp_path, stage="joint", label_prompt=False, **options)
+    with pytest.raises(ValueError, match=f"{next(iter(options))}: transformers' LLaVA is trained from scratch"):
+        llava.main(["--config", recipe])

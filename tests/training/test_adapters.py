@@ -6,7 +6,8 @@ import json
 import pytest
 import torch
 from peft import get_peft_model
-from tiny_training import LLAMA, RESNET, tiny_model, tiny_rows, tiny_trainer
+from tiny_runs import write_recipe
+from tiny_training import LLAMA, RESNET, tiny_model, tiny_rows, tiny_trainer, write_study_folder
 from transformers import AutoModel, AutoModelForImageTextToText, pipeline
 from trl import ModelConfig
 
@@ -14,6 +15,8 @@ from otdrg_hf import OTDRGForConditionalGeneration
 from otdrg_hf.hub.command import merge_adapter
 from otdrg_hf.modeling.backbones_otdrg import PROJECTORS
 from otdrg_hf.training.adapters import adapter_config, put_on_base
+from otdrg_hf.training.arguments import RecipeParser
+from otdrg_hf.training.sft import set_up
 from otdrg_hf.training.stages import apply_stage, cast_backbones
 
 needs_bitsandbytes = pytest.mark.skipif(
@@ -184,3 +187,18 @@ def test_what_is_trained_on_a_quantised_model_is_fp32_and_starts_where_it_was(st
     gain = "model.patch_projection.output_norm.weight"
     assert not torch.equal(copies[gain], before[gain])
     assert torch.equal(copies[gain].bfloat16(), before[gain].bfloat16())  # where it could not have moved
+
+
+def test_adapters_of_a_frozen_encoder_have_their_dropout(tmp_path):
+    for part in tiny_model():
+        part.save_pretrained(tmp_path / "start")
+    options = {"use_peft": True, "lora_r": 2, "lora_dropout": 0.5, "lora_vision": True, "stage": "finetune"}
+    options |= {"vision_config": None, "text_config": None, "otdrg_config": None, "max_steps": 1}
+    data = write_study_folder(tmp_path, train=4, validation=2)
+    recipe = write_recipe(tmp_path, data, model_name_or_path=str(tmp_path / "start"), **options)
+    trainer = set_up(*RecipeParser().parse_args_and_config(["--config", recipe]))
+    trainer.train()
+    tower = trainer.model.get_base_model().model.vision_tower
+    training = {name for name, part in tower.named_modules() if part.training}
+    assert training and all("lora_dropout" in name for name in training)
+    assert training == {name for name, _ in tower.named_modules() if "lora_dropout" in name}

@@ -224,3 +224,13 @@ def test_the_plan_of_such_a_run_has_its_visual_tokens(tmp_path, capsys):
     Path(align).rename(tmp_path / "align.yaml")
     train(tmp_path, data, "--dry_run", "true", stage="finetune", model_name_or_path="out/align", **NOTHING)
     assert "4 visual tokens per view" in capsys.readouterr().out
+
+
+def test_epochs_on_the_command_line_win_over_the_steps_of_a_recipe(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("output_dir: out\nmax_steps: 3000\n")
+    parse = RecipeParser().parse_args_and_config
+    _, training_args, _ = parse(["--config", str(recipe), "--num_train_epochs", "2"])
+    assert (training_args.max_steps, training_args.num_train_epochs) == (-1, 2)
+    _, training_args, _ = parse(["--config", str(recipe), "--num_train_epochs", "2", "--max_steps", "5"])
+    assert training_args.max_steps == 5

@@ -5,7 +5,9 @@ from collections import Counter
 
 import pytest
 import torch
+from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from tiny_training import tiny_model, tiny_rows, tiny_trainer, write_study_folder
+from transformers import TrainerState
 
 from otdrg_hf.data import load_study_dataset, prepare_dataset
 from otdrg_hf.data.errors import DataError
@@ -100,7 +102,7 @@ def test_batches_hold_studies_of_similar_length():
         return sum(max(batch) * len(batch) - sum(batch) for batch in batches) / sum(lengths)
 
     assert padding(order) < 0.05 < 0.3 < padding(list(range(1003)))
-    sampler.set_epoch(1)
+    sampler.on_epoch_begin(None, TrainerState(epoch=1.4), None)
     assert list(sampler) != order and padding(list(sampler)) < 0.05
     assert BATCHES_PER_BUCKET * 8 < 1003  # several buckets
 
@@ -123,3 +125,16 @@ def test_a_run_over_buckets_in_place_is_resumed_in_the_middle_of_an_epoch(prepar
         logs.append([entry["lm_loss"] for entry in trainer.state.log_history if "lm_loss" in entry])
     assert trainer.evaluate(studies.select(range(6)))["eval_lm_loss"] > 0
     assert logs[1][-1:] == pytest.approx(logs[0][-1:], abs=1e-6) and len(set(logs[0])) == 12
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_resumed_epoch_of_two_processes_has_the_order_of_an_unbroken_one(process):
+    def rest_of_epoch(resumed: bool) -> list[list[int]]:
+        buckets = LengthBuckets(list(range(16)), batch_size=4, seed=0)
+        loader = torch.utils.data.DataLoader(range(16), 2, sampler=buckets)
+        loader = prepare_data_loader(loader, num_processes=2, process_index=process, put_on_device=False)
+        buckets.on_epoch_begin(None, TrainerState(epoch=1.0), None)
+        batches = skip_first_batches(loader, 2) if resumed else loader
+        return [batch.tolist() for batch in batches][0 if resumed else 2 :]
+
+    assert len(rest_of_epoch(False)) == 2 and rest_of_epoch(True) == rest_of_epoch(False)

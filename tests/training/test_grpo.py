@@ -360,3 +360,12 @@ def test_the_last_line_says_where_was_gained_and_where_was_lost():
         [compared("a", 0.05, 0.02, 0.08), compared("b", -0.03, -0.05, -0.01), compared("c", 0.0, -0.1, 0.1)]
     )
     assert "gained: a +5.0 (+2.0 to +8.0); lost: b -3.0 (-5.0 to -1.0); no clear difference: c +0.0" in line
+
+
+def test_steps_without_a_kept_sample_do_not_pass_for_a_collapse(data, start, tmp_path):
+    rewards = {"tiny_rewards:varies_in_the_first_step": 1.0}
+    out = reward(tmp_path, data, start, rewards=rewards, max_steps=3, logging_steps=1)
+    log = [entry for entry in json.loads((out / "training_log.json").read_text()) if "distinct" in entry]
+    assert [entry["left_out"] for entry in log] == [0.0, 1.0, 1.0]
+    assert ["entropy" in entry for entry in log] == ["kl" in entry for entry in log] == [True, False, False]
+    assert json.loads((out / "training_record.json").read_text())["stages"][-1].get("collapse") is None

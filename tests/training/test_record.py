@@ -177,6 +177,15 @@ def test_backbones_from_folders_are_in_record_and_card(data, tmp_path):
         assert "base_model" not in ModelCard.load(folder / "README.md").data.to_dict()  # the Hub would look for them
 
 
+def test_rates_of_parts_and_what_rested_are_recorded(data, tmp_path):
+    options = {"vision_config": VIT, "text_config": LLAMA, "otdrg_config": OTDRG, "stage": "joint"}
+    out = train(data, tmp_path, "rates", **options, freeze_vision=True, text_learning_rate=1e-4)
+    (stage,) = read_stages(out)
+    assert stage["recipe"]["learning_rate"] == 1e-2 and stage["recipe"]["text_learning_rate"] == 1e-4
+    assert stage["recipe"]["freeze_vision"] is True and "vision_learning_rate" not in stage["recipe"]
+    assert "| text_learning_rate | 0.0001 |" in (out / "README.md").read_text()
+
+
 def test_a_start_without_a_record_is_said_to_be_unknown(aligned, data, tmp_path):
     (aligned / "training_record.json").unlink()
     config = json.loads((aligned / "config.json").read_text())

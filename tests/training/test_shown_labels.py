@@ -19,6 +19,7 @@ from otdrg_hf.training.shown_labels import (
     sentences,
     states_a_finding,
 )
+from otdrg_hf.training.studies import study_tokens
 
 STUDIES = [{**row, "id": f"{row['id']}-{copy}"} for copy in range(50) for row in tiny_rows(6)]
 OF_STUDIES = ChangedReports([row["report"] for row in tiny_rows(6)])
@@ -220,3 +221,28 @@ def test_a_weight_of_one_is_the_plain_loss_and_more_pulls_towards_findings(built
         heavier = model(**{**weighted}).lm_loss
     torch.testing.assert_close(ones, loss)
     assert heavier > loss
+
+
+def test_no_report_is_changed_into_none():
+    short = ChangedReports(["Cardiomegaly.", "Right pleural effusion."])
+    texts = many(short, "Cardiomegaly.")
+    assert all(texts) and len(set(texts)) > 1
+
+
+class PutInTooMuch(ChangedReports):
+    """Puts in more than an LLM has positions for, but into one report."""
+
+    def change(self, report, generator):
+        return "No edema." if report == tiny_rows(2)[1]["report"] else f"{report} {'No pneumothorax. ' * 100}"
+
+
+def test_a_change_that_does_not_fit_the_context_is_not_made():
+    rows = tiny_rows(3)
+    _, processor = tiny_model()
+    processor.context_length = max(sum(study_tokens(row, processor, "report")) for row in rows)
+    batch = StudyCollator(processor, shown=ShownLabels(0.0, 1.0, 0.0, PutInTooMuch([])))(rows)
+    written = batch["labels"].where(batch["labels"] >= 0, processor.tokenizer.pad_token_id)
+    reports = processor.batch_decode(written, skip_special_tokens=True)
+    assert [report.strip() for report in reports] == [rows[0]["report"], "No edema.", rows[2]["report"]]
+    assert torch.equal(batch["shown_labels"][::2], batch["disease_labels"][::2])
+    assert batch["overridden_labels"].any(1).tolist() == [False, True, False]

@@ -153,6 +153,19 @@ def test_resumed_training_ends_where_an_unbroken_one_does(stage, lora, studies, 
             torch.testing.assert_close(one, other, atol=1e-6, rtol=0, msg=name)
 
 
+def test_a_finished_run_takes_no_further_step(studies, tmp_path):
+    # In the middle of an epoch, at a rate that is not 0.
+    options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1, "lr_scheduler_type": "constant"}
+    finished = tiny_trainer(tmp_path, studies, max_steps=1, **options)
+    finished.train()
+    again = tiny_trainer(tmp_path, studies, built=tiny_model(seed=1), max_steps=1, **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert again.state.global_step == 1 and [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
+    for (name, one), other in zip(finished.model.named_parameters(), again.model.parameters(), strict=True):
+        if ".pooler." not in name:
+            assert torch.equal(one, other), name
+
+
 def test_a_batch_larger_than_the_data_still_trains(tmp_path):
     trainer = tiny_trainer(tmp_path, tiny_studies(3), per_device_train_batch_size=8, max_steps=1)
     assert trainer.train().training_loss > 0

@@ -20,6 +20,10 @@ from otdrg_hf.training.checkpoints import last_complete_checkpoint
 from otdrg_hf.training.model_setup import load_model_and_processor
 from otdrg_hf.training.studies import load_studies
 
+# What this baseline cannot do, and would make it another one than its recipe says.
+IGNORED = ("model_name_or_path", "vision_model", "text_model", "freeze_vision", "train_vision_blocks", "feature_cache")
+IGNORED += ("augment", "finding_weight", "vision_learning_rate", "text_learning_rate", "use_peft")
+
 
 def llava_like(model, processor: OTDRGProcessor) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """A freshly initialised LLaVA of the same backbones and image tokens as an OTDRG model, and its processor."""
@@ -74,6 +78,13 @@ def as_prompts(studies, processor: OTDRGProcessor, target: str):
 def main(arguments: list[str] | None = None) -> None:
     """Trains and saves the model and its processor in `output_dir`."""
     args, training_args, model_args = RecipeParser().parse_args_and_config(arguments)
+    given = {**vars(args), **vars(model_args), "finding_weight": args.finding_weight != 1}
+    ignored = [name for name in IGNORED if given[name]]
+    if ignored:
+        raise ValueError(
+            f"{ignored[0]}: transformers' LLaVA is trained from scratch here, all of it in one way. Leave it out, or "
+            "compare with a recipe of training/sft.py that has no labels in its prompt."
+        )
     set_seed(training_args.seed)
     training_args.max_length = None
     train = load_studies(args, "train", args.train_studies, training_args.dataset_num_proc)
