@@ -200,10 +200,16 @@ def _parsed(content: bytes):
 
 def inflated(content: bytes) -> bytes:
     """A deflated file may unpack to a thousand times its size; pydicom would not stop."""
-    start = 144 + int.from_bytes(content[140:144], "little")
-    if content[132:138] == b"\x02\x00\x00\x00UL" and _DEFLATED.encode() in content[144:start]:
-        if len(zlib.decompressobj(-15).decompress(content[start:], MAX_BYTES + 1)) > MAX_BYTES:
-            raise DicomFault(f"unpacks to {_TOO_LARGE}")
+    if _DEFLATED.encode() not in content:
+        return content
+    from pydicom.filereader import _read_file_meta_info, read_preamble
+
+    # As pydicom finds where the data begin, which needs neither a preamble nor the length of what stands before them.
+    file = io.BytesIO(content)
+    read_preamble(file, force=True)
+    deflated = _read_file_meta_info(file).get("TransferSyntaxUID") == _DEFLATED
+    if deflated and len(zlib.decompressobj(-15).decompress(file.read(), MAX_BYTES + 1)) > MAX_BYTES:
+        raise DicomFault(f"unpacks to {_TOO_LARGE}")
     return content
 
 

@@ -136,10 +136,11 @@ def _add_chat(web: FastAPI, service: ReportService) -> None:
         try:
             asked, study = await service.in_reader(_read_chat, await _body_of(request), service.model)
             start = functools.partial(service.start, study, None, asked.sampling(), deadline)
-            if asked.stream:
+            stream, usage = asked.stream, asked.stream_options is not None and asked.stream_options.include_usage
+            del asked  # whose images would be kept while the study waits
+            if stream:
                 pieces = await service.pieces(start, study)
                 request.scope["otdrg.body"].release()
-                usage = asked.stream_options is not None and asked.stream_options.include_usage
                 chunks = completion_chunks(pieces, service.model, usage)
                 answer = _Stream(chunks, pieces.job, admitted)
                 admitted = None

@@ -15,7 +15,7 @@ from otdrg_hf.serving.answers import answer_row, reduced
 from otdrg_hf.serving.batching import Job, ModelThread
 from otdrg_hf.serving.images import content_of, read_image
 from otdrg_hf.serving.limits import ClientGone, Limits, Refusal
-from otdrg_hf.serving.studies import StudyRequest
+from otdrg_hf.serving.studies import ImageFile, StudyRequest
 
 if TYPE_CHECKING:
     from transformers import Pipeline
@@ -69,7 +69,7 @@ class ReportService:
         on_text: Callable[[str], None] | None = None,
     ) -> Job:
         """
-        Reads the images of a study and puts it into the queue.
+        Reads the images of a study, takes them out of the request, which may wait for long, and puts it into the queue.
 
         Args:
             study ([`StudyRequest`]): The request.
@@ -96,6 +96,7 @@ class ReportService:
             inputs = self.report.preprocess(self._study(study, files or {}), **preprocess)
         except ValueError as error:
             raise Refusal(422, _one_line(error), "invalid_study") from None
+        study.images = [ImageFile(data="", name=_name_of(image)) for image in study.images]
         if study.evidence is not None:
             inputs["study"]["sizes"] = reduced(inputs["study"]["sizes"], study.evidence)
         # Samples of one seed depend on what else is in their batch: such a study runs alone.
@@ -223,5 +224,8 @@ def _one_line(error: Exception) -> str:
 
 
 def _name(study: StudyRequest) -> str:
-    names = [image.name for image in study.images if not isinstance(image, str) and image.name]
-    return names[0] if names else "image"
+    return next(filter(None, map(_name_of, study.images)), "image")
+
+
+def _name_of(image: str | ImageFile) -> str | None:
+    return None if isinstance(image, str) else image.name

@@ -1,12 +1,16 @@
 """The model's thread: requests run together, are refused when there is no room, and end when nobody waits."""
 
+import json
 import threading
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
+import anyio
 import pytest
 
 from otdrg_hf.serving import batching
+from otdrg_hf.serving.application import make_application
 from otdrg_hf.serving.limits import Limits, Refusal
 from otdrg_hf.serving.service import ReportService
 from otdrg_hf.serving.studies import StudyRequest
@@ -195,3 +199,46 @@ def test_closing_refuses_what_waits(service, pictures, gate):
     assert first.future.result(60) and isinstance(second.future.exception(60), Refusal)
     with pytest.raises(Refusal, match="shutting down"):
         running.start(study(pictures[0]))
+
+
+@pytest.mark.parametrize("path", ["/v1/reports", "/v1/chat/completions"])
+def test_what_waits_keeps_no_upload(report, pictures, gate, path):
+    padded, size = data_url(pictures[0]) + " " * 1_000_000, 1_000_000
+    study = {"images": [padded]} if path == "/v1/reports" else chat(pictures[0])
+    if path != "/v1/reports":
+        study["messages"][0]["content"][0]["image_url"]["url"] = padded
+    content = json.dumps(study).encode()
+    del padded, study
+    application, statuses = make_application(report, "tiny", Limits(max_new_tokens=3)), []
+    headers = [(b"content-type", b"application/json"), (b"host", b"x")]
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers, "client": None}
+
+    async def client():
+        parts = iter([bytes(bytearray(content))])
+
+        async def receive():
+            part = next(parts, None)
+            if part is None:
+                await anyio.sleep_forever()
+            return {"type": "http.request", "body": part, "more_body": False}
+
+        async def send(message):
+            statuses.extend([message["status"]] if "status" in message else [])
+
+        await application(dict(scope), receive, send)
+
+    async def all_clients():
+        async with anyio.create_task_group() as group:
+            for count in range(1, 9):
+                group.start_soon(client)
+                await anyio.sleep(0.1)
+                while application.bytes_held:
+                    await anyio.sleep(0.01)
+                if count == 2:
+                    tracemalloc.start()
+            kept, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            gate.set()
+        return kept
+
+    assert anyio.run(all_clients) < 2 * size and statuses == [200] * 8
