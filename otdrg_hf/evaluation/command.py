@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from otdrg_hf.data.schema import require_split
+from otdrg_hf.evaluation.baselines import BASELINES, CLINICAL_CONSTANTS
 from otdrg_hf.evaluation.compare import check_output_paths, check_scoring, evaluate_files
 from otdrg_hf.extras import require
 from otdrg_hf.files import write_json
@@ -87,6 +88,16 @@ def run_evaluate(
         raise ValueError("--html shows the worst reports of a system, and there is none; give files of predictions")
     written = (output, csv_file, html, baselines_dir)
     check_output_paths(*written, plot=plot, made_later=output_dir if dataset is not None else None)
+    _check_distinct(
+        inputs=(
+            *predictions,
+            references,
+            *scoring.get("published", ()),
+            scoring.get("vocabulary"),
+            scoring.get("training"),
+        ),
+        outputs=(*written[:-1], plot, *_baseline_files(baselines_dir)),
+    )
     check_scoring(**{name: value for name, value in scoring.items() if name in CHECKED})
     files, label = list(predictions), load_labeler(labeler, weights, device=device)
     if dataset is not None:
@@ -125,6 +136,22 @@ def run_evaluate(
         print(json.dumps({**evaluation.to_dict(), "operating_points": points.to_dict()}, indent=2, allow_nan=False))
     else:
         print(evaluation.json() if as_json else evaluation.text() + (points.text() if points is not None else ""))
+
+
+def _check_distinct(inputs: Sequence, outputs: Sequence[Path | None]) -> None:
+    """No output takes the place of a file that is read, or of another output."""
+    read = {Path(path).resolve() for path in inputs if isinstance(path, str | Path)}
+    written: set[Path] = set()
+    for path in filter(None, outputs):
+        if path.resolve() in read:
+            raise ValueError(f"{path.name} is to be written and is one of the files to read; choose another name")
+        if path.resolve() in written:
+            raise ValueError(f"{path.name} is named for two outputs; choose another name")
+        written.add(path.resolve())
+
+
+def _baseline_files(folder: Path | None) -> list[Path]:
+    return [] if folder is None else [folder / f"{name}.jsonl" for name in (*BASELINES, *CLINICAL_CONSTANTS)]
 
 
 def _check_operating_points(reporter: "Pipeline") -> None:

@@ -109,7 +109,9 @@ def _csv_entries(path: Path) -> Iterator[tuple[str, dict | ValueError]]:
     try:
         for number, row in csv_rows(path):
             wrong = None in row or None in row.values()
-            yield f"line {number}", ValueError("not as many cells as the header") if wrong else row
+            # What pandas writes for a missing value.
+            cells = {name: None if value in ("", "NaN", "nan") else value for name, value in row.items()}
+            yield f"line {number}", ValueError("not as many cells as the header") if wrong else cells
     except ValueError as error:
         raise ReportFileError(str(error)) from None
 

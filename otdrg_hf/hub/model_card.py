@@ -24,7 +24,8 @@ STAGE_TITLES = {
     "reward": "clinical reward: the language model, on its own samples (GRPO)",
     "unknown": "not recorded",
 }
-CLINICAL = re.compile(r"ce(14|5)_(micro|macro|example)_(precision|recall|f1)")
+CLINICAL = re.compile(r"ce(14|13|5)_(micro|macro|macro_min10|example)_(precision|recall|f1)")
+AVERAGES = {"example": "example-based", "macro_min10": "macro (10 positives or more)"}
 NLG = {
     "bleu_1": ("bleu", "BLEU-1"),
     "bleu_2": ("bleu", "BLEU-2"),
@@ -309,8 +310,10 @@ def describe_score(name: str) -> tuple[str, str]:
         return NLG[plain]
     if match := CLINICAL.fullmatch(plain):
         labels, average, metric = match.groups()
-        average = "example-based" if average == "example" else average
-        return metric, f"{subject}, {labels} labels, {average} {metric.replace('f1', 'F1')}{other}"
+        return (
+            metric,
+            f"{subject}, {labels} labels, {AVERAGES.get(average, average)} {metric.replace('f1', 'F1')}{other}",
+        )
     readable = COUNTED.get(plain, plain.replace("_", " "))
     return plain, (f"{subject}: {readable}" if name.startswith(HEAD) else readable) + other
 

@@ -45,13 +45,13 @@ def run_report(
     Raises:
         ValueError: for `refuse_unfamiliar` with a model that cannot tell.
     """
-    point = options["operating_point"] = parse_operating_point(operating_point)
+    options["operating_point"] = parse_operating_point(operating_point)
     files, name = find_images(images), model_name(model)
     if output is None:
         report = load_reporter(model, device, dtype)
         answers = report_image_files(report, files, name, refuse_unfamiliar=refuse_unfamiliar, **options)
         return print_answers(answers, as_json)
-    with ResultsFile(output, "image", check=lambda row: _check_run(row, name, point)) as results:
+    with ResultsFile(output, "image", check=lambda row: _check_run(row, name, **options)) as results:
         _check_names(files)
         remaining = [file for file in files if file.name not in results.finished]
         if not remaining:
@@ -116,16 +116,31 @@ def parse_operating_point(text: str | None) -> str | dict | None:
     return text
 
 
-def _check_run(row: dict, model: str, point: str | dict | None) -> None:
-    """A line that is there already must be of `otdrg report`, by the same model at the same operating point."""
+def _check_run(
+    row: dict,
+    model: str,
+    operating_point: str | dict | None = None,
+    candidates: int = 1,
+    begins_with: str | None = None,
+    **unseen,
+) -> None:
+    """A line that is there already must be of `otdrg report`, by the same model and, as far as it shows, options."""
     if not isinstance(row.get("model"), str):
         raise ValueError("not a line of `otdrg report`; choose another file, or remove that line")
     if row["model"] != model:
         raise ValueError(f"a report by the model {row['model']!r}; choose another file")
     asked = (row.get("operating_point") or {}).get("asked")
-    if asked != point:
+    if asked != operating_point:
         at = "without an operating point" if asked is None else f"at the operating point {json.dumps(asked)}"
         raise ValueError(f"a report {at}; choose another file")
+    if (count := len(row.get("candidates", [""]))) != candidates:
+        raise ValueError(f"a report of {count} candidate{'s' if count > 1 else ''}; choose another file")
+    if begins_with and not _words(row["generated_text"]).startswith(_words(begins_with)):
+        raise ValueError("a report that begins otherwise; choose another file")
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _check_names(files: Sequence[FoundImage]) -> None:

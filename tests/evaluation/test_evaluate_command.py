@@ -246,3 +246,20 @@ def test_bad_predicted_labels_are_named(labels, message, tmp_path):
 def test_options_that_would_be_ignored_are_refused(otdrg, predictions, tmp_path, options, message):
     code, _, err = otdrg(predictions, *QUICK, *options)
     assert code == 2 and message in err and not (tmp_path / "bd").exists()
+
+
+@pytest.mark.parametrize(
+    "outputs, message",
+    [
+        (("-o", "predictions.jsonl"), "predictions.jsonl is to be written and is one of the files to read"),
+        (("--csv", "two.csv", "-o", "two.csv"), "two.csv is named for two outputs"),
+        (("--baselines_dir", "."), "shuffled.jsonl is to be written and is one of the files to read"),
+    ],
+)
+def test_no_output_takes_the_place_of_another_file(otdrg, predictions, tmp_path, monkeypatch, outputs, message):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "shuffled.jsonl", ROWS)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    code, _, err = otdrg("predictions.jsonl", "shuffled.jsonl", *outputs, *QUICK)
+    assert code == 2 and message in err
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*")} == before

@@ -322,3 +322,15 @@ def test_tables_that_cannot_be_used_are_named(tmp_path, name, content, message):
     with pytest.raises(ReportFileError) as caught:
         read_studies([ours], published=[tmp_path / name])
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["", "NaN", "nan"])
+def test_a_missing_reference_of_a_table_is_left_out_as_that_of_json_is(tmp_path, missing):
+    table, lines = tmp_path / "a.csv", tmp_path / "b.jsonl"
+    table.write_text(f"id,generated_text,reference\n1,Clear lungs.,Clear.\n2,Effusion.,{missing}\n")
+    rows = [{"id": "1", "generated_text": "Clear lungs.", "reference": "Clear."}]
+    rows += [{"id": "2", "generated_text": "Effusion.", "reference": None}]
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    of_table, of_lines = read_studies([table]), read_studies([lines])
+    assert of_table.ids == of_lines.ids == ["1"] and of_table.references == of_lines.references
+    assert list(of_table.left_out.values()) == list(of_lines.left_out.values()) == [["2"]]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from otdrg_hf.hub.card_file import save_card
 from otdrg_hf.hub.model_card import (
+    describe_score,
     eval_result_entries,
     eval_results,
     read_scores,
@@ -294,3 +295,17 @@ def test_marks_of_tables_and_tags_do_not_break_the_card(figures):
     text = render_model_card(CONFIG, [described], "org/model", figures)
     assert "| otdrg_config.label_phrases | [['a\\|b']] |" in text
     assert "mapped to `<unk>`" in ModelCard(text).text
+
+
+@pytest.mark.parametrize(
+    "name, described",
+    [
+        ("ce13_micro_f1", ("f1", "Clinical efficacy, 13 labels, micro F1")),
+        ("ce13_macro_min10_f1", ("f1", "Clinical efficacy, 13 labels, macro (10 positives or more) F1")),
+        ("disease_head_ce5_example_recall", ("recall", "Predicted labels, 5 labels, example-based recall")),
+    ],
+)
+def test_clinical_scores_have_a_name_and_their_labeler(name, described, figures):
+    assert describe_score(name) == described
+    results = {result.metric_name: result for result in eval_results(figures)}
+    assert results["Clinical efficacy, 13 labels, micro F1"].metric_args["labeler"].startswith("rules")

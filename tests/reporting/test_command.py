@@ -358,3 +358,13 @@ def test_a_file_holds_reports_of_one_operating_point(otdrg, decided, films, tmp_
     assert otdrg(*arguments)[0] == 0
     code, _, complained = otdrg(*arguments, "--operating_point", "balanced")
     assert code == 2 and "a report without an operating point; choose another file" in complained
+
+
+def test_a_file_holds_reports_of_one_way_of_writing(otdrg, folder, films, tmp_path):
+    arguments = (films / "0.png", "--model", folder, "--max_new_tokens", 2, "-o", tmp_path / "out.jsonl")
+    assert otdrg(*arguments, "--candidates", 2, "--begins_with", "The  heart")[0] == 0
+    assert otdrg(*arguments, "--candidates", 2, "--begins_with", "The  heart")[0] == 0
+    code, _, complained = otdrg(*arguments, "--begins_with", "The heart")
+    assert code == 2 and "a report of 2 candidates; choose another file" in complained
+    code, _, complained = otdrg(*arguments, "--candidates", 2, "--begins_with", "No effusion")
+    assert code == 2 and "a report that begins otherwise; choose another file" in complained
