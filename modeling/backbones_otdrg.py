@@ -2,6 +2,7 @@
 """Builds a model and its processor from a pretrained vision encoder and a pretrained language model."""
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -224,6 +225,9 @@ def empty_from_backbones(
 def _join_configs(
     vision_tower, text_model, processor: OTDRGProcessor, attn_implementation, label_encoder: str | None, fields: dict
 ) -> OTDRGConfig:
+    known = {field.name for field in dataclasses.fields(OTDRGConfig)}
+    if unknown := sorted(fields.keys() - known):
+        raise ValueError(f"from_backbones has no argument {unknown[0]!r}, and OTDRGConfig no such field.")
     config = OTDRGConfig(
         vision_config=vision_tower.config,
         text_config=text_model.config,

@@ -267,7 +267,10 @@ class OTDRGPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
         load_config = kwargs.get("load_config")
         adapter_id = peft_model_id or getattr(load_config, "pretrained_model_name_or_path", None)
         if adapter_id is not None and kwargs.get("adapter_state_dict") is None:
-            load_magnitudes(self, adapter_id, adapter_name or "default", **getattr(load_config, "download_kwargs", {}))
+            given = (kwargs.get("download_kwargs"), kwargs.get("adapter_kwargs"))
+            download = {key: value for options in given for key, value in (options or {}).items()}
+            download = {**getattr(load_config, "download_kwargs", {}), **download}
+            load_magnitudes(self, adapter_id, adapter_name or "default", **download)
         return info
 
     def set_attn_implementation(self, attn_implementation: str | dict, **kwargs):
@@ -754,6 +757,10 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):  # t
     def set_output_embeddings(self, value: nn.Module):
         self.lm_head = value
 
+    def get_vision_features(self, pixel_values: torch.Tensor, view_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """As of [`OTDRGModel`]."""
+        return self.model.get_vision_features(pixel_values, view_mask)
+
     def get_image_features(self, *args, **kwargs) -> OTDRGStudyFeatures:  # trf-ignore: TRF057
         """See [`OTDRGModel.get_image_features`]."""
         return self.model.get_image_features(*args, **kwargs)
@@ -838,7 +845,8 @@ class OTDRGForConditionalGeneration(OTDRGPreTrainedModel, GenerationMixin):  # t
         """
         As in transformers; `vision_features` may stand for `pixel_values`. With `disease_labels` that override
         predictions, the report is written without them first, and then revised: it keeps the words of the first one
-        where the labels leave it (see [`KeepDraft`]). Samples (`do_sample`) are not revised.
+        where the labels leave it (see [`KeepDraft`]). Samples (`do_sample`), and what is written after `inputs_embeds`,
+        are not revised.
         """
         is_assistant = getattr(generation_config, "is_assistant", False)
         encoded = self._encode_once(kwargs, is_assistant)

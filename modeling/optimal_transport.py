@@ -4,6 +4,7 @@ the cosine cost. The file imports torch alone, so that it can travel with a chec
 
 import importlib
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -213,8 +214,8 @@ def _plan_gradients(plan, grad_plan, epsilon, of_cost=True):
 
 
 # What torch.compile takes as one step each: the solver loops until it has converged, which no graph can hold. The names
-# are of this file, which may be loaded from a checkpoint beside the installed one.
-_NAMESPACE = __name__.replace(".", "_")
+# are of this file, which may be loaded from a checkpoint beside the installed one, whose folder may be called anything.
+_NAMESPACE = re.sub(r"\W", "_", __name__, flags=re.ASCII)
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::transport_plan", mutates_args=())

@@ -157,6 +157,10 @@ class RadiologyReportPipeline(Pipeline):
                 prompt or beginning leaves no room for a report.
         """
         self._warned_of_input = False
+        if isinstance(study, list) and not study:
+            return []
+        if hasattr(study, "column_names"):  # a `datasets.Dataset`, which transformers does not know
+            study = (row for row in study)
         return super().__call__(study, **kwargs)
 
     def _sanitize_parameters(
@@ -174,7 +178,10 @@ class RadiologyReportPipeline(Pipeline):
         **unknown,
     ):
         if unknown:
-            raise ValueError(f"Unknown argument {next(iter(unknown))!r}; what belongs to a study goes into its dict.")
+            raise ValueError(
+                f"Unknown argument {next(iter(unknown))!r}; what belongs to a study goes into its dict, and what "
+                "belongs to `generate` into `generate_kwargs`."
+            )
         if sentences and type(self).read_sentences is None:
             raise ValueError("`sentences` needs the labeler of otdrg_hf: install it, and load the model with it.")
         given = {"begins_with": begins_with, "impression_of": impression_of}
@@ -204,7 +211,9 @@ class RadiologyReportPipeline(Pipeline):
             raise ValueError("A study needs at least one image under 'images'.")
         labels = study.get("disease_labels")
         pictures = load_views(images)
-        views = study.get("views") or [view_in(picture) for picture in pictures]
+        views = study.get("views")
+        views = views.tolist() if isinstance(views, np.ndarray) else views
+        views = views or [view_in(picture) for picture in pictures]
         prompt = self.processor.build_prompt(len(images), views, study.get("indication"), study.get("comparison"))
         begins_with = _text(study.get("begins_with", begins_with), "begins_with")
         impression_of = _text(study.get("impression_of", impression_of), "impression_of")
@@ -244,7 +253,10 @@ class RadiologyReportPipeline(Pipeline):
         if self.input_statistics is not None:
             studies = self._inspected(studies, self._pad(studies), self.input_statistics)
         answers: list[dict] = [{} for _ in studies]
-        for indices, within_context in self._by_room(studies, generate_kwargs):
+        calls, sample_kwargs = [generate_kwargs], options.pop("sample_kwargs", None)
+        if sample_kwargs is not None:
+            calls.append({**generate_kwargs, **sample_kwargs, "streamer": None})
+        for indices, within_context in self._by_room(studies, calls):
             together = self._answers([studies[index] for index in indices], within_context, **options)
             for index, answer in zip(indices, together, strict=True):
                 answers[index] = answer
@@ -253,25 +265,21 @@ class RadiologyReportPipeline(Pipeline):
     def _answers(
         self,
         studies: list[dict],
-        generate_kwargs: dict,
+        calls: list[dict],
         evidence: bool = False,
         sentences: bool | None = None,
-        sample_kwargs: dict | None = None,
         seed: int | None = None,
         positive_thresholds: list[float] | None = None,
     ) -> list[dict]:
-        """What is reported of a batch of studies, from one pass of the model."""
+        """What is reported of a batch of studies, from one pass of the model and these calls of `generate`."""
         batch = self._pad(studies)
         if positive_thresholds is not None and "pixel_values" in batch:  # a report may be revised more than once
             pixel_values = batch.pop("pixel_values").to(self.model.dtype)
-            batch["vision_features"] = self.model.model.get_vision_features(pixel_values, batch["view_mask"])
+            batch["vision_features"] = self.model.get_vision_features(pixel_values, batch["view_mask"])
         features = self._features(batch, positive_thresholds)
         self._check_sections(studies, batch, features)
         if sentences is None:
             sentences = self.model.config.sentence_calibration is not None and type(self).read_sentences is not None
-        calls = [generate_kwargs]
-        if sample_kwargs is not None:
-            calls.append({**generate_kwargs, **sample_kwargs, "streamer": None})
         reports: list[list[DecodedReport]] = [[] for _ in studies]
         used = []
         for options in calls:
@@ -363,8 +371,9 @@ class RadiologyReportPipeline(Pipeline):
             features = self._revised_features(batch, thresholds, overridden | contradicted, plain)
             return features, self._write(batch, features, {**options, "streamer": streamer})
         if streamer is not None:
-            for tokens in getattr(written, "sequences", written)[:, batch["input_ids"].shape[1] - 1 :].T.cpu():
-                streamer.put(tokens)  # the first of them stands for the prompt, as in `generate`
+            sequences, prompt = getattr(written, "sequences", written).cpu(), batch["input_ids"].shape[1]
+            for tokens in (sequences[:, :prompt], *sequences[:, prompt:].T):  # the prompt at once, as in `generate`
+                streamer.put(tokens)
             streamer.end()
         return features, written
 
@@ -411,7 +420,7 @@ class RadiologyReportPipeline(Pipeline):
         self, studies: list[dict], batch: dict[str, torch.Tensor], statistics: InputStatistics
     ) -> list[dict]:
         """The studies with what their images look like, unnamed views recognised, and images encoded only once."""
-        features = self.model.model.get_vision_features(batch["pixel_values"].to(self.model.dtype), batch["view_mask"])
+        features = self.model.get_vision_features(batch["pixel_values"].to(self.model.dtype), batch["view_mask"])
         inspected = []
         for study, of_study in zip(studies, features, strict=True):
             of_study = of_study[: len(study["views"])]  # [V, rows, columns, c]
@@ -443,7 +452,7 @@ class RadiologyReportPipeline(Pipeline):
 
         def encode(pixels: torch.Tensor) -> torch.Tensor:
             values = self.processor.normalised_pixels(pixels).to(features.device, self.model.dtype)
-            return self.model.model.get_vision_features(values)[:, 0]
+            return self.model.get_vision_features(values)[:, 0]
 
         pixels = self.processor.plain_pixels(study["pixel_values"].cpu())  # [V, 3, H, W]
         inspections = inspect_images(statistics, features, pixels, study["views"], encode)
@@ -453,30 +462,41 @@ class RadiologyReportPipeline(Pipeline):
             logger.warning(UNFAMILIAR.format(strange[0].why, strange[0].distance))
         return inspections
 
-    def _by_room(self, studies: list[dict], generate_kwargs: dict) -> list[tuple[list[int], dict]]:
+    def _by_room(self, studies: list[dict], calls: list[dict]) -> list[tuple[list[int], list[dict]]]:
         """
-        Indices of the studies that are written together, with the `generate_kwargs` by which prompt and report fit into
-        the LLM's context. A study with a long prompt is written apart: it would cut the reports of the others.
+        Indices of the studies that are written together, with the arguments of `generate`, of each call, by which
+        prompt and report fit into the LLM's context. A study with a long prompt is written apart: it would cut the
+        reports of the others.
         """
-        context = self.model.config.context_length
-        if context is None:
-            return [(list(range(len(studies))), generate_kwargs)]
-        options = self._get_set_generation_params(self._prepare_generate_kwargs(generate_kwargs))
-        groups: dict[int | None, list[int]] = {}
+        if self.model.config.context_length is None:
+            return [(list(range(len(studies))), calls)]
+        bounds = [self._get_set_generation_params(self._prepare_generate_kwargs(call)) for call in calls]
+        groups: dict[tuple[int | None, ...], list[int]] = {}
         for index, study in enumerate(studies):
             prompt = self._check_room(study["input_ids"])
-            wanted = options.get("max_new_tokens") or options.get("max_length", 0) - prompt
-            room = context - prompt if prompt + wanted > context else None  # `None`: all that is wanted
-            groups.setdefault(room, []).append(index)
-            if room is not None:
-                logger.warning(
-                    f"max_new_tokens is {room} instead of {wanted}: the prompt takes {prompt} tokens of the LLM's "
-                    f"context of {context}."
-                )
+            groups.setdefault(tuple(self._room(prompt, bound) for bound in bounds), []).append(index)
         return [
-            (indices, generate_kwargs if room is None else {**generate_kwargs, "max_new_tokens": room})
-            for room, indices in groups.items()
+            (
+                indices,
+                [
+                    call if room is None else {**call, "max_new_tokens": room}
+                    for call, room in zip(calls, rooms, strict=True)
+                ],
+            )
+            for rooms, indices in groups.items()
         ]
+
+    def _room(self, prompt: int, bound: dict) -> int | None:
+        """Tokens that a prompt of so many leaves for a report, with a warning; `None` for all that are wanted."""
+        context = self.model.config.context_length
+        wanted = bound.get("max_new_tokens") or bound.get("max_length", 0) - prompt
+        if prompt + wanted <= context:
+            return None
+        logger.warning(
+            f"max_new_tokens is {context - prompt} instead of {wanted}: the prompt takes {prompt} tokens of the LLM's "
+            f"context of {context}."
+        )
+        return context - prompt
 
     def _check_room(self, input_ids: Sequence[int]) -> int:
         """Tokens of a prompt; `ValueError` where they leave none for a report."""

@@ -20,6 +20,7 @@ from difflib import get_close_matches
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, BatchFeature, PreTrainedModel, ProcessorMixin
@@ -200,6 +201,9 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         options = self._options(kwargs)
         if images is None and text is None:
             raise ValueError("The processor needs `images`, `text` or both.")
+        context = {"views": views, "indication": indication, "comparison": comparison}
+        if text is not None and (unread := [name for name, value in context.items() if value is not None]):
+            raise ValueError(f"`{unread[0]}` goes into the default prompt: write it into `text`, or leave `text` out.")
         data: dict[str, torch.Tensor] = {}
         prompts = [] if text is None else _texts(text)
         counts = [count_placeholders(IMAGE_TOKEN, prompt) for prompt in prompts]
@@ -466,9 +470,12 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         if isinstance(disease_labels, dict):
             disease_labels = [disease_labels]
         if isinstance(disease_labels, (list, tuple)) and any(isinstance(row, dict) for row in disease_labels):
+            if not all(row is None or isinstance(row, dict) for row in disease_labels):
+                raise ValueError("`disease_labels` must be all dicts of label to state, or all codes.")
             disease_labels = [self._codes(row or {}) for row in disease_labels]
         try:
             codes = torch.as_tensor(disease_labels)
+            codes = codes if codes.is_floating_point() else codes.long()  # in which -100 is what it is
         except (TypeError, ValueError, RuntimeError):
             raise ValueError(
                 f"`disease_labels` must be dicts of label to state, or codes [B, {len(self.label_names)}]."
@@ -587,6 +594,7 @@ def _as_studies(images, counts: list[int] | None) -> list[list]:
 def _per_study(values, count: int, name: str, nested: bool = False) -> list:
     if values is None:
         return [None] * count
+    values = values.tolist() if isinstance(values, np.ndarray) else values
     if isinstance(values, str) or (nested and values and isinstance(values[0], str) and count == 1):
         values = [values]
     if len(values) != count:

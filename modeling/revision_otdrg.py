@@ -169,8 +169,10 @@ def keep_drafts(
     if len(rows) == 0 or settings.do_sample:
         return None
     options = draft_options(options)
-    mask = options.pop("attention_mask", None)
-    mask = torch.ones_like(input_ids) if mask is None else mask
+    mask, ends = options.pop("attention_mask", None), _end_tokens(settings.eos_token_id)
+    if mask is None:  # as transformers would infer it
+        pad = settings.pad_token_id
+        mask = torch.ones_like(input_ids) if pad is None or pad in ends else (input_ids != pad).long()
     prompts, mask = input_ids[rows], mask[rows]
     of_rows = features.of_studies(rows)
     plain, written = of_rows.as_predicted(), of_rows.drafts
@@ -178,7 +180,7 @@ def keep_drafts(
         encoded = {**(options.get("mm_encoder_outputs") or {}), "image": plain}
         options |= {"mm_encoder_outputs": encoded}
         written = write(prompts, attention_mask=mask, **options)[:, prompts.shape[1] :]
-    drafts = draft_tokens(written, _end_tokens(settings.eos_token_id))  # [rows, D]
+    drafts = draft_tokens(written, ends)  # [rows, D]
     expected = _expected_tokens(model, prompts, mask, plain, drafts)
     return KeepDraft.for_some(rows, len(input_ids), drafts, expected, prompts.shape[1])
 

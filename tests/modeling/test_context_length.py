@@ -176,3 +176,12 @@ def test_reports_are_as_long_as_they_were_where_there_is_room(model, processor, 
     ids = model.generate(**inputs, max_new_tokens=40)[:, inputs["input_ids"].shape[1] :]
     expected = processor.batch_decode(ids, skip_special_tokens=True)[0].strip()
     assert report(films[0], max_new_tokens=40)["generated_text"] == expected
+
+
+def test_samples_end_within_the_context_as_well(short, warnings):
+    report = pipeline("radiology-report", model=str(short[0]))
+    report.model.generation_config.eos_token_id = None
+    sample = {"do_sample": True, "num_return_sequences": 2, "max_new_tokens": 200}
+    answer = report(make_films(1)[0], max_new_tokens=4, sample_kwargs=sample, seed=0)
+    assert len(answer["candidates"]) == 3 and all(answer["candidates"])
+    assert [warning for warning in warnings if warning.startswith("max_new_tokens is ")]

@@ -272,3 +272,9 @@ def test_words_of_the_labels_are_those_of_the_tokenizer(backbones):
     close(shown, model.get_input_embeddings()(words), 0)
     plain, _ = joined(backbones, label_words=0)
     assert plain.model.fusion.label_words is None and plain.config.finding_seq_length == 14
+
+
+@pytest.mark.parametrize("field", ["alignement_dim", "revision", "torch_dtype", "device_map"])
+def test_what_is_no_field_is_refused(backbones, field):
+    with pytest.raises(ValueError, match=f"from_backbones has no argument '{field}'"):
+        joined(backbones, **{field: 1})

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from transformers import TextIteratorStreamer, pipeline
+from transformers import TextIteratorStreamer, TextStreamer, pipeline
 
 from otdrg_hf import DEMO_CHECKPOINT, OTDRGConfig, RadiologyReportPipeline
 from otdrg_hf.data import load_study_dataset
@@ -304,6 +304,22 @@ def test_a_given_label_stays_an_override_at_a_point(report, studies, monkeypatch
     study = {**studies[0], "disease_labels": {"Edema": "negative"}}
     overridden, _ = overrides_of(report, monkeypatch, study, {"recall": 1.0}, dict.fromkeys(FINDINGS, 1))
     assert overridden - {"No Finding"} == {"Edema"}
+
+
+def test_a_stream_at_a_point_has_the_prompt_at_once_and_one_study(report, studies):
+    shapes = []
+
+    class Shapes(TextStreamer):
+        def put(self, value):
+            shapes.append(tuple(value.shape))
+            super().put(value)
+
+    streamer = Shapes(report.tokenizer)
+    report(studies[0], operating_point={"recall": 0.9}, streamer=streamer, **SHORT)
+    prompt = report.preprocess(studies[0])["study"]["input_ids"]
+    assert shapes[0] == (1, len(prompt)) and set(shapes[1:]) == {(1,)}
+    with pytest.raises(ValueError, match="batch size 1"):
+        report(studies[:2], operating_point={"recall": 0.9}, streamer=streamer, batch_size=2, **SHORT)
 
 
 def test_a_report_at_a_point_is_streamed_once_and_whole(report, studies):

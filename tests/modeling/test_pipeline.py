@@ -1,12 +1,15 @@
 """Tests of `pipeline("radiology-report")`: what a study may be, its answer, batches, evidence, saving and errors."""
 
 import base64
+import copy
 import io
 import json
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from PIL import Image
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, pipeline
 
@@ -89,6 +92,28 @@ def test_batches_are_the_studies_one_by_one(report, studies):
 
 def test_one_study_in_a_list_is_answered_by_a_list(report, studies):
     assert report([studies[0]], **SHORT) == [report(studies[0], **SHORT)]
+
+
+def test_datasets_are_answered_as_they_are_read(report):
+    films = make_films(2)
+    rows = Dataset.from_dict({"images": [[Image.fromarray(film)] for film in films], "indication": ["Cough.", ""]})
+    expected = [report({"images": films[0], "indication": "Cough."}, **SHORT), report(films[1], **SHORT)]
+    assert list(report(rows, **SHORT)) == expected
+    assert report([]) == []
+
+
+def test_views_may_be_an_array(report, studies):
+    study = {**studies[1], "views": np.array(studies[1]["views"])}
+    assert report(study, **SHORT) == report(studies[1], **SHORT)
+
+
+def test_a_model_with_adapters_of_peft_reports_as_it_does_alone(studies, processor):
+    curves = dict.fromkeys(LABELS[:13], [[1e-9, 0.1, 1.0]])
+    plain = make_model(positive_thresholds=[0.5] * 14, operating_curves=curves)
+    adapted = get_peft_model(copy.deepcopy(plain), LoraConfig(target_modules=["q_proj"]))
+    reports = [pipeline("radiology-report", model=each, processor=processor) for each in (plain, adapted)]
+    answers = [report(studies[1], operating_point={"recall": 1.0}, **SHORT) for report in reports]
+    assert answers[0] == answers[1]
 
 
 def test_an_image_may_be_a_path_or_bytes(report, studies, tmp_path):

@@ -82,6 +82,13 @@ def test_the_padding_that_a_tokenizer_was_made_with_counts(films):
         ({"do_normalize": "never"}, "do_normalize"),
         ({"videos": ["film.mp4"]}, "`videos` cannot be given: OTDRG reads images and text"),
         ({"return_overflowing_tokens": True, "truncation": True, "max_length": 25}, "return_overflowing_tokens"),
+        (
+            {"text": "<image>", "indication": "Cough."},
+            "`indication` goes into the default prompt: write",
+        ),
+        ({"text": "<image>", "views": ["frontal"]}, "`views` goes into the default prompt"),
+        ({"disease_labels": [{"Edema": "positive"}, [0] * 14]}, "`disease_labels` must be all dicts"),
+        ({"disease_labels": torch.full((1, 14), 156, dtype=torch.uint8)}, "156 is no state code"),
         ({"text": ["<image>", 3]}, "`text` must be a prompt or a list of prompts"),
     ],
     ids=str,

@@ -35,6 +35,10 @@ print(json.dumps([answer, [type(each).__name__ for each in loaded], type(report)
 """
 
 
+# A folder may be called anything, and transformers makes a module's name of it.
+NAME = "ein modell (ü) +1"
+
+
 def test_remote_code_asks_for_no_more_than_torch_and_pillow():
     """Of the packages that transformers looks for before it runs the code; pydicom and imagecodecs are optional."""
     allowed = {"torch", "transformers", "PIL", "numpy", "safetensors", "huggingface_hub", *sys.stdlib_module_names}
@@ -47,10 +51,10 @@ def written(folder, tmp_path_factory):
     """A saved pipeline, what it writes here, and what it writes in an interpreter without otdrg_hf."""
     path = tmp_path_factory.mktemp("remote")
     report = pipeline("radiology-report", model=str(folder))
-    report.save_pretrained(path / "model")
+    report.save_pretrained(path / NAME)
     film = make_films(1)[0]
     np.save(path / "film.npy", film)
-    answers = run_without_package(WRITE, path / "model", path / "film.npy", folder=path, HF_HUB_OFFLINE="1")
+    answers = run_without_package(WRITE, path / NAME, path / "film.npy", folder=path, HF_HUB_OFFLINE="1")
     return path, report(film, max_new_tokens=8), answers
 
 
@@ -63,14 +67,14 @@ def test_remote_code_writes_the_same(written):
 
 def test_saved_by_remote_code_it_loads_here(written):
     path, expected, _ = written
-    report = pipeline("radiology-report", model=str(path / "model-again"))
+    report = pipeline("radiology-report", model=str(path / f"{NAME}-again"))
     assert type(report).__module__ == "otdrg_hf.modeling.pipeline_otdrg"
     assert report(make_films(1)[0], max_new_tokens=8) == expected
 
 
 def test_folder_holds_all_the_code_and_configuration_without_local_paths(written):
     path, _, _ = written
-    for folder in (path / "model", path / "model-again"):
+    for folder in (path / NAME, path / f"{NAME}-again"):
         config = json.loads((folder / "config.json").read_text())
         assert config["custom_pipelines"]["radiology-report"]["impl"] == "pipeline_otdrg.RadiologyReportPipeline"
         for reference in config["auto_map"].values():
@@ -81,8 +85,8 @@ def test_folder_holds_all_the_code_and_configuration_without_local_paths(written
 @pytest.mark.parametrize("auto", ["AutoModel", "AutoModelForImageTextToText"])
 def test_saved_again_it_has_all_entries_whatever_it_was_loaded_by(written, auto):
     path, _, _ = written
-    config = json.loads((path / f"model-{auto}" / "config.json").read_text())
-    assert config["auto_map"] == json.loads((path / "model" / "config.json").read_text())["auto_map"]
+    config = json.loads((path / f"{NAME}-{auto}" / "config.json").read_text())
+    assert config["auto_map"] == json.loads((path / NAME / "config.json").read_text())["auto_map"]
     assert {"AutoConfig", "AutoModel", "AutoModelForImageTextToText", "AutoProcessor"} <= set(config["auto_map"])
     assert "custom_pipelines" in config
 

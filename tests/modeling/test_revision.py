@@ -212,3 +212,14 @@ def test_the_pipeline_solves_two_transports_a_study(demo, monkeypatch):
     counts.clear()
     demo([first, *(study["images"] for study in others)], batch_size=4, max_new_tokens=2)
     assert sum(counts) == 2 * 4
+
+
+def test_a_padded_batch_is_revised_without_a_mask_as_with_one(processor):
+    model, films = make_model(), make_films(2, seed=6)
+    inputs = processor(images=films, indication=["", "The heart is normal in size."])
+    states = model.get_image_features(**{name: inputs[name] for name in ("pixel_values", "view_mask")}).disease_states
+    labels = torch.where(states == 1, 2, 1)
+    with_mask = model.generate(**inputs, disease_labels=labels, max_new_tokens=12)
+    mask = inputs.pop("attention_mask")
+    assert mask[0, 0] == 0
+    assert torch.equal(model.generate(**inputs, disease_labels=labels, max_new_tokens=12), with_mask)

@@ -202,3 +202,19 @@ def test_adapters_of_a_frozen_encoder_have_their_dropout(tmp_path):
     training = {name for name, part in tower.named_modules() if part.training}
     assert training and all("lora_dropout" in name for name in training)
     assert training == {name for name, _ in tower.named_modules() if "lora_dropout" in name}
+
+
+@pytest.mark.parametrize("where", ["adapter_kwargs", "download_kwargs"])
+def test_magnitudes_come_from_where_the_adapter_does(where, tmp_path):
+    adapted, processor = adapt(tmp_path, use_dora=True)
+    with torch.no_grad():
+        for name, value in adapted.named_parameters():
+            if "lora_magnitude_vector" in name:
+                value.mul_(3)
+    adapted.save_pretrained(tmp_path / "dora")
+    sums = []
+    for folder, options in ((tmp_path / "dora", {}), (tmp_path, {where: {"subfolder": "dora"}})):
+        model = OTDRGForConditionalGeneration.from_pretrained(tmp_path / "base")
+        model.load_adapter(str(folder), **options)
+        sums.append(sum(float(v.sum()) for n, v in model.named_parameters() if "lora_magnitude_vector" in n))
+    assert sums[0] == sums[1] > 0
