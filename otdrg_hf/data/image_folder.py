@@ -128,7 +128,8 @@ def _file_names(line: dict[str, Any], where: str) -> list[str]:
 def _split_of(line: dict[str, Any], where: str) -> str:
     if line.get("split") is None:
         names = _file_names(line, where)
-        return (split_name(names[0].split("/")[0]) if names else None) or "train"
+        first = names[0].strip().replace("\\", "/").removeprefix("./").split("/")[0] if names else ""
+        return split_name(first) or "train"
     split = split_name(line["split"])
     if split is None:
         raise DataError(f"{where} has the unknown split {line['split']!r}: use train, validation or test")
@@ -154,7 +155,8 @@ def _views(line: dict[str, Any], where: str, images: list[str]) -> list[str]:
 
         return [view_in_file(path) for path in images]
     views = line["views"]
-    if not isinstance(views, list) or len(views) != len(images):
+    known = isinstance(views, list) and all(isinstance(view, str | None) for view in views)
+    if not known or len(views) != len(images):
         raise DataError(f"{where}: views must be a list with one view for each of its {len(images)} images")
     return [view_of(view) for view in views]
 

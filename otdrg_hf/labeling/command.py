@@ -121,7 +121,7 @@ def _read(path: Path) -> tuple[list[str], list[str]]:
     if kind == ".json":
         raise ValueError(f"{path.name}: give JSON Lines (.jsonl), CSV, or text with a report a line, not JSON")
     ids, reports = [], []
-    is_jsonl = path.suffix == ".jsonl"
+    is_jsonl = kind == ".jsonl"
     for number, line in numbered_lines(path):
         if is_jsonl and not line.strip():
             continue

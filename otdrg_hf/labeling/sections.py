@@ -62,6 +62,10 @@ _DESCRIPTION = re.compile(
 )
 _EMPTY_LINE = re.compile(r"\S[ \t]*\n[ \t]*\n")
 _LINE_AFTER_STOP = re.compile(r"[.?!][ \t]*\n(?=[ \t]*[A-Z])")
+_LINE_OF_DESCRIPTION = re.compile(
+    r"\n(?=[ \t]*(?:There (?:is|are|has|have)\b|No (?!\w+:)"
+    r"|(?:(?:The|Both) )?(?:[Ll]ungs?|[Hh]eart|[Cc]ardiac|[Cc]ardiomediastinal|[Mm]ediastinum)\b))"
+)
 _LONGEST_SENTENCE, _LONGEST_ABBREVIATION = 2000, 8
 # More full stops than these are the leader of a form: "Effusion ..... none".
 _LONGEST_ELLIPSIS = 3
@@ -145,8 +149,8 @@ def _undescribed(report: str, start: int, end: int, whole: bool, needed: bool) -
     Where an impression says what is seen (`needed`), it must read like one; a reason for the film would not.
     """
     if not whole:
-        paragraph = _EMPTY_LINE.search(report, start, end) or _LINE_AFTER_STOP.search(report, start, end)
-        start = paragraph.end() if paragraph else end
+        breaks = (_EMPTY_LINE, _LINE_AFTER_STOP, _LINE_OF_DESCRIPTION)
+        start = min((found.end() for each in breaks if (found := each.search(report, start, end))), default=end)
     if start < end and (not needed or _DESCRIPTION.search(report, start, end)):
         yield "", start, end
 

@@ -4,10 +4,11 @@ import re
 
 from .spelling import Spelling
 
-# Masks of de-identification and the "No." of "No. 8 French", which stand for nothing; short forms with a slash; words
-# and numbers; signs of forms, (-), (+), (?), = and |; marks. A hyphen parts words like a space, a dash is a mark.
+# Signs of "with or without"; masks of de-identification and the "No." of "No. 8 French", which stand for nothing; short
+# forms with a slash; words and numbers; signs of forms, (-), (+), (?), = and |; marks. A hyphen parts words like a
+# space, a dash is a mark.
 _TOKEN = re.compile(
-    r"x{3,}|_+|\[\*\*.*?\*\*\]|<unk>|no\.(?=\s?\d)|and/or|w/out|w/(?!o\b)|[a-z]/[a-z](?![a-z])|2/2|\d+(?:\.\d+)?"
+    r"\+/-|±|x{3,}|_+|\[\*\*.*?\*\*\]|<unk>|no\.(?=\s?\d)|and/or|w/out|w/(?!o\b)|[a-z]/[a-z](?![a-z])|2/2|\d+(?:\.\d+)?"
     r"|[a-z0-9]+(?:['’][a-z]+)?|\([-+?]\)|\.{4,}|(?<=\s)[-–—]+(?=\s)|—|[,;:()/?=|]"
 )
 # Parts of words that are words of the rules, too.

@@ -42,7 +42,12 @@ def image_folder(tmp_path, make):
         ("LATERAL", "lateral"),
         ("LL", "lateral"),
         ("XTABLE LATERAL", "lateral"),
+        ("LEFT LATERAL DECUBITUS", "frontal"),
+        ("LLD", "frontal"),
+        ("ERECT AP", "frontal"),
+        ("Posteroanterior", "frontal"),
         ("LAO", "unknown"),
+        ("AP OBLIQUE", "frontal"),
         ("SWIMMERS", "unknown"),
         ("", "unknown"),
         (None, "unknown"),
@@ -180,6 +185,15 @@ def test_image_folder_splits(load, image_folder):
         load(folder, "test")
 
 
+@pytest.mark.parametrize("form", ["{}/a.png", "./{}/a.png", "{}\\a.png"])
+def test_a_split_is_the_folder_of_the_image_however_it_is_written(load, image_folder, form):
+    for place in ("train", "test"):
+        image_folder({"file_name": "a.png"}, place=place)
+        (image_folder(place=place) / place / "metadata.jsonl").unlink()
+    folder = image_folder(*({"file_name": form.format(place)} for place in ("train", "test")))
+    assert [len(load(folder, split)) for split in ("train", "test")] == [1, 1]
+
+
 @pytest.mark.parametrize(
     "line, message",
     [
@@ -188,6 +202,7 @@ def test_image_folder_splits(load, image_folder):
         ({"file_name": "a.png", "split": "holdout"}, "unknown split 'holdout'"),
         ({"file_name": "a.png", "report": ["x"]}, "line 1: report must be text"),
         ({"file_name": "a.png", "views": ["PA", "AP"]}, "views must be a list"),
+        ({"file_name": "a.png", "views": [1]}, "views must be a list"),
         ({"file_name": "a.png", "disease_labels": [1, 2]}, "disease_labels must be 14 states"),
         ({"file_name": "a.png", "disease_labels": {"Covid": "positive"}}, "disease_labels must be 14 states"),
         ({"file_name": "/etc/a.png"}, "leaves its dataset folder"),

@@ -12,9 +12,10 @@ def write(path, content):
     return path
 
 
-def test_blank_lines_of_jsonl_are_passed_over_and_ids_kept(tmp_path):
+@pytest.mark.parametrize("name", ["r.jsonl", "R.JSONL"])
+def test_blank_lines_of_jsonl_are_passed_over_and_ids_kept(name, tmp_path):
     lines = '{"id": "a", "report": "No effusion."}\n\n{"report": "Mild edema."}\r\n{"report": ""}\n'
-    rows = list(label_file(write(tmp_path / "r.jsonl", b"\xef\xbb\xbf" + lines.encode())))
+    rows = list(label_file(write(tmp_path / name, b"\xef\xbb\xbf" + lines.encode())))
     assert [row["id"] for row in rows] == ["a", "3", "4"]
     assert rows[0]["labels"]["Pleural Effusion"] == "negative"
     assert rows[1]["labels"] == {"Edema": "positive"}
