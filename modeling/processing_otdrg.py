@@ -199,7 +199,7 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
                 longer than the LLM's context, or one in which truncation cuts placeholders.
         """
         options = self._options(kwargs)
-        if images is None and text is None:
+        if images is None and (text is None or (isinstance(text, (list, tuple)) and not text)):
             raise ValueError("The processor needs `images`, `text` or both.")
         context = {"views": views, "indication": indication, "comparison": comparison}
         if text is not None and (unread := [name for name, value in context.items() if value is not None]):

@@ -280,6 +280,7 @@ def test_labels_of_another_number_of_studies(processor, films):
     "arguments, match",
     [
         ({}, "needs `images`, `text` or both"),
+        ({"text": []}, "needs `images`, `text` or both"),
         ({"images": []}, "`images` is an empty list"),
         ({"images": [["film"], []]}, "Study 1 has no image"),
         ({"images": ["film"], "text": "Report:"}, "prompt 0 has 0 <image> for 1 images"),

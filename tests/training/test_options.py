@@ -314,6 +314,7 @@ def test_a_run_is_resumed_with_what_it_was_made_of_alone(data, tmp_path):
         {"finding_weight": 2.0},
         {"seed": 3},
         {"lr_scheduler_type": "cosine"},
+        {"train_sampling_strategy": "group_by_length"},
     ):
         (name,) = changes
         message = f"holds a run with another {name}: choose another output_dir, or restart with --resume false."
