@@ -267,9 +267,8 @@ class OTDRGPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
         load_config = kwargs.get("load_config")
         adapter_id = peft_model_id or getattr(load_config, "pretrained_model_name_or_path", None)
         if adapter_id is not None and kwargs.get("adapter_state_dict") is None:
-            given = (kwargs.get("download_kwargs"), kwargs.get("adapter_kwargs"))
-            download = {key: value for options in given for key, value in (options or {}).items()}
-            download = {**getattr(load_config, "download_kwargs", {}), **download}
+            of_config, given = getattr(load_config, "download_kwargs", {}), kwargs.get("download_kwargs") or {}
+            download = {**of_config, **given, **(kwargs.get("adapter_kwargs") or {})}
             load_magnitudes(self, adapter_id, adapter_name or "default", **download)
         return info
 

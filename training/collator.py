@@ -111,13 +111,10 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
             examples = [self.indication_dropout(study) for study in examples]
         if self.text_only:
             examples = [{**study, "images": [], "views": []} for study in examples]
+        if self.shown is None:
+            check_context(examples, self.processor, self.target)
         shown = None if self.shown is None else self._draw(examples)
         reports = [study[self.target] for study in examples] if shown is None else [each.report for each in shown]
-        check_context(
-            [{**study, self.target: report} for study, report in zip(examples, reports, strict=True)],
-            self.processor,
-            self.target,
-        )
         rows = [
             {
                 "images": self._images(study),
@@ -151,6 +148,9 @@ class StudyCollator(DataCollatorForVisionLanguageModeling):
         drawn = [self.shown.draw(study, self.target) for study in examples]
         changed = [{**study, self.target: each.report} for study, each in zip(examples, drawn, strict=True)]
         too_long = too_long_studies(changed, self.processor, self.target)
+        if not too_long:
+            return drawn
+        check_context([study for study in examples if study["id"] in too_long], self.processor, self.target)
         return [
             Shown.unchanged(study, self.target) if study["id"] in too_long else each
             for study, each in zip(examples, drawn, strict=True)
