@@ -85,6 +85,13 @@ def view_in(image: Image.Image) -> str:
     return view if view in ("frontal", "lateral") else "unknown"
 
 
+def view_names(images: Sequence[Image.Image], given: str | Sequence[str] | np.ndarray | None = None) -> list[str]:
+    """The views of a study's images as they were given, else as their DICOM files name them."""
+    if given is None or len(given) == 0:
+        return [view_in(image) for image in images]
+    return [given] if isinstance(given, str) else [str(view) for view in given]
+
+
 def is_url(location: str) -> bool:
     return location.startswith(("http://", "https://"))
 

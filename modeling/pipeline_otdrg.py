@@ -20,7 +20,7 @@ from .disease_states_otdrg import (
     thresholds_at,
 )
 from .familiarity_otdrg import InputStatistics, Inspection, inspect_images, study_inspection
-from .image_loading import load_views, view_in
+from .image_loading import load_views, view_names
 from .report_text_otdrg import DecodedReport, decode_reports, impression_draft, report_sections
 from .revision_otdrg import draft_options, draws_samples
 from .vision_otdrg import evidence_map
@@ -211,9 +211,7 @@ class RadiologyReportPipeline(Pipeline):
             raise ValueError("A study needs at least one image under 'images'.")
         labels = study.get("disease_labels")
         pictures = load_views(images)
-        views = study.get("views")
-        views = views.tolist() if isinstance(views, np.ndarray) else views
-        views = views or [view_in(picture) for picture in pictures]
+        views = view_names(pictures, study.get("views"))
         prompt = self.processor.build_prompt(len(images), views, study.get("indication"), study.get("comparison"))
         begins_with = _text(study.get("begins_with", begins_with), "begins_with")
         impression_of = _text(study.get("impression_of", impression_of), "impression_of")
@@ -224,7 +222,7 @@ class RadiologyReportPipeline(Pipeline):
         inputs = {key: value[0] for key, value in inputs.items()}
         self._check_room(inputs["input_ids"])  # here, where it is a mistake of this study alone
         inputs |= {"draft": draft, "prompt_length": self.processor.count_tokens(prompt) if impression_of else None}
-        inputs |= {"prompt": prompt + begun, "views": [views] if isinstance(views, str) else list(views)}
+        inputs |= {"prompt": prompt + begun, "views": views}
         sizes = [(picture.height, picture.width) for picture in pictures]
         return {"study": {**inputs, "sizes": sizes, "order": list(range(len(sizes)))}}
 

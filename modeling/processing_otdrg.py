@@ -30,7 +30,7 @@ from transformers.utils import logging
 
 from .configuration_otdrg import CHEXBERT_LABELS, STATES, OTDRGConfig
 from .disease_states_otdrg import POSITIVE, UNCERTAIN
-from .image_loading import load_views, view_in
+from .image_loading import load_views, view_names
 from .prompt_otdrg import (
     CHAT_TEMPLATE,
     FINDING_TOKEN,
@@ -264,7 +264,7 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
             if len(study) == 0:
                 raise ValueError(f"Study {index} has no image.")
         views = _per_study(views, len(studies), "views", nested=True)
-        views = [given or [view_in(image) for image in study] for given, study in zip(views, studies, strict=True)]
+        views = [view_names(study, given) for study, given in zip(studies, views, strict=True)]
         indication = _per_study(indication, len(studies), "indication")
         comparison = _per_study(comparison, len(studies), "comparison")
         return [
@@ -486,7 +486,7 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
         wrong = codes[~torch.isin(codes, torch.tensor([UNKNOWN, *range(len(STATES))]).to(codes))]
         if wrong.numel():
             raise ValueError(
-                f"{wrong[0].item():g} is no state code; use {dict(enumerate(STATES))} or {UNKNOWN} (predict)."
+                f"{wrong[0].item():g} is not a state code; use {dict(enumerate(STATES))} or {UNKNOWN} (predict)."
             )
         return codes.long()
 
@@ -497,9 +497,9 @@ class OTDRGProcessor(ProcessorMixin):  # trf-ignore: TRF057
             if str(label).lower() not in known:
                 close = get_close_matches(str(label), self.label_names, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(self.label_names)}."
-                raise ValueError(f"{label!r} is no label; {hint}")
+                raise ValueError(f"{label!r} is not a label; {hint}")
             if state not in STATES:
-                raise ValueError(f"{state!r} is no state of {label!r}; choose from {', '.join(STATES)}.")
+                raise ValueError(f"{state!r} is not a state of {label!r}; choose from {', '.join(STATES)}.")
             codes[known[label.lower()]] = STATES.index(state)
         return codes
 
@@ -599,7 +599,7 @@ def _per_study(values, count: int, name: str, nested: bool = False) -> list:
         values = [values]
     if len(values) != count:
         raise ValueError(f"`{name}` has {len(values)} entries for {count} studies.")
-    return [[value] if nested and isinstance(value, str) else value for value in values]
+    return list(values)
 
 
 OTDRGProcessor.register_for_auto_class()

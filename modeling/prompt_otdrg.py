@@ -102,7 +102,7 @@ def rename_views(prompt: str, views: Sequence[str]) -> str:
 def view_name(view: str) -> str:
     """What a view is called in the prompt; `ValueError` for one that is not known."""
     if view not in VIEW_NAMES:
-        raise ValueError(f"{view!r} is no view; choose from {', '.join(VIEW_NAMES)}.")
+        raise ValueError(f"{view!r} is not a view; choose from {', '.join(VIEW_NAMES)}.")
     return VIEW_NAMES[view]
 
 

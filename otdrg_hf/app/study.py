@@ -9,7 +9,7 @@ from PIL import Image
 
 from otdrg_hf.data.phantom import make_phantom
 from otdrg_hf.images import load_radiograph
-from otdrg_hf.modeling.image_loading import view_in
+from otdrg_hf.modeling.image_loading import view_names
 
 MAX_IMAGES = 8
 EXAMPLE_SEEDS = (1_000_001, 1_000_002, 1_000_003)
@@ -70,7 +70,7 @@ def study_of_uploads(paths: Sequence[str]) -> PageStudy:
     finally:
         for path in paths:
             Path(path).unlink(missing_ok=True)
-    return PageStudy(images, [view_in(image) for image in images])
+    return PageStudy(images, view_names(images))
 
 
 def study_of_phantom(seed: int) -> PageStudy:

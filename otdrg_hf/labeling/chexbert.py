@@ -85,7 +85,7 @@ def build_model(weights: Mapping[str, torch.Tensor]) -> CheXbert:
     words = weights.get("bert.embeddings.word_embeddings.weight")
     inner = weights.get("bert.encoder.layer.0.intermediate.dense.weight")
     if words is None or inner is None:
-        raise ValueError("these are no CheXbert weights: there is no bert.embeddings.word_embeddings.weight in them")
+        raise ValueError("these are not CheXbert weights: there is no bert.embeddings.word_embeddings.weight in them")
     layers = 1 + max(int(match[1]) for match in map(_LAYER.match, weights) if match)
     width = words.shape[1]
     config = BertConfig(
@@ -101,10 +101,10 @@ def build_model(weights: Mapping[str, torch.Tensor]) -> CheXbert:
     expected = model.state_dict()
     for name in sorted(expected.keys() | weights.keys()):
         if name not in weights or name not in expected:
-            raise ValueError(f"these are no CheXbert weights: {name} is {'missing' if name in expected else 'unknown'}")
+            raise ValueError(f"these are not CheXbert weights: {name} is {'missing' if name in expected else 'unknown'}")
         if weights[name].shape != expected[name].shape:
             shapes = f"{tuple(weights[name].shape)}, not {tuple(expected[name].shape)}"
-            raise ValueError(f"these are no CheXbert weights: {name} has the shape {shapes}")
+            raise ValueError(f"these are not CheXbert weights: {name} has the shape {shapes}")
     model = CheXbert(config)
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     return model.eval()

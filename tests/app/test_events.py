@@ -87,7 +87,7 @@ def test_nothing_to_rewrite(events):
 def test_wrong_state_is_one_line(events):
     study = PageStudy([Image.fromarray(make_films(1)[0])], ["unknown"])
     page = page_after(events.rewrite(study, choices({"Edema": "perhaps"}), "", ""))
-    assert "is no state of" in page["message"] and page["writing"] is False
+    assert "is not a state of" in page["message"] and page["writing"] is False
 
 
 @pytest.mark.parametrize(

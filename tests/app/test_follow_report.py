@@ -67,7 +67,7 @@ def test_closing_the_page_ends_the_writing(report, study):
 
 def test_errors_come_through(report, study):
     study.given = {"Edema": "perhaps"}
-    with pytest.raises(ValueError, match="'perhaps' is no state of 'Edema'"):
+    with pytest.raises(ValueError, match="'perhaps' is not a state of 'Edema'"):
         list(follow_report(report, study, LENGTH))
 
 

@@ -154,7 +154,7 @@ def test_other_layouts_are_named(checkpoint, tmp_path):
     with pytest.raises(ValueError, match=r"linear_heads.13.bias has the shape \(4,\), not \(2,\)"):
         build_model(weights | {"linear_heads.13.bias": torch.zeros(4)})
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="no CheXbert weights"):
+    with pytest.raises(ValueError, match="not CheXbert weights"):
         build_model(read_weights(tmp_path / "other.safetensors"))
 
 

@@ -152,7 +152,7 @@ def test_what_users_write_of_placeholders_can_be_read_as_text(processor, sources
     [
         ({"type": "video", "path": "film.mp4"}, "A message has a part of type 'video': OTDRG reads 'image' and 'text'"),
         ({"type": "text"}, "A message has a part of type 'text' without a 'text'"),
-        ({"type": "image", "view": "sideways"}, "'sideways' is no view"),
+        ({"type": "image", "view": "sideways"}, "'sideways' is not a view"),
     ],
 )
 def test_parts_that_cannot_be(processor, part, message):

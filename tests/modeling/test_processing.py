@@ -72,6 +72,16 @@ def test_studies_of_one_view_may_be_a_flat_list(processor, films):
         assert torch.equal(flat[key], nested[key])
 
 
+def test_views_may_be_arrays_of_names(processor, films):
+    images = [[films[0], films[1]], [films[2], films[3]]]
+    names = [["frontal", "lateral"], ["lateral", "unknown"]]
+    expected = processor(images=images, views=names)["input_ids"]
+    for views in ([np.array(row) for row in names], np.array(names)):
+        assert torch.equal(processor(images=images, views=views)["input_ids"], expected)
+    with pytest.raises(ValueError, match="'sideways' is not a view"):
+        processor(images=[images[0]], views=[np.array(["frontal", "sideways"])])
+
+
 def test_whole_film_is_kept(processor):
     wide = np.zeros((40, 200), np.uint8)
     wide[:, :4] = wide[:, -4:] = 255
@@ -244,18 +254,18 @@ def test_labels_by_code(processor, kind):
 @pytest.mark.parametrize(
     "labels, match",
     [
-        ({"Pneumothoraks": "positive"}, "'Pneumothoraks' is no label; did you mean 'Pneumothorax'"),
+        ({"Pneumothoraks": "positive"}, "'Pneumothoraks' is not a label; did you mean 'Pneumothorax'"),
         ({"pleural efusion": "positive"}, "did you mean 'Pleural Effusion'"),
-        ({"Xyz": "positive"}, "'Xyz' is no label; choose from Enlarged Cardiomediastinum, "),
-        ({"Edema": "present"}, "'present' is no state of 'Edema'; choose from blank, positive, negative, uncertain"),
-        ({"Edema": 1}, "1 is no state of 'Edema'"),
-        ({3: "positive"}, "3 is no label"),
+        ({"Xyz": "positive"}, "'Xyz' is not a label; choose from Enlarged Cardiomediastinum, "),
+        ({"Edema": "present"}, "'present' is not a state of 'Edema'; choose from blank, positive, negative, uncertain"),
+        ({"Edema": 1}, "1 is not a state of 'Edema'"),
+        ({3: "positive"}, "3 is not a label"),
         ([0] * 13, r"`disease_labels` must be \[B, 14\], got \[1, 13\]"),
         ([[[0] * 14]], r"`disease_labels` must be \[B, 14\]"),
-        ([4] * 14, "4 is no state code"),
-        ([-1] * 14, "-1 is no state code"),
-        ([0.5] * 14, "0.5 is no state code"),
-        ([float("nan")] * 14, "nan is no state code"),
+        ([4] * 14, "4 is not a state code"),
+        ([-1] * 14, "-1 is not a state code"),
+        ([0.5] * 14, "0.5 is not a state code"),
+        ([float("nan")] * 14, "nan is not a state code"),
         ("Edema", "`disease_labels` must be dicts of label to state, or codes"),
         (["Edema"], "`disease_labels` must be dicts of label to state, or codes"),
         ([[0] * 14, [0]], "`disease_labels` must be dicts of label to state, or codes"),
@@ -290,7 +300,7 @@ def test_labels_of_another_number_of_studies(processor, films):
         ({"text": "<image> Report:"}, "Image features and image tokens do not match: <image> in the text, but no"),
         ({"images": ["film"], "views": ["frontal", "lateral"]}, "A study of 1 images has 2 view names"),
         ({"images": [["film"] * 2], "views": [["frontal"]]}, "A study of 2 images has 1 view names"),
-        ({"images": ["film"], "views": ["sideways"]}, "'sideways' is no view; choose from frontal, lateral, unknown"),
+        ({"images": ["film"], "views": ["sideways"]}, "'sideways' is not a view; choose from frontal, lateral, unknown"),
         ({"images": ["film"] * 2, "indication": "Cough."}, "`indication` has 1 entries for 2 studies"),
     ],
     ids=str,

@@ -88,7 +88,7 @@ def test_the_padding_that_a_tokenizer_was_made_with_counts(films):
         ),
         ({"text": "<image>", "views": ["frontal"]}, "`views` goes into the default prompt"),
         ({"disease_labels": [{"Edema": "positive"}, [0] * 14]}, "`disease_labels` must be all dicts"),
-        ({"disease_labels": torch.full((1, 14), 156, dtype=torch.uint8)}, "156 is no state code"),
+        ({"disease_labels": torch.full((1, 14), 156, dtype=torch.uint8)}, "156 is not a state code"),
         ({"text": ["<image>", 3]}, "`text` must be a prompt or a list of prompts"),
     ],
     ids=str,
