@@ -101,7 +101,8 @@ def build_model(weights: Mapping[str, torch.Tensor]) -> CheXbert:
     expected = model.state_dict()
     for name in sorted(expected.keys() | weights.keys()):
         if name not in weights or name not in expected:
-            raise ValueError(f"these are not CheXbert weights: {name} is {'missing' if name in expected else 'unknown'}")
+            fault = "missing" if name in expected else "unknown"
+            raise ValueError(f"these are not CheXbert weights: {name} is {fault}")
         if weights[name].shape != expected[name].shape:
             shapes = f"{tuple(weights[name].shape)}, not {tuple(expected[name].shape)}"
             raise ValueError(f"these are not CheXbert weights: {name} has the shape {shapes}")

@@ -300,7 +300,10 @@ def test_labels_of_another_number_of_studies(processor, films):
         ({"text": "<image> Report:"}, "Image features and image tokens do not match: <image> in the text, but no"),
         ({"images": ["film"], "views": ["frontal", "lateral"]}, "A study of 1 images has 2 view names"),
         ({"images": [["film"] * 2], "views": [["frontal"]]}, "A study of 2 images has 1 view names"),
-        ({"images": ["film"], "views": ["sideways"]}, "'sideways' is not a view; choose from frontal, lateral, unknown"),
+        (
+            {"images": ["film"], "views": ["sideways"]},
+            "'sideways' is not a view; choose from frontal, lateral, unknown",
+        ),
         ({"images": ["film"] * 2, "indication": "Cough."}, "`indication` has 1 entries for 2 studies"),
     ],
     ids=str,
