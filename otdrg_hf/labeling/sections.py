@@ -66,6 +66,13 @@ _LINE_OF_DESCRIPTION = re.compile(
     r"\n(?=[ \t]*(?:There (?:is|are|has|have)\b|No (?!\w+:)"
     r"|(?:(?:The|Both) )?(?:[Ll]ungs?|[Hh]eart|[Cc]ardiac|[Cc]ardiomediastinal|[Mm]ediastinum)\b))"
 )
+# In the same line it takes more than that: "Indication: Dyspnea. Heart failure."
+_SENTENCE_OF_DESCRIPTION = re.compile(
+    r"(?<=[.?!])[ \t]+(?=There (?:is|are|has been|have been)\b"
+    r"|No (?:focal|acute|active|evidence|pleural|pneumothorax|effusion|infiltrate|consolidation)\b"
+    r"|(?:(?:The|Both) )?(?:[Ll]ungs?|[Hh]eart|[Cc]ardiac|[Cc]ardiomediastinal|[Mm]ediastinum)\b"
+    r"[^.\n]{0,40}\b(?:is|are|remains?|appears?|normal|clear|unremarkable|enlarged|unchanged|stable)\b)"
+)
 _LONGEST_SENTENCE, _LONGEST_ABBREVIATION = 2000, 8
 # More full stops than these are the leader of a form: "Effusion ..... none".
 _LONGEST_ELLIPSIS = 3
@@ -149,7 +156,7 @@ def _undescribed(report: str, start: int, end: int, whole: bool, needed: bool) -
     Where an impression says what is seen (`needed`), it must read like one; a reason for the film would not.
     """
     if not whole:
-        breaks = (_EMPTY_LINE, _LINE_AFTER_STOP, _LINE_OF_DESCRIPTION)
+        breaks = (_EMPTY_LINE, _LINE_AFTER_STOP, _LINE_OF_DESCRIPTION, _SENTENCE_OF_DESCRIPTION)
         start = min((found.end() for each in breaks if (found := each.search(report, start, end))), default=end)
     if start < end and (not needed or _DESCRIPTION.search(report, start, end)):
         yield "", start, end

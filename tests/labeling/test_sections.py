@@ -63,6 +63,9 @@ def test_words_before_a_colon_that_are_no_header(header):
         ("Man with CHF. IMPRESSION: No edema.", {"impression": "No edema."}),
         ("INDICATION: CHF.\n\nThe lungs are clear.", {"": "The lungs are clear."}),
         ("INDICATION: CHF.\nThe lungs are clear.", {"": "The lungs are clear."}),
+        ("INDICATION: CHF. The lungs are clear. Small nodule.", {"": "The lungs are clear. Small nodule."}),
+        ("COMPARISON: None. No focal opacity.", {"": "No focal opacity."}),
+        ("INDICATION: Dyspnea. Heart failure. No fever.", {}),
         (
             "INDICATION: CHF.\n\nThe lungs are clear.\n\nIMPRESSION: B.",
             {"impression": "B.", "": "The lungs are clear."},
