@@ -68,10 +68,11 @@ _LINE_OF_DESCRIPTION = re.compile(
 )
 # In the same line it takes more than that: "Indication: Dyspnea. Heart failure."
 _SENTENCE_OF_DESCRIPTION = re.compile(
-    r"(?<=[.?!])[ \t]+(?=There (?:is|are|has been|have been)\b"
-    r"|No (?:focal|acute|active|evidence|pleural|pneumothorax|effusion|infiltrate|consolidation)\b"
-    r"|(?:(?:The|Both) )?(?:[Ll]ungs?|[Hh]eart|[Cc]ardiac|[Cc]ardiomediastinal|[Mm]ediastinum)\b"
-    r"[^.\n]{0,40}\b(?:is|are|remains?|appears?|normal|clear|unremarkable|enlarged|unchanged|stable)\b)"
+    r"(?<=[.?!])[ \t]+(?=there (?:is|are|has been|have been)\b"
+    r"|no (?:focal|acute|active|evidence|pleural|pneumothorax|effusion|infiltrate|consolidation)\b"
+    r"|(?:(?:the|both) )?(?:lungs?|heart|cardiac|cardiomediastinal|mediastinum)\b"
+    r"[^.\n]{0,40}\b(?:is|are|remains?|appears?|normal|clear|unremarkable|enlarged|unchanged|stable)\b)",
+    re.IGNORECASE,
 )
 _LONGEST_SENTENCE, _LONGEST_ABBREVIATION = 2000, 8
 # More full stops than these are the leader of a form: "Effusion ..... none".

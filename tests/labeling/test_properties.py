@@ -8,13 +8,17 @@ from hypothesis import strategies as st
 
 from otdrg_hf.labeling import LABELS, STATES, label_reports
 from otdrg_hf.labeling.labels import NEGATIVE, POSITIVE
+from otdrg_hf.labeling.sections import split_sections
 
 from .test_sentences import SENTENCES
 
 ONE_SENTENCE = [
     sentence
     for group, sentence, _ in (param.values for param in SENTENCES)
-    if "\n" not in sentence and ":" not in sentence and group not in ("list items and layout", "no finding")
+    if "\n" not in sentence
+    and ":" not in sentence
+    and group not in ("list items and layout", "no finding")
+    and split_sections(sentence) == [("", 0, len(sentence))]  # no header, behind which others would be read differently
 ]
 MENTIONS = {
     "pleural effusion": "Pleural Effusion",

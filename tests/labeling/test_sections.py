@@ -64,6 +64,7 @@ def test_words_before_a_colon_that_are_no_header(header):
         ("INDICATION: CHF.\n\nThe lungs are clear.", {"": "The lungs are clear."}),
         ("INDICATION: CHF.\nThe lungs are clear.", {"": "The lungs are clear."}),
         ("INDICATION: CHF. The lungs are clear. Small nodule.", {"": "The lungs are clear. Small nodule."}),
+        ("INDICATION: CHF. THE LUNGS ARE CLEAR.", {"": "THE LUNGS ARE CLEAR."}),
         ("COMPARISON: None. No focal opacity.", {"": "No focal opacity."}),
         ("INDICATION: Dyspnea. Heart failure. No fever.", {}),
         (
