@@ -1,6 +1,7 @@
 """Properties that hold for every report: what must not change labels does not, and what must, does."""
 
 import random
+import re
 
 import numpy as np
 from hypothesis import given, settings
@@ -15,8 +16,7 @@ from .test_sentences import SENTENCES
 ONE_SENTENCE = [
     sentence
     for group, sentence, _ in (param.values for param in SENTENCES)
-    if "\n" not in sentence
-    and ":" not in sentence
+    if re.fullmatch(r"[A-Za-z][^:\n]*\.", sentence)
     and group not in ("list items and layout", "no finding")
     and split_sections(sentence) == [("", 0, len(sentence))]  # no header, behind which others would be read differently
 ]
