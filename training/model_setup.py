@@ -76,6 +76,8 @@ def prepare_model(
     except (OSError, RuntimeError, SafetensorError) as error:
         sources = [name for name in (model_args.model_name_or_path, args.vision_model, args.text_model) if name]
         raise OSError(f"Cannot load {' or '.join(sources)}: {error}") from error
+    if args.dataset not in PHANTOM_NAMES and model.config.notice == PHANTOM_NOTICE:
+        model.config.notice = None  # of a checkpoint that is no longer trained on phantoms only
     apply_text_options(args, training_args, model, processor)
     model.config.trained_on_reports |= args.stage != "align"
     return model, processor

@@ -21,6 +21,7 @@ from otdrg_hf.labeling import label_reports
 from otdrg_hf.modeling.backbones_otdrg import encode_label_phrases
 from otdrg_hf.reporting.split import generate_predictions
 from otdrg_hf.training.arguments import StudyArguments
+from otdrg_hf.training.model_setup import PHANTOM_NOTICE
 from otdrg_hf.training.sft import main
 from otdrg_hf.training.studies import load_studies
 from tests.support.families import save_text, save_text_encoder, save_vision
@@ -129,6 +130,17 @@ def test_a_model_knows_whether_its_llm_was_trained_on_reports(recipe, tmp_path):
     for name, said in (("align", True), ("tuned", False), ("lora", False)):
         text = (tmp_path / name / "README.md").read_text()
         assert ("language model was not trained on reports" in text) is said, name
+
+
+def test_a_model_of_phantoms_is_called_one_until_it_is_trained_on_other_images(recipe, tmp_path):
+    phantoms = {"dataset": "phantom", "load_kwargs": {"image_size": 64}, "labels_from": None}
+    sizes = {"train_studies": 4, "eval_studies": 4, "max_steps": 1, "save_strategy": "no", "stage": "align"}
+    main(["--config", recipe("phantoms", **phantoms, **sizes)])
+    start = {**NO_CONFIGS, "model_name_or_path": str(tmp_path / "phantoms")}
+    main(["--config", recipe("again", **start, **phantoms, **sizes)])
+    main(["--config", recipe("others", **start, **sizes)])
+    for name, notice in (("phantoms", PHANTOM_NOTICE), ("again", PHANTOM_NOTICE), ("others", None)):
+        assert json.loads((tmp_path / name / "config.json").read_text()).get("notice") == notice, name
 
 
 @pytest.mark.parametrize("stage", ["align", "joint"])
