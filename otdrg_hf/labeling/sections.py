@@ -51,12 +51,14 @@ _HEADER_END = re.compile(
 _BEFORE_HEADER = re.compile(r".*(?:[.;?!:)]\s|[.;?!](?=[A-Z]))", re.DOTALL)
 _WORD = re.compile(r"[A-Za-z]+(?:-[Rr]ay)?")
 _DRESS = " \t\r\n*_#=->–—"
+# What follows the name of a part of the chest where something is stated of it.
+_IS_STATED = r"\b[^.\n]{0,40}\b(?:is|are|remains?|appears?|normal|clear|unremarkable|enlarged|unchanged|stable)\b"
 # What a paragraph says that describes a film, as against one that says why it was taken.
 _DESCRIPTION = re.compile(
     r"\bthere (?:is|are|has|have)\b"
     r"|\bno (?:focal|acute|evidence|pleural|pneumothorax|effusion|infiltrate|consolidation)"
     r"|\b(?:lungs?|heart|silhouette|mediastinum|contours?|angles?|hila|diaphragms?|pleura|bones?|structures|fields?|size)"
-    r"\b[^.\n]{0,40}\b(?:is|are|remains?|appears?|normal|clear|unremarkable|enlarged|unchanged|stable)\b"
+    rf"{_IS_STATED}"
     r"|\b(?:seen|identified|visualized)\b",
     re.IGNORECASE,
 )
@@ -70,8 +72,8 @@ _LINE_OF_DESCRIPTION = re.compile(
 _SENTENCE_OF_DESCRIPTION = re.compile(
     r"(?<=[.?!])[ \t]+(?=there (?:is|are|has been|have been)\b"
     r"|no (?:focal|acute|active|evidence|pleural|pneumothorax|effusion|infiltrate|consolidation)\b"
-    r"|(?:(?:the|both) )?(?:lungs?|heart|cardiac|cardiomediastinal|mediastinum)\b"
-    r"[^.\n]{0,40}\b(?:is|are|remains?|appears?|normal|clear|unremarkable|enlarged|unchanged|stable)\b)",
+    r"|(?:(?:the|both) )?(?:lungs?|heart|cardiac|cardiomediastinal|mediastinum)"
+    rf"{_IS_STATED})",
     re.IGNORECASE,
 )
 _LONGEST_SENTENCE, _LONGEST_ABBREVIATION = 2000, 8
